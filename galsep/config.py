@@ -1,0 +1,341 @@
+"""Settings of the four commands: frozen dataclasses that can be read from and written to TOML.
+
+A value comes from, in falling order of precedence, an option on the command line, the file of
+``--config``, the default here. Unknown keys are refused, with the nearest known one named.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from galsep.errors import UsageError
+
+__all__ = [
+    "DeblendConfig",
+    "EvaluateConfig",
+    "SimulateConfig",
+    "TrainConfig",
+    "dump_toml",
+    "parse_range",
+    "read_toml",
+    "resolve",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateConfig:
+    """What ``galsep simulate`` draws. Magnitudes are AB, angles arcsec.
+
+    The defaults are those of Kamath's report: 20,000 pairs of bulge + disk galaxies, i < 25.3,
+    offsets uniform in ±2.4″, LSST i band at ten-year depth.
+    """
+
+    n: int = 20_000
+    galaxies: str = "2"
+    stars: float = 0.0
+    survey: str = "LSST"
+    bands: tuple[str, ...] = ("i",)
+    max_mag: float = 25.3
+    max_shift: float = 2.4
+    seeing: str = ""
+    catalog: str = ""
+    cosmos: str = ""
+    field: str = ""
+    density: float = 91.0
+    seed: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("n", self.n, 1)
+        low, _ = parse_range("galaxies", self.galaxies, int)
+        _at_least("galaxies", low, 0)
+        _between("stars", self.stars, 0.0, 1.0)
+        _between("max_mag", self.max_mag, 15.0, 35.0)
+        _between("max_shift", self.max_shift, 0.0, 60.0)
+        if self.seeing:
+            low_seeing, high_seeing = parse_range("seeing", self.seeing, float)
+            _between("seeing", low_seeing, 0.05, 5.0)
+            _between("seeing", high_seeing, 0.05, 5.0)
+        if not 1 <= len(self.bands) <= 6 or len(set(self.bands)) != len(self.bands):
+            raise UsageError(f"bands are one to six different names, got {','.join(self.bands)!r}")
+        if self.catalog and self.cosmos:
+            raise UsageError("catalog and cosmos exclude each other: choose one")
+        if self.field:
+            field_shape(self.field)
+        if not 0 < self.density <= 1e4:
+            raise UsageError(f"density is 0 to 10000 per arcmin², got {self.density}")
+        _at_least("seed", self.seed, 0)
+        _at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """What ``galsep train`` does. The two recipes are in :data:`RECIPES`.
+
+    ``stages`` lists ``(first trainable part, last epoch, learning rate)``; the part is
+    ``heads``, ``4+`` (backbone stage 4 and everything above) or ``all``. With ``schedule =
+    "cosine"`` the one stage's rate warms up over ``warmup`` steps and falls to zero.
+    """
+
+    recipe: str = "compact"
+    init: str = "random"
+    epochs: int = 9
+    epoch_size: int = 8_000
+    batch_size: int = 16
+    optimizer: str = "adamw"
+    weight_decay: float = 0.02
+    schedule: str = "cosine"
+    warmup: int = 200
+    stages: tuple[tuple[str, int, float], ...] = (("all", 9, 1e-3),)
+    ema: float = 0.998
+    clip_norm: float = 5.0
+    augment: bool = True
+    compose: bool = True
+    max_groups: int = 6
+    validation_size: int = 500
+    calibrate: bool = True
+    amp: bool = True
+    seed: int = 1
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise UsageError(f"recipe is one of {', '.join(sorted(RECIPES))}, got {self.recipe!r}")
+        _at_least("epochs", self.epochs, 1)
+        _at_least("epoch_size", self.epoch_size, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("max_groups", self.max_groups, 1)
+        _at_least("validation_size", self.validation_size, 1)
+        _between("ema", self.ema, 0.0, 0.99999)
+        if self.optimizer not in ("adamw", "sgd"):
+            raise UsageError(f"optimizer is adamw or sgd, got {self.optimizer!r}")
+        if self.schedule not in ("cosine", "steps"):
+            raise UsageError(f"schedule is cosine or steps, got {self.schedule!r}")
+        for part, last, rate in self.stages:
+            if part not in ("heads", "4+", "all") or last < 1 or rate <= 0:
+                raise UsageError(
+                    f"a stage is [heads|4+|all, last epoch, rate], got {[part, last, rate]}"
+                )
+        if self.stages[-1][1] < self.epochs:
+            raise UsageError(
+                f"the last stage ends with epoch {self.stages[-1][1]}, before epochs = {self.epochs}"
+            )
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
+    {
+        "compact": {},
+        # Table 2 of the report: 18,000 training blends in four orientations an epoch.
+        "paper": {
+            "init": "coco",
+            "epochs": 80,
+            "epoch_size": 72_000,
+            "batch_size": 64,
+            "optimizer": "sgd",
+            "weight_decay": 1e-4,
+            "schedule": "steps",
+            "warmup": 0,
+            "stages": (("heads", 15, 1e-3), ("4+", 20, 5e-3), ("all", 60, 1e-3), ("all", 80, 1e-4)),
+            "ema": 0.0,
+            "compose": False,
+        },
+    }
+)
+"""What each training recipe changes in the defaults of :class:`TrainConfig`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeblendConfig:
+    """How ``galsep deblend`` works. ``threshold`` 0 means the one stored with the weights."""
+
+    weights: str = ""
+    threshold: float = 0.0
+    device: str = "auto"
+    batch_size: int = 16
+    background_mesh: int = 64
+    catalog_format: str = "fits"
+    zeropoint: float | None = None
+    gain: float = 0.0
+    ext: str = ""
+    preview: bool = False
+
+    def __post_init__(self) -> None:
+        _between("threshold", self.threshold, 0.0, 1.0)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("background_mesh", self.background_mesh, 8)
+        _at_least("gain", self.gain, 0.0)
+        if self.catalog_format not in CATALOG_FORMATS:
+            raise UsageError(
+                f"catalog_format is one of {', '.join(CATALOG_FORMATS)}, "
+                f"got {self.catalog_format!r}"
+            )
+
+
+CATALOG_FORMATS: Mapping[str, str] = types.MappingProxyType(
+    {"fits": ".fits", "ecsv": ".ecsv", "csv": ".csv", "vot": ".vot", "parquet": ".parquet"}
+)
+"""Catalogue formats and the endings of their files."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateConfig:
+    """How ``galsep evaluate`` judges. ``limit`` 0 means the whole test split."""
+
+    weights: str = ""
+    limit: int = 0
+    device: str = "auto"
+    batch_size: int = 32
+    baselines: bool = True
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("limit", self.limit, 0)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("workers", self.workers, 0)
+
+
+Config = TypeVar("Config", SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig)
+
+
+def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) -> Config:
+    """Merge defaults, a TOML file and command-line options into one configuration.
+
+    Parameters
+    ----------
+    cls : type
+        One of the configuration dataclasses.
+    file : Path or None
+        TOML file with keys of that dataclass.
+    options : mapping
+        Options given on the command line; ``None`` means not given.
+
+    Raises
+    ------
+    UsageError
+        For an unreadable file, an unknown key or a bad value.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(read_toml(file))
+    values.update({key: value for key, value in options.items() if value is not None})
+    if cls is TrainConfig:
+        recipe = values.get("recipe", "compact")
+        values = {**RECIPES.get(recipe, {}), **values}
+        if "epochs" in values and "stages" not in values:
+            # A shorter or longer cosine run is still one stage.
+            values["stages"] = (("all", values["epochs"], 1e-3),)
+    return build(cls, values)
+
+
+def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    """Make a configuration from plain values, checking keys and types."""
+    hints = typing.get_type_hints(cls)
+    checked = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(hints)}"
+            raise UsageError(f"unknown setting {key!r}{hint}")
+        checked[name] = _coerce(key, value, hints[name])
+    return cls(**checked)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a TOML file of settings.
+
+    Raises
+    ------
+    UsageError
+        When the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file}: not a readable TOML file ({error})") from error
+
+
+def dump_toml(config: SimulateConfig | TrainConfig | DeblendConfig | EvaluateConfig) -> str:
+    """Write a configuration as TOML; unset values are left out."""
+    values = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    return tomli_w.dumps(values)
+
+
+def parse_range(name: str, text: str, kind: type[int] | type[float]) -> tuple[Any, Any]:
+    """Read ``"2"`` or ``"1-6"`` as an inclusive range.
+
+    Raises
+    ------
+    UsageError
+        When the text is no range or the range is reversed.
+    """
+    parts = text.split("-")
+    try:
+        low, high = kind(parts[0]), kind(parts[-1])
+    except ValueError:
+        low, high = kind(1), kind(0)
+        parts = []
+    if not 1 <= len(parts) <= 2:
+        raise UsageError(f"{name} is a number or a range such as 1-6, got {text!r}")
+    if high < low:
+        raise UsageError(f"{name}: the range {text!r} is reversed; write {high}-{low}")
+    return low, high
+
+
+def field_shape(text: str) -> tuple[int, int]:
+    """Read ``"WIDTHxHEIGHT"`` and return ``(height, width)`` in pixels.
+
+    Raises
+    ------
+    UsageError
+        When the text has another form or a side is not within 120 to 50,000 px.
+    """
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UsageError(f"field is WIDTHxHEIGHT in pixels, such as 2400x2400, got {text!r}")
+    shape = int(height), int(width)
+    if min(shape) < 120 or max(shape) > 50_000:
+        raise UsageError(f"a field is 120 to 50000 pixels wide and high, got {text!r}")
+    return shape
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    """Check a plain value against a field's type, turning TOML lists into tuples."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in allowed:
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if kind in (int, str, bool) and type(value) is kind:
+            return value
+        if kind is type(None) and value is None:
+            return None
+        if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+            return _coerce_tuple(name, value, typing.get_args(kind))
+    raise UsageError(f"{name}: {value!r} has the wrong type, expected {hint}")
+
+
+def _coerce_tuple(name: str, value: list[Any] | tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_coerce(name, item, args[0]) for item in value)
+    if len(value) != len(args):
+        raise UsageError(f"{name}: expected {len(args)} values, got {value!r}")
+    return tuple(_coerce(name, item, kind) for item, kind in zip(value, args, strict=True))
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise UsageError(f"{name} must be at least {low}, got {value}")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{name} must lie between {low} and {high}, got {value}")

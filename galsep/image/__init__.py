@@ -1,0 +1,1 @@
+"""Working on pixels: background, SEP, cutouts, label maps."""

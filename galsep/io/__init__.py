@@ -1,0 +1,1 @@
+"""Reading and writing: FITS, data sets, catalogues."""

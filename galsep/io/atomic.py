@@ -1,0 +1,97 @@
+"""Writing whole files: beside the target first, then renamed."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from galsep.errors import OutputError, OutputExistsError
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+
+__all__ = ["make_folder", "refuse_existing", "whole_file", "write_fits", "write_text"]
+
+CHECKSUM_COMMENT = "HDU checksum"
+DATASUM_COMMENT = "data unit checksum"
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target`` that becomes it when the block ends well.
+
+    The temporary file keeps the target's ending, since writers choose a format by it; it is
+    removed when the block raises.
+
+    Raises
+    ------
+    OutputError
+        When the operating system refuses.
+    """
+    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.part.{target.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file whole."""
+    with whole_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_fits(target: Path, hdus: "fits.HDUList") -> None:
+    """Write a FITS file whole, with CHECKSUM and DATASUM in every HDU.
+
+    The checksum cards carry no time, so that equal content gives equal bytes.
+    """
+    from astropy.io import fits
+
+    with whole_file(target) as temporary:
+        hdus.writeto(temporary, output_verify="exception")
+        # Compressed images are checked as the binary tables they are stored in.
+        with fits.open(
+            temporary, mode="update", memmap=False, disable_image_compression=True
+        ) as stored:
+            for hdu in stored:
+                hdu.add_datasum(when=DATASUM_COMMENT)
+                hdu.add_checksum(when=CHECKSUM_COMMENT, override_datasum=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder and its parents.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot make the output folder ({error.strerror or error})"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: the output folder is not writable")
+
+
+def refuse_existing(targets: list[Path], *, overwrite: bool) -> None:
+    """Refuse to go on when an output exists.
+
+    Raises
+    ------
+    OutputExistsError
+        Unless ``overwrite`` is given.
+    """
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise OutputExistsError(f"{target}: exists already; give --overwrite to replace it")

@@ -1,0 +1,356 @@
+"""Data sets of simulated blends: a folder of FITS shards and a ``dataset.toml``.
+
+Each shard holds the blends (``BLENDS``, ``[n, band, 120, 120]`` float32), the table of true
+sources (``TRUTH``), one row a source, a table with one row a blend (``SCENES``) and the sources'
+noiseless isolated light as one flat array (``LIGHT``) that the truth rows point into. Light is
+stored where it exceeds 0.005 sky rms; ``flux`` is the total with all that lies outside.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tomli_w
+
+from galsep.conventions import MASK_THRESHOLD, STAMP_SIZE
+from galsep.errors import DatasetError
+from galsep.io.atomic import write_fits, write_text
+from galsep.scene import Blend, Footprint
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Dataset",
+    "DatasetMeta",
+    "is_dataset",
+    "load_dataset",
+    "pack_blends",
+    "write_meta",
+    "write_shard",
+]
+
+FORMAT_VERSION = 1
+META_FILE = "dataset.toml"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetMeta:
+    """What ``dataset.toml`` says.
+
+    Parameters
+    ----------
+    survey : str
+    bands : tuple of str
+    detection_band : int
+        Index of the band that defines masks and ``snr``.
+    pixel_scale : float
+        Arcsec per pixel.
+    zeropoints, sky_rms, psf_fwhm : tuple of float
+        One a band; magnitudes, electrons per pixel, arcsec.
+    counts : mapping
+        Number of blends in ``train``, ``validation`` and ``test``, stored in this order.
+    shards : tuple of str
+        Names of the shard files.
+    population : mapping
+        The resolved settings of ``galsep simulate``.
+    galsep_version : str
+    seed : int
+    """
+
+    survey: str
+    bands: tuple[str, ...]
+    detection_band: int
+    pixel_scale: float
+    zeropoints: tuple[float, ...]
+    sky_rms: tuple[float, ...]
+    psf_fwhm: tuple[float, ...]
+    counts: Mapping[str, int]
+    shards: tuple[str, ...]
+    population: Mapping[str, Any]
+    galsep_version: str
+    seed: int
+
+    @property
+    def detection_rms(self) -> float:
+        """Sky rms of the detection band."""
+        return self.sky_rms[self.detection_band]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A loaded data set.
+
+    Parameters
+    ----------
+    meta : DatasetMeta
+    images : (n, band, 120, 120) float32 array
+    psf_fwhm : (n,) float array
+        Seeing of each blend, arcsec.
+    truth : structured array
+        One row a source, in the order of blends.
+    light : (m,) float32 array
+        All isolated light, flat.
+    first : (n + 1,) int array
+        The sources of blend ``i`` are rows ``first[i]`` to ``first[i + 1]``.
+    """
+
+    meta: DatasetMeta
+    images: npt.NDArray[np.float32]
+    psf_fwhm: npt.NDArray[np.float64]
+    truth: npt.NDArray[np.void]
+    light: npt.NDArray[np.float32]
+    first: npt.NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, name: str) -> range:
+        """Indices of the blends in ``"train"``, ``"validation"`` or ``"test"``."""
+        start = 0
+        for split in SPLITS:
+            stop = start + self.meta.counts[split]
+            if split == name:
+                return range(start, stop)
+            start = stop
+        raise DatasetError(f"no split {name!r}; there are {', '.join(SPLITS)}")
+
+    def sources(self, blend: int) -> npt.NDArray[np.void]:
+        """Truth rows of one blend."""
+        return self.truth[self.first[blend] : self.first[blend + 1]]
+
+    def source_light(self, row: int) -> tuple[npt.NDArray[np.float32], int, int]:
+        """Isolated light ``[band, h, w]`` of a truth row and its crop's ``y0, x0``."""
+        entry = self.truth[row]
+        height, width = int(entry["ny"]), int(entry["nx"])
+        start = int(entry["offset"])
+        flat = self.light[start : start + len(self.meta.bands) * height * width]
+        return flat.reshape(-1, height, width), int(entry["y0"]), int(entry["x0"])
+
+    def footprints(self, blend: int) -> list[Footprint]:
+        """True masks of one blend: own light over 1.5 sky rms in the detection band."""
+        level = MASK_THRESHOLD * self.meta.detection_rms
+        masks = []
+        for row in range(self.first[blend], self.first[blend + 1]):
+            light, y0, x0 = self.source_light(row)
+            masks.append(Footprint.from_mask(light[self.meta.detection_band] > level, y0, x0))
+        return masks
+
+    def stack(self, blend: int) -> npt.NDArray[np.float32]:
+        """Isolated light of one blend's sources in the detection band, ``[source, h, w]``."""
+        rows = range(self.first[blend], self.first[blend + 1])
+        layers = np.zeros((len(rows), *self.images.shape[2:]), dtype=np.float32)
+        for layer, row in zip(layers, rows, strict=True):
+            light, y0, x0 = self.source_light(row)
+            height, width = light.shape[1:]
+            layer[y0 : y0 + height, x0 : x0 + width] = light[self.meta.detection_band]
+        return layers
+
+    def detection_image(self, blend: int) -> npt.NDArray[np.float32]:
+        """The blend's image in the detection band."""
+        return self.images[blend, self.meta.detection_band]
+
+
+def pack_blends(
+    blends: Sequence[Blend], columns: Sequence[Mapping[str, npt.NDArray[Any]]], first_blend: int
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float32]]:
+    """Turn blends into truth rows and one flat array of light.
+
+    Parameters
+    ----------
+    blends : sequence of Blend
+    columns : sequence of mappings
+        For each blend the derived columns ``snr``, ``purity``, ``area``, ``detectable``.
+    first_blend : int
+        Number of the first blend.
+    """
+    bands = len(blends[0].image)
+    n = sum(len(blend.sources) for blend in blends)
+    rows = np.zeros(n, dtype=truth_dtype(bands))
+    pieces = [np.zeros(0, dtype=np.float32)]
+    offset = index = 0
+    for number, (blend, derived) in enumerate(zip(blends, columns, strict=True), first_blend):
+        for position, source in enumerate(blend.sources):
+            row = rows[index]
+            row["blend"] = number
+            row["class"] = source.kind
+            for name in ("x", "y", "flux", "magnitude", "half_light_radius", "e1", "e2"):
+                row[name] = getattr(source, name)
+            for name in ("snr", "purity", "area", "detectable"):
+                row[name] = derived[name][position]
+            row["y0"], row["x0"] = source.y0, source.x0
+            row["ny"], row["nx"] = source.light.shape[1:]
+            row["offset"] = offset
+            offset += source.light.size
+            pieces.append(source.light.ravel())
+            index += 1
+    return rows, np.concatenate(pieces)
+
+
+def truth_dtype(bands: int) -> np.dtype[np.void]:
+    """Columns of a truth table."""
+    return np.dtype(
+        [
+            ("blend", "i4"),
+            ("class", "U6"),
+            ("x", "f8"),
+            ("y", "f8"),
+            ("flux", "f8", (bands,)),
+            ("magnitude", "f8", (bands,)),
+            ("half_light_radius", "f4"),
+            ("e1", "f4"),
+            ("e2", "f4"),
+            ("snr", "f4"),
+            ("purity", "f4"),
+            ("area", "i4"),
+            ("detectable", "?"),
+            ("y0", "i4"),
+            ("x0", "i4"),
+            ("ny", "i4"),
+            ("nx", "i4"),
+            ("offset", "i8"),
+        ]
+    )
+
+
+_UNITS = {"x": "pix", "y": "pix", "flux": "electron", "magnitude": "mag",
+          "half_light_radius": "arcsec", "area": "pix2"}  # fmt: skip
+
+
+def truth_hdu(rows: npt.NDArray[np.void]) -> Any:
+    """Make a FITS table of truth rows."""
+    from astropy.io import fits
+
+    hdu = fits.BinTableHDU(rows, name="TRUTH")
+    for name, unit in _UNITS.items():
+        hdu.columns[name].unit = unit
+    return hdu
+
+
+def write_shard(
+    path: Path,
+    blends: Sequence[Blend],
+    columns: Sequence[Mapping[str, npt.NDArray[Any]]],
+    first_blend: int,
+) -> None:
+    """Write one shard; see :func:`pack_blends` for the arguments."""
+    from astropy.io import fits
+
+    rows, light = pack_blends(blends, columns, first_blend)
+    scenes = np.zeros(len(blends), dtype=[("psf_fwhm", "f8"), ("n_source", "i4")])
+    scenes["psf_fwhm"] = [blend.psf_fwhm for blend in blends]
+    scenes["n_source"] = [len(blend.sources) for blend in blends]
+    scene_hdu = fits.BinTableHDU(scenes, name="SCENES")
+    scene_hdu.columns["psf_fwhm"].unit = "arcsec"
+    blend_hdu = fits.ImageHDU(np.stack([blend.image for blend in blends]), name="BLENDS")
+    blend_hdu.header["BUNIT"] = "electron"
+    light_hdu = fits.ImageHDU(light, name="LIGHT")
+    light_hdu.header["BUNIT"] = "electron"
+    primary = fits.PrimaryHDU()
+    primary.header["GSFORMAT"] = (FORMAT_VERSION, "version of galsep's data set format")
+    write_fits(path, fits.HDUList([primary, blend_hdu, scene_hdu, truth_hdu(rows), light_hdu]))
+
+
+def write_meta(folder: Path, meta: DatasetMeta) -> None:
+    """Write ``dataset.toml``; done last, it makes the folder a data set."""
+    values = {name: getattr(meta, name) for name in DatasetMeta.__dataclass_fields__}
+    write_text(folder / META_FILE, tomli_w.dumps({"format_version": FORMAT_VERSION, **values}))
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a finished data set."""
+    return (folder / META_FILE).is_file()
+
+
+def load_meta(folder: Path) -> DatasetMeta:
+    """Read ``dataset.toml``.
+
+    Raises
+    ------
+    DatasetError
+        When it is missing, damaged or of another version.
+    """
+    path = folder / META_FILE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{folder}: no data set here (no {META_FILE}); make one with galsep simulate"
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DatasetError(f"{path}: not readable ({error})") from error
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise DatasetError(
+            f"{folder}: data set of format version {version}, this galsep reads version "
+            f"{FORMAT_VERSION}; simulate it again"
+        )
+    try:
+        for name in ("bands", "zeropoints", "sky_rms", "psf_fwhm", "shards"):
+            values[name] = tuple(values[name])
+        meta = DatasetMeta(**values)
+        counts = [int(meta.counts[split]) for split in SPLITS]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: incomplete or with unknown keys ({error})") from error
+    if any(Path(name).name != name for name in meta.shards) or min(counts) < 0:
+        raise DatasetError(f"{path}: shards lie in the data set's own folder, counts are positive")
+    return meta
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Read a whole data set into memory.
+
+    Raises
+    ------
+    DatasetError
+        When a part of it is missing, damaged or of another version.
+    """
+    meta = load_meta(folder)
+    images, fwhm, numbers, truth, light = [], [], [], [], []
+    offset = 0
+    for name in meta.shards:
+        shard_images, scenes, rows, shard_light = _read_shard(folder / name, len(meta.bands))
+        rows["offset"] += offset
+        offset += shard_light.size
+        images.append(shard_images)
+        fwhm.append(np.asarray(scenes["psf_fwhm"], dtype=np.float64))
+        numbers.append(np.asarray(scenes["n_source"], dtype=np.int64))
+        truth.append(rows)
+        light.append(shard_light)
+    total = sum(len(part) for part in images)
+    if total != sum(meta.counts[split] for split in SPLITS):
+        raise DatasetError(
+            f"{folder}: dataset.toml promises {sum(meta.counts.values())} blends, "
+            f"the shards hold {total}"
+        )
+    first = np.concatenate([[0], np.cumsum(np.concatenate(numbers))])
+    return Dataset(
+        meta=meta,
+        images=np.concatenate(images),
+        psf_fwhm=np.concatenate(fwhm),
+        truth=np.concatenate(truth),
+        light=np.concatenate(light),
+        first=first,
+    )
+
+
+def _read_shard(path: Path, bands: int) -> tuple[Any, Any, Any, Any]:
+    from astropy.io import fits
+
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            images = np.ascontiguousarray(hdus["BLENDS"].data, dtype=np.float32)
+            scenes = np.array(hdus["SCENES"].data)
+            table = hdus["TRUTH"].data
+            light = np.ascontiguousarray(hdus["LIGHT"].data, dtype=np.float32)
+            rows = np.zeros(len(table), dtype=truth_dtype(bands))
+            for name in rows.dtype.names or ():
+                rows[name] = table[name].reshape(rows[name].shape)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{path}: damaged or missing shard ({error})") from error
+    if images.ndim != 4 or images.shape[1:] != (bands, STAMP_SIZE, STAMP_SIZE):
+        raise DatasetError(f"{path}: blends have shape {images.shape}, not [n, {bands}, 120, 120]")
+    return images, scenes, rows, light

@@ -1,0 +1,45 @@
+"""Choosing the computing device."""
+
+import torch
+
+from galsep.errors import DeviceError
+
+__all__ = ["choose_device", "fast_bfloat16"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device.
+
+    ``auto`` takes the first of CUDA, MPS and CPU that is there. A device asked for by name is
+    never replaced by another.
+
+    Raises
+    ------
+    DeviceError
+        When the name is unknown or the device is not available.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise DeviceError(f"unknown device {name!r}; choose auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and not cuda:
+        raise DeviceError(f"device {name!r} was asked for, but PyTorch sees no CUDA device here")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name!r} was asked for, but there are {torch.cuda.device_count()} CUDA devices"
+        )
+    if kind == "mps" and not mps:
+        raise DeviceError("device 'mps' was asked for, but PyTorch sees no Metal device here")
+    return torch.device(name)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is faster than float32 on a device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False

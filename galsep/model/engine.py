@@ -1,0 +1,315 @@
+"""Training: one epoch is one function; a run's state can be saved and resumed.
+
+Random choices depend on the seed and the epoch alone, so a resumed run repeats what an unbroken
+one would have done.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from galsep.config import TrainConfig
+from galsep.errors import TrainingError, WeightsError
+from galsep.io.atomic import whole_file
+from galsep.model.device import fast_bfloat16
+from galsep.model.examples import Example, ExampleMaker, to_batch
+
+__all__ = ["LOSSES", "Trainer", "learning_rate", "part_is_trained"]
+
+LOSSES = {
+    "loss": "total",
+    "loss_classifier": "L_cls: is it a galaxy, a star, or nothing",
+    "loss_box_reg": "L_box: where the box is",
+    "loss_mask": "L_mask: which pixels are its own",
+    "loss_objectness": "region proposal network: is there anything",
+    "loss_rpn_box_reg": "region proposal network: where",
+}
+"""The parts of the loss, logged for training and validation each epoch."""
+
+_STEP_SEED, _VALIDATION_SEED = 0, 1
+_FIRST_STAGES = (
+    *("body.conv1", "body.bn1", "body.layer1", "body.layer2"),
+    *("stem", "stages.0", "stages.1", "stages.2"),
+)
+
+
+def part_is_trained(parameter: str, part: str) -> bool:
+    """Whether a stage trains a parameter.
+
+    Parameters
+    ----------
+    parameter : str
+        Its name in the network.
+    part : {"heads", "4+", "all"}
+        ``heads``: all but the backbone's body (the pyramid counts as a head, as in the report's
+        Matterport code); ``4+``: also the body from its fourth stage (stride 16) on.
+    """
+    if part == "all" or not parameter.startswith("backbone.") or ".fpn." in parameter:
+        return True
+    if part == "heads":
+        return False
+    return not parameter.removeprefix("backbone.").startswith(_FIRST_STAGES)
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of a step, counted from 0.
+
+    ``steps``: the rate of the stage the epoch falls in. ``cosine``: a linear warm-up over
+    ``warmup`` steps, then half a cosine down to zero at the end of the run.
+    """
+    epoch = step // steps_per_epoch + 1
+    rate = _stage(config, epoch)[1]
+    if config.schedule == "steps":
+        return rate
+    total = config.epochs * steps_per_epoch
+    # A warm-up never takes more than a tenth of a short run.
+    warmup = min(config.warmup, total // 10)
+    if step < warmup:
+        return rate * (step + 1) / warmup
+    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _stage(config: TrainConfig, epoch: int) -> tuple[str, float]:
+    for part, last, rate in config.stages:
+        if epoch <= last:
+            return part, rate
+    return config.stages[-1][0], config.stages[-1][2]
+
+
+class Trainer:
+    """Holds a network, its optimiser and its history through a training run.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        As :func:`galsep.model.network.build_network` makes it.
+    config : TrainConfig
+    device : torch.device
+    """
+
+    def __init__(self, network: nn.Module, config: TrainConfig, device: torch.device) -> None:
+        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network) if config.ema else self.network
+        self.config = config
+        self.device = device
+        self.optimizer = _optimizer(self.network, config)
+        self.autocast = config.amp and fast_bfloat16(device)
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch; a last, smaller batch counts as one."""
+        return math.ceil(self.config.epoch_size / self.config.batch_size)
+
+    def run_epoch(
+        self,
+        training: ExampleMaker,
+        validation: ExampleMaker,
+        on_step: Callable[[int, float], None],
+    ) -> dict[str, float]:
+        """Train one epoch, validate, and append the figures to the history.
+
+        Parameters
+        ----------
+        training, validation : ExampleMaker
+        on_step : callable
+            Called with the number of images and the loss after each step.
+
+        Returns
+        -------
+        dict
+            ``epoch``, ``learning_rate``, ``seconds``, ``images_per_second``, and
+            ``train_<part>``, ``validation_<part>`` for the parts in :data:`LOSSES`.
+
+        Raises
+        ------
+        TrainingError
+            When the loss is not finite; the message names epoch and step.
+        """
+        epoch = self.epoch + 1
+        part, _ = _stage(self.config, epoch)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(part_is_trained(name, part))
+        start = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed * 1_000_003 + epoch)
+            rng = np.random.default_rng([self.config.seed, _STEP_SEED, epoch])
+            examples = training.epoch(self.config.epoch_size, rng)
+            train = self._train(examples, epoch, on_step)
+        seconds = time.perf_counter() - start
+        figures = {
+            "epoch": float(epoch),
+            "learning_rate": learning_rate(
+                self.config, epoch * self.steps_per_epoch - 1, self.steps_per_epoch
+            ),
+            "seconds": seconds,
+            "images_per_second": self.config.epoch_size / seconds,
+            **{f"train_{name}": value for name, value in train.items()},
+            **{f"validation_{k}": v for k, v in self._validate(validation).items()},
+        }
+        self.epoch = epoch
+        self.history.append(figures)
+        return figures
+
+    def _train(
+        self, examples: Iterable[Example], epoch: int, on_step: Callable[[int, float], None]
+    ) -> dict[str, float]:
+        self.network.train()
+        means = _Means()
+        for index, batch in enumerate(_batches(examples, self.config.batch_size)):
+            step = (epoch - 1) * self.steps_per_epoch + index
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, step, self.steps_per_epoch)
+            losses = self._losses(self.network, batch)
+            total = losses["loss"]
+            if not torch.isfinite(total):
+                raise TrainingError(
+                    f"the loss is {float(total.detach())} at epoch {epoch}, step {index + 1} "
+                    f"({step + 1} in all); lower the learning rate or check the data set"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            if self.config.clip_norm:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+            self._follow(step)
+            means.add(losses, len(batch))
+            on_step(len(batch), float(total.detach()))
+        return means.result()
+
+    def _losses(self, network: nn.Module, batch: list[Example]) -> dict[str, Tensor]:
+        images, targets = to_batch(batch, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            losses: dict[str, Tensor] = network(images, targets)
+        return {"loss": torch.stack([part.float() for part in losses.values()]).sum(), **losses}
+
+    def _follow(self, step: int) -> None:
+        """Move the averaged weights towards the trained ones (exponential moving average)."""
+        if self.average is self.network:
+            return
+        # The average starts quickly, so that the first epoch's weights are already of use.
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.average.state_dict().values(), self.network.state_dict().values(), strict=True
+            ):
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1 - decay)
+                else:
+                    mean.copy_(value)
+
+    @torch.no_grad()
+    def _validate(self, validation: ExampleMaker) -> dict[str, float]:
+        """Losses of the averaged weights on the same stamps each epoch."""
+        # torchvision's detectors give losses in training mode alone; normalisation must not learn.
+        self.average.train()
+        for module in self.average.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        size = min(self.config.validation_size, len(validation))
+        rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
+        means = _Means()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            for batch in _batches(validation.epoch(size, rng), self.config.batch_size):
+                means.add(self._losses(self.average, batch), len(batch))
+        return means.result()
+
+    def save(self, path: Path) -> None:
+        """Write the state of the run (tensors and JSON, no pickle)."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        if self.average is not self.network:
+            tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)
+            }
+        about = {"epoch": self.epoch, "history": self.history}
+        with whole_file(path) as temporary:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                temporary,
+                metadata={"galsep_state": json.dumps(about)},
+            )
+
+    def restore(self, path: Path) -> None:
+        """Go back to a saved state.
+
+        Raises
+        ------
+        WeightsError
+            When the file is damaged or belongs to another network.
+        """
+        try:
+            with safe_open(path, framework="pt") as stored:
+                about = json.loads((stored.metadata() or {})["galsep_state"])
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            self.network.load_state_dict(_below(tensors, "network."))
+            if self.average is not self.network:
+                self.average.load_state_dict(_below(tensors, "average."))
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _below(tensors, "optimizer.").items():
+                index, _, key = name.partition(".")
+                state.setdefault(int(index), {})[key] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self.epoch, self.history = int(about["epoch"]), list(about["history"])
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise WeightsError(f"{path}: no usable resume state ({line})") from error
+
+
+class _Means:
+    """Mean of each loss part over images."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = dict.fromkeys(LOSSES, 0.0)
+        self._images = 0
+
+    def add(self, losses: dict[str, Tensor], images: int) -> None:
+        for name in self._sums:
+            self._sums[name] += float(losses[name].detach()) * images
+        self._images += images
+
+    def result(self) -> dict[str, float]:
+        return {name: value / max(1, self._images) for name, value in self._sums.items()}
+
+
+def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    # Biases and normalisation are not decayed.
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    rate = config.stages[0][2]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=rate)
+
+
+def _batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    batch: list[Example] = []
+    for example in examples:
+        batch.append(example)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

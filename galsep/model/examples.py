@@ -1,0 +1,264 @@
+"""Training examples: blends of a data set, turned, mirrored, or composed into new scenes.
+
+Composition places whole blends of the data set, each turned or mirrored, at random positions of a
+new stamp and adds fresh noise, so that a stock of some 20,000 blends gives unlimited stamps.
+Blends that meet on a stamp have nearly the same seeing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from galsep.conventions import DETECTABLE_MIN_AREA, MASK_THRESHOLD, STAMP_SIZE, bounds_to_boxes
+from galsep.io.dataset import Dataset
+from galsep.model.network import GALAXY, STAR, normalise
+from galsep.scene import Footprint
+
+__all__ = ["ExampleMaker", "Example", "to_batch", "turn"]
+
+ORIENTATIONS = 8
+"""Four rotations, each plain and mirrored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One stamp and its targets.
+
+    Parameters
+    ----------
+    image : (120, 120) float32 array
+        Network input.
+    footprints : list of Footprint
+        Masks of the sources to find.
+    labels : list of int
+        Class of each.
+    ignored : list of tuple
+        Inclusive bounds of sources that are neither positive nor negative.
+    """
+
+    image: npt.NDArray[np.float32]
+    footprints: list[Footprint]
+    labels: list[int]
+    ignored: list[tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A source's light in sky rms on its way to a stamp."""
+
+    light: npt.NDArray[np.float32]
+    y0: int
+    x0: int
+    label: int
+    detectable: bool
+
+
+def turn(
+    crop: npt.NDArray[np.float32], y0: int, x0: int, orientation: int
+) -> tuple[npt.NDArray[np.float32], int, int]:
+    """Turn a crop of a 120×120 stamp as the whole stamp turns.
+
+    Parameters
+    ----------
+    crop : (h, w) array
+    y0, x0 : int
+        Position of its first pixel.
+    orientation : int
+        0–3 quarter turns counter-clockwise in array order (:func:`numpy.rot90`); from 4 on, the
+        stamp is first mirrored left to right.
+    """
+    if orientation >= 4:
+        crop, x0 = crop[:, ::-1], STAMP_SIZE - x0 - crop.shape[1]
+    for _ in range(orientation % 4):
+        y0, x0 = STAMP_SIZE - x0 - crop.shape[1], y0
+        crop = np.rot90(crop)
+    return crop, y0, x0
+
+
+class ExampleMaker:
+    """Makes training examples from one split of a data set.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    split : str
+    augment : bool
+        Turn and mirror at random.
+    compose : bool
+        Compose new scenes of up to ``max_groups`` blends instead of showing the blends as they
+        are.
+    max_groups : int
+    """
+
+    def __init__(
+        self, dataset: Dataset, split: str, *, augment: bool, compose: bool, max_groups: int = 1
+    ) -> None:
+        self._dataset = dataset
+        self._blends = np.array(dataset.split(split), dtype=np.int64)
+        self._augment = augment
+        self._compose = compose
+        self._max_groups = max_groups
+        self._rms = dataset.meta.detection_rms
+        # Neighbours in this order have nearly the same seeing.
+        order = np.argsort(dataset.psf_fwhm[self._blends], kind="stable")
+        self._by_seeing = self._blends[order]
+        self._rank = np.empty(len(order), dtype=np.int64)
+        self._rank[order] = np.arange(len(order))
+
+    def __len__(self) -> int:
+        return len(self._blends)
+
+    def epoch(self, size: int, rng: np.random.Generator) -> Iterator[Example]:
+        """Give ``size`` examples; each blend comes once before any comes again."""
+        done = 0
+        while done < size:
+            for position in rng.permutation(len(self._blends))[: size - done]:
+                yield self.example(int(position), rng)
+                done += 1
+
+    def plain(self, position: int) -> Example:
+        """One blend of the split as it is."""
+        return self._shown(int(self._blends[position]), 0)
+
+    def example(self, position: int, rng: np.random.Generator) -> Example:
+        """Make one example that holds (at least) one blend of the split."""
+        if self._compose:
+            return self._composed(position, rng)
+        orientation = int(rng.integers(ORIENTATIONS)) if self._augment else 0
+        return self._shown(int(self._blends[position]), orientation)
+
+    def _shown(self, blend: int, orientation: int) -> Example:
+        image, _, _ = turn(self._dataset.detection_image(blend), 0, 0, orientation)
+        return _example(
+            normalise(image, self._rms), self._sources(blend, orientation, 0, 0), _NOTHING_HIDDEN
+        )
+
+    def _sources(self, blend: int, orientation: int, dy: int, dx: int) -> list[_Placed]:
+        dataset = self._dataset
+        placed = []
+        for row in range(dataset.first[blend], dataset.first[blend + 1]):
+            light, y0, x0 = dataset.source_light(row)
+            crop, y0, x0 = turn(light[dataset.meta.detection_band], y0, x0, orientation)
+            entry = dataset.truth[row]
+            label = STAR if entry["class"] == "star" else GALAXY
+            detectable = bool(entry["detectable"])
+            placed.append(_Placed(crop / self._rms, y0 + dy, x0 + dx, label, detectable))
+        return placed
+
+    def _composed(self, position: int, rng: np.random.Generator) -> Example:
+        n_groups = int(rng.integers(1, self._max_groups + 1))
+        reach = max(1, len(self._by_seeing) // 50)
+        rank = self._rank[position] + rng.integers(-reach, reach + 1, n_groups)
+        blends = self._by_seeing[np.clip(rank, 0, len(self._by_seeing) - 1)]
+        blends[0] = self._blends[position]
+        light = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+        sources: list[_Placed] = []
+        for blend in blends:
+            orientation = int(rng.integers(ORIENTATIONS))
+            dy, dx = rng.integers(-STAMP_SIZE // 2, STAMP_SIZE // 2 + 1, 2)
+            sources += self._sources(int(blend), orientation, int(dy), int(dx))
+        for source in sources:
+            there, here = _overlap(source)
+            light[there] += source.light[here]
+        image = light + _noise(rng) * np.sqrt(1 + light / self._rms)
+        # What the background and its rms are off by in real images, roughly.
+        image = (image + rng.normal(0, 0.05)) * rng.uniform(0.95, 1.05)
+        hidden = _hidden(rng)
+        image[hidden] = 0
+        return _example(normalise(image, 1.0), sources, hidden)
+
+
+def to_batch(
+    examples: list[Example], device: torch.device
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Stack examples into what the network takes in training."""
+    images = torch.from_numpy(np.stack([example.image for example in examples])[:, None])
+    images = images.to(device).contiguous(memory_format=torch.channels_last)
+    targets = []
+    for example in examples:
+        masks = np.zeros((len(example.footprints), STAMP_SIZE, STAMP_SIZE), dtype=np.uint8)
+        for layer, footprint in zip(masks, example.footprints, strict=True):
+            layer[footprint.slices] = footprint.mask
+        bounds = np.array([footprint.bounds for footprint in example.footprints])
+        ignored = np.array(example.ignored)
+        targets.append(
+            {
+                "boxes": torch.from_numpy(bounds_to_boxes(bounds)).to(device),
+                "labels": torch.tensor(example.labels, dtype=torch.int64, device=device),
+                "masks": torch.from_numpy(masks).to(device),
+                "ignored": torch.from_numpy(bounds_to_boxes(ignored)).to(device),
+            }
+        )
+    return images, targets
+
+
+_NOTHING_HIDDEN: npt.NDArray[np.bool_] = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=bool)
+
+
+def _example(
+    image: npt.NDArray[np.float32], sources: list[_Placed], hidden: npt.NDArray[np.bool_]
+) -> Example:
+    """Cut the masks to what the stamp shows and sort sources into positives and ignored ones."""
+    footprints, labels, ignored = [], [], []
+    for source in sources:
+        there, here = _overlap(source)
+        over = (source.light[here] > MASK_THRESHOLD) & ~hidden[there]
+        footprint = Footprint.from_mask(over, there[0].start, there[1].start)
+        if source.detectable and footprint.area >= DETECTABLE_MIN_AREA:
+            footprints.append(footprint)
+            labels.append(source.label)
+        elif (bounds := _ignored_bounds(source, footprint)) is not None:
+            ignored.append(bounds)
+    return Example(image, footprints, labels, ignored)
+
+
+def _ignored_bounds(source: _Placed, footprint: Footprint) -> tuple[int, int, int, int] | None:
+    """Bounds of an undetectable source: its mask, or 7×7 px about its peak if that is inside."""
+    if footprint.area:
+        return footprint.bounds
+    peak_y, peak_x = np.unravel_index(int(source.light.argmax()), source.light.shape)
+    y, x = source.y0 + int(peak_y), source.x0 + int(peak_x)
+    last = STAMP_SIZE - 1
+    if not (0 <= y <= last and 0 <= x <= last):
+        return None
+    return max(0, x - 3), max(0, y - 3), min(last, x + 3), min(last, y + 3)
+
+
+def _overlap(source: _Placed) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of the stamp and of the source's crop where they overlap (possibly empty)."""
+    there, here = [], []
+    for start, size in zip((source.y0, source.x0), source.light.shape, strict=True):
+        low = min(max(0, start), STAMP_SIZE)
+        high = max(low, min(STAMP_SIZE, start + size))
+        there.append(slice(low, high))
+        here.append(slice(low - start, high - start))
+    return (there[0], there[1]), (here[0], here[1])
+
+
+def _noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Sky noise of unit rms: white, now and then correlated as resampled images have it."""
+    noise = rng.standard_normal((STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    if rng.random() < 0.2:
+        from scipy.ndimage import gaussian_filter
+
+        noise = gaussian_filter(noise, rng.uniform(0.3, 0.8), mode="wrap")
+        noise /= noise.std()
+    return noise
+
+
+def _hidden(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Pixels without data: the far side of an image edge, now and then a bad column or patch."""
+    hidden = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=bool)
+    if rng.random() < 0.15:
+        hidden[:, : int(rng.integers(1, 70))] = True
+    if rng.random() < 0.05:
+        column = int(rng.integers(STAMP_SIZE))
+        hidden[:, column : column + int(rng.integers(1, 4))] = True
+    if rng.random() < 0.05:
+        y, x = rng.integers(0, STAMP_SIZE - 10, 2)
+        hidden[y : y + int(rng.integers(2, 10)), x : x + int(rng.integers(2, 10))] = True
+    return np.rot90(hidden, int(rng.integers(4)))

@@ -1,0 +1,268 @@
+"""Network weights: safetensors with everything that is needed to use them in the metadata.
+
+Loading never runs code. ``.pth`` files, which are pickles, are read in one place only,
+:func:`initial_weights`, with ``weights_only=True``.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from galsep.errors import WeightsError
+from galsep.io.atomic import whole_file
+from galsep.model.device import choose_device
+from galsep.model.network import Architecture, build_network
+
+__all__ = [
+    "DEFAULT_WEIGHTS",
+    "Model",
+    "initial_weights",
+    "list_weights",
+    "load_model",
+    "read_info",
+    "save_weights",
+    "sha256",
+]
+
+DEFAULT_WEIGHTS = "compact"
+"""Name of the weights that lie in the package and are used when none are named."""
+
+METADATA_KEY = "galsep"
+FORMAT_VERSION = 1
+NORMALISATION = "asinh(light / sky rms)"
+UNCALIBRATED_THRESHOLD = 0.5
+
+COCO_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+"""torchvision's Mask R-CNN ResNet-50-FPN trained on COCO (weights ``COCO_V1``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A network with its weights on a device.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode.
+    architecture : Architecture
+    info : dict
+        The weights' metadata.
+    sha256 : str
+        Of the weights' file.
+    device : torch.device
+    """
+
+    network: nn.Module
+    architecture: Architecture
+    info: Mapping[str, Any]
+    sha256: str
+    device: torch.device
+
+    @property
+    def threshold(self) -> float:
+        """Score above which a source counts, chosen on the validation split."""
+        return float(self.info.get("threshold", UNCALIBRATED_THRESHOLD))
+
+
+def load_model(weights: Path | str = "", device: str = "auto") -> Model:
+    """Load network weights.
+
+    Parameters
+    ----------
+    weights : path or str
+        A safetensors file of galsep, the name of packaged weights, or ``""`` for the default.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises
+    ------
+    WeightsError
+        When the file is missing, is not safetensors or does not fit the architecture it names.
+    DeviceError
+        When the device is not available.
+    """
+    chosen = choose_device(device)
+    path = find_weights(weights)
+    info = read_info(path)
+    network, architecture = _network_for(path, info)
+    try:
+        with safe_open(path, framework="pt") as stored:
+            network.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"{path}: damaged weights ({_first_line(error)})") from error
+    network.eval().requires_grad_(False)
+    network.to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Model(network, architecture, info, sha256(path), chosen)
+
+
+def save_weights(path: Path, network: nn.Module, info: Mapping[str, Any]) -> None:
+    """Write a network's weights and metadata whole.
+
+    Parameters
+    ----------
+    path : Path
+    network : torch.nn.Module
+    info : mapping
+        JSON-able; must hold ``architecture``.
+    """
+    about = {"format_version": FORMAT_VERSION, "normalisation": NORMALISATION, **info}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)})
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read the metadata of a weights file.
+
+    Raises
+    ------
+    WeightsError
+        When the file is missing, is not safetensors or was not written by galsep.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+    try:
+        info = json.loads(metadata[METADATA_KEY])
+        version = info["format_version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: holds no galsep network; train one with galsep train") from error
+    if version != FORMAT_VERSION:
+        raise WeightsError(
+            f"{path}: weights of format version {version}, this galsep reads {FORMAT_VERSION}"
+        )
+    return dict(info)
+
+
+def find_weights(weights: Path | str = "") -> Path:
+    """Turn a path, a packaged name or nothing into the path of a weights file."""
+    name = str(weights) or DEFAULT_WEIGHTS
+    packaged = list_weights()
+    return packaged[name] if name in packaged else Path(name)
+
+
+def list_weights() -> dict[str, Path]:
+    """The weights that lie in the package, by name."""
+    folder = Path(str(files("galsep"))) / "weights"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def initial_weights(network: nn.Module, init: str) -> str:
+    """Give a network its starting weights.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Changed in place.
+    init : str
+        ``random`` (leave it), ``coco`` (torchvision's COCO weights, from its cache or the
+        network), a ``.safetensors`` file of galsep, or a ``.pth`` file of a torch state dict.
+
+    Returns
+    -------
+    str
+        Where the weights came from, with the SHA-256 of a file.
+
+    Raises
+    ------
+    WeightsError
+        When they cannot be had or nothing in them fits.
+    """
+    if init == "random":
+        return "random"
+    if init == "coco":
+        try:
+            state = torch.hub.load_state_dict_from_url(
+                COCO_URL, map_location="cpu", weights_only=True, progress=False
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise WeightsError(
+                f"COCO weights cannot be had ({_first_line(error)}); give --init random to start "
+                "from scratch or --init FILE.pth with a local copy"
+            ) from error
+        origin = COCO_URL
+    else:
+        path = Path(init)
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file to start from")
+        origin = f"{path.name} sha256:{sha256(path)}"
+        state = _read_state(path)
+    fitted = _fitting(network, state)
+    if not fitted:
+        raise WeightsError(f"{init}: no tensor in it fits the network")
+    network.load_state_dict(fitted, strict=False)
+    return f"{origin} ({len(fitted)} of {len(network.state_dict())} tensors)"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        read_info(path)
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 (unpicklers raise anything)
+        raise WeightsError(
+            f"{path}: not a torch state dict that is safe to load ({_first_line(error)})"
+        ) from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path}: holds a {type(state).__name__}, not a state dict")
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _fitting(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a state dict that fit; a three-band first layer is summed over its bands."""
+    fitted = {}
+    for name, own in network.state_dict().items():
+        given = state.get(name)
+        if given is None:
+            continue
+        if given.ndim == 4 and own.shape[1] == 1 and given.shape[1] == 3:
+            given = given.sum(1, keepdim=True)
+        if given.shape == own.shape:
+            fitted[name] = given
+    return fitted
+
+
+def _network_for(path: Path, info: Mapping[str, Any]) -> tuple[nn.Module, Architecture]:
+    """Build the network that the metadata names, after checking the file's tensors against it."""
+    try:
+        architecture = Architecture.from_dict(dict(info["architecture"]))
+        with torch.device("meta"):
+            expected = {k: tuple(v.shape) for k, v in build_network(architecture).state_dict().items()}
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise WeightsError(f"{path}: names no usable architecture ({_first_line(error)})") from error
+    with safe_open(path, framework="pt") as stored:
+        found = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    wrong = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if wrong:
+        raise WeightsError(
+            f"{path}: {len(wrong)} tensors do not fit the architecture, first {wrong[0]!r}"
+        )
+    return build_network(architecture), architecture
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

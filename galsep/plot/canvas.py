@@ -1,0 +1,43 @@
+"""What every figure shares: a canvas without global state, and one stretch for light."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["new_figure", "save_figure", "show_light", "stretch"]
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Make a figure of so many inches that does not touch pyplot's state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
+    """Write a figure as PNG; equal figures give equal bytes."""
+    figure.savefig(path, dpi=dpi, metadata={"Software": None})
+
+
+def stretch(image: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[np.float64]:
+    """Map light to [0, 1]: asinh, from −1.5 sky rms to ``top`` (default: the 99.8th percentile).
+
+    Pixels that are not finite become 0.
+    """
+    scaled = np.nan_to_num(np.asarray(image, dtype=np.float64) / max(rms, 1e-30), posinf=0, neginf=0)
+    top = top or max(10.0, float(np.percentile(scaled, 99.8))) if scaled.size else 10.0
+    low, high = np.arcsinh(-1.5), np.arcsinh(top)
+    return np.asarray(np.clip((np.arcsinh(scaled) - low) / (high - low), 0, 1))
+
+
+def show_light(axes: "Axes", image: npt.NDArray[Any], rms: float) -> None:
+    """Show an image, y upwards, without ticks."""
+    axes.imshow(stretch(image, rms), origin="lower", cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])

@@ -1,0 +1,165 @@
+"""Pictures of training data and of the course of a training run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.plot.canvas import new_figure, save_figure, show_light
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_augmentation", "plot_blends", "plot_field", "plot_losses"]
+
+_PARTS = {
+    "loss": "total",
+    "loss_classifier": "$L_{cls}$",
+    "loss_box_reg": "$L_{box}$",
+    "loss_mask": "$L_{mask}$",
+    "loss_objectness": "RPN objectness",
+    "loss_rpn_box_reg": "RPN box",
+}
+
+
+def plot_losses(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw training and validation losses against the epoch (Figure 5 of the report).
+
+    Parameters
+    ----------
+    history : sequence of mappings
+        One an epoch, with ``epoch`` and ``train_<part>``, ``validation_<part>``.
+    path : Path
+        PNG file to write.
+    """
+    figure = new_figure(11, 6.5)
+    epochs = [entry["epoch"] for entry in history]
+    for axes, (part, title) in zip(figure.subplots(2, 3).flat, _PARTS.items(), strict=True):
+        for kind, style in (("train", "o-"), ("validation", "s--")):
+            values = [entry[f"{kind}_{part}"] for entry in history]
+            axes.plot(epochs, values, style, label=kind, markersize=4)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("loss")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)
+
+
+def plot_blends(
+    images: npt.NDArray[Any],
+    layers: Sequence[npt.NDArray[Any]],
+    rms: float,
+    level: float,
+    path: Path,
+) -> None:
+    """Draw blends with their true masks, boxes and overlaps (Figure 3 of the report).
+
+    Parameters
+    ----------
+    images : (n, h, w) array
+        Blends.
+    layers : sequence of (source, h, w) arrays
+        Isolated light of each blend's sources.
+    rms : float
+        Noise of the sky.
+    level : float
+        Light above which a pixel belongs to a mask.
+    path : Path
+        PNG file to write.
+    """
+    n = len(images)
+    figure = new_figure(2.6 * n, 5.6)
+    grid = figure.subplots(2, n, squeeze=False)
+    for column, (image, light) in enumerate(zip(images, layers, strict=True)):
+        show_light(grid[0][column], image, rms)
+        show_light(grid[1][column], image, rms)
+        _draw_masks(grid[1][column], light > level)
+    grid[0][0].set_ylabel("blend")
+    grid[1][0].set_ylabel("true masks and boxes")
+    save_figure(figure, path)
+
+
+def plot_augmentation(
+    orientations: Sequence[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]],
+    rms: float,
+    level: float,
+    path: Path,
+) -> None:
+    """Draw one blend in its orientations (Figure 4 of the report).
+
+    Parameters
+    ----------
+    orientations : sequence of (title, (h, w) image, (source, h, w) light)
+    rms, level, path
+        As in :func:`plot_blends`.
+    """
+    figure = new_figure(2.6 * len(orientations), 3.2)
+    grid = figure.subplots(1, len(orientations), squeeze=False)
+    for axes, (title, image, light) in zip(grid[0], orientations, strict=True):
+        show_light(axes, image, rms)
+        _draw_masks(axes, light > level)
+        axes.set_title(title)
+    save_figure(figure, path)
+
+
+def plot_field(
+    image: npt.NDArray[Any],
+    rms: float,
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    detectable: npt.NDArray[np.bool_],
+    path: Path,
+) -> None:
+    """Draw a simulated field and where its sources are.
+
+    Parameters
+    ----------
+    image : (h, w) array
+    rms : float
+    x, y : (n,) arrays
+        True positions, pixels.
+    detectable : (n,) bool array
+    path : Path
+        PNG file to write.
+    """
+    figure = new_figure(10, 10)
+    axes = figure.subplots()
+    show_light(axes, image, rms)
+    for chosen, color, label in (
+        (detectable, "#ff9f1c", "detectable"),
+        (~detectable, "#2ec4b6", "below the limit"),
+    ):
+        axes.scatter(
+            x[chosen], y[chosen], s=40, facecolors="none", edgecolors=color, label=label, lw=0.8
+        )
+    axes.legend(loc="upper right")
+    save_figure(figure, path)
+
+
+def _draw_masks(axes: "Axes", masks: npt.NDArray[np.bool_]) -> None:
+    from matplotlib.patches import Rectangle
+
+    for mask, color in zip(masks, _colors(len(masks)), strict=True):
+        if not mask.any():
+            continue
+        axes.contour(mask, [0.5], colors=[color], linewidths=1.2)
+        rows, columns = np.nonzero(mask)
+        axes.add_patch(
+            Rectangle(
+                (columns.min() - 0.5, rows.min() - 0.5),
+                float(np.ptp(columns) + 1),
+                float(np.ptp(rows) + 1),
+                fill=False,
+                edgecolor=color,
+                linestyle=":",
+            )
+        )
+
+
+def _colors(n: int) -> list[str]:
+    palette = ["#ff9f1c", "#2ec4b6", "#e71d36", "#9bc53d", "#c77dff", "#5bc0eb"]
+    return [palette[index % len(palette)] for index in range(n)]

@@ -1,0 +1,1 @@
+"""Simulated scenes, drawn with GalSim."""

@@ -1,0 +1,1 @@
+"""The commands as functions: configuration in, result out."""

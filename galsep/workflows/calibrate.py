@@ -1,0 +1,2 @@
+"""placeholder"""
+def calibrate(model, data, reporter): return {}

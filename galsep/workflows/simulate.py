@@ -1,0 +1,306 @@
+"""Simulate data sets of blends, wide fields and galaxy catalogues."""
+
+import dataclasses
+import math
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import galsep
+from galsep.config import SimulateConfig
+from galsep.errors import OutputExistsError, UsageError
+from galsep.conventions import MASK_THRESHOLD
+from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_fits
+from galsep.io.dataset import (
+    DatasetMeta,
+    is_dataset,
+    load_dataset,
+    pack_blends,
+    truth_hdu,
+    write_meta,
+    write_shard,
+)
+from galsep.scene import Blend
+from galsep.sim.catalogs import CatsimCatalog, CosmosCatalog, population_table
+from galsep.sim.population import Population, SourceModel
+from galsep.sim.scenes import SceneMaker, truth_columns
+from galsep.sim.survey import Survey, load_survey
+from galsep.workflows.reporting import Reporter
+
+__all__ = ["SimulateResult", "simulate", "write_population"]
+
+SHARD_SIZE = 500
+FIELD_CENTRE = (150.1, 2.2)
+"""Right ascension and declination of a simulated field's centre, degrees (that of COSMOS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateResult:
+    """What was simulated.
+
+    Parameters
+    ----------
+    folder : Path
+    files : tuple of Path
+        Everything that was written.
+    blends, sources : int
+        How many were drawn (a field counts as one blend).
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    blends: int
+    sources: int
+
+
+def simulate(
+    output: Path | str,
+    config: SimulateConfig | None = None,
+    *,
+    preview: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> SimulateResult:
+    """Draw blends (or one wide field) and write them with their truth.
+
+    Equal configurations give equal bytes, whatever the number of workers: each blend has its own
+    generator, spawned from the seed by its number.
+
+    Parameters
+    ----------
+    output : path
+        Folder to write to; see ``docs/formats.md``.
+    config : SimulateConfig, optional
+        Defaults to 20,000 galaxy pairs.
+    preview : bool
+        Also draw pictures of the data and of its augmentation.
+    overwrite : bool
+        Replace a data set that is there.
+    reporter : Reporter, optional
+        Hears of the progress.
+
+    Raises
+    ------
+    UsageError
+        For settings that do not go together.
+    CatalogError
+        For an unusable galaxy catalogue.
+    OutputExistsError, OutputError
+        When the output exists or cannot be written.
+    """
+    config = config or SimulateConfig()
+    reporter = reporter or Reporter()
+    folder = Path(output)
+    maker = _maker(config)  # Refuses bad settings before anything is written.
+    if config.field:
+        return _simulate_field(folder, config, maker, preview=preview, overwrite=overwrite)
+    if is_dataset(folder) and not overwrite:
+        raise OutputExistsError(f"{folder}: holds a data set; give --overwrite to replace it")
+    make_folder(folder)
+    shards = [f"shard-{index:04d}.fits" for index in range(math.ceil(config.n / SHARD_SIZE))]
+    tasks = [
+        (config, folder / name, index * SHARD_SIZE, min(config.n, (index + 1) * SHARD_SIZE))
+        for index, name in enumerate(shards)
+    ]
+    (folder / "dataset.toml").unlink(missing_ok=True)
+    sources = 0
+    reporter.begin("simulating", config.n)
+    for task, drawn in zip(tasks, _run(tasks, config.workers), strict=True):
+        sources += drawn
+        reporter.advance(task[3] - task[2])
+    reporter.end()
+    _remove_stale_shards(folder, shards)
+    write_meta(folder, _meta(config, maker.survey, shards))
+    files = [folder / "dataset.toml", *(folder / name for name in shards)]
+    if preview:
+        files += _draw_previews(folder)
+    return SimulateResult(folder, tuple(files), config.n, sources)
+
+
+def write_population(
+    path: Path, config: SimulateConfig, *, overwrite: bool = False
+) -> SimulateResult:
+    """Write ``config.n`` galaxies of galsep's own population as a table in BTK's columns."""
+    from astropy.io import fits
+
+    if config.catalog or config.cosmos:
+        raise UsageError("write-catalog writes galsep's own population: leave catalog and cosmos")
+    refuse_existing([path], overwrite=overwrite)
+    survey = load_survey(config.survey, config.bands)
+    population = Population(survey, config.max_mag)
+    table = population_table(population, config.n, np.random.default_rng(config.seed))
+    make_folder(path.parent)
+    write_fits(path, fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)]))
+    return SimulateResult(path.parent, (path,), 0, config.n)
+
+
+def _run(tasks: list[tuple[SimulateConfig, Path, int, int]], workers: int) -> Iterator[int]:
+    workers = min(workers or os.cpu_count() or 1, len(tasks))
+    if workers == 1:
+        yield from map(_write_task, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(_write_task, tasks)
+
+
+def _write_task(task: tuple[SimulateConfig, Path, int, int]) -> int:
+    """Draw and write one shard; return the number of its sources."""
+    config, path, start, stop = task
+    maker = _maker(config)
+    blends = [maker.blend(_generator(config.seed, number)) for number in range(start, stop)]
+    write_shard(path, blends, list(_derived(blends, maker.survey)), start)
+    return sum(len(blend.sources) for blend in blends)
+
+
+def _generator(seed: int, number: int) -> np.random.Generator:
+    """The generator of one blend: child ``number`` of the seed."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+
+
+def _derived(blends: Iterable[Blend], survey: Survey) -> Iterator[dict[str, Any]]:
+    band = survey.detection_band
+    for blend in blends:
+        yield truth_columns(blend, survey.bands[band].sky_rms, band)
+
+
+def _maker(config: SimulateConfig) -> SceneMaker:
+    survey = load_survey(config.survey, config.bands)
+    galaxies: SourceModel
+    if config.catalog:
+        galaxies = CatsimCatalog(Path(config.catalog), survey, config.max_mag)
+    elif config.cosmos:
+        galaxies = CosmosCatalog(Path(config.cosmos), survey, config.max_mag)
+    else:
+        galaxies = Population(survey, config.max_mag)
+    return SceneMaker(config, survey, galaxies)
+
+
+def _meta(config: SimulateConfig, survey: Survey, shards: list[str]) -> DatasetMeta:
+    validation = round(0.05 * config.n)
+    # The workers leave no trace: they do not change what is drawn.
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
+    return DatasetMeta(
+        survey=survey.name,
+        bands=tuple(band.name for band in survey.bands),
+        detection_band=survey.detection_band,
+        pixel_scale=survey.pixel_scale,
+        zeropoints=tuple(band.zeropoint for band in survey.bands),
+        sky_rms=tuple(band.sky_rms for band in survey.bands),
+        psf_fwhm=tuple(band.psf_fwhm for band in survey.bands),
+        counts={
+            "train": config.n - 2 * validation,
+            "validation": validation,
+            "test": validation,
+        },
+        shards=tuple(shards),
+        population=settings,
+        galsep_version=galsep.__version__,
+        seed=config.seed,
+    )
+
+
+def _remove_stale_shards(folder: Path, shards: list[str]) -> None:
+    """Remove shards of an earlier, larger data set that was overwritten."""
+    for path in folder.glob("shard-[0-9][0-9][0-9][0-9].fits"):
+        if path.name not in shards:
+            path.unlink()
+
+
+def _simulate_field(
+    folder: Path, config: SimulateConfig, maker: SceneMaker, *, preview: bool, overwrite: bool
+) -> SimulateResult:
+    """Write ``field_<band>.fits`` for each band and ``truth.fits``."""
+    from astropy.io import fits
+
+    survey = maker.survey
+    images = [folder / f"field_{band.name}.fits" for band in survey.bands]
+    truth = folder / "truth.fits"
+    refuse_existing([*images, truth], overwrite=overwrite)
+    make_folder(folder)
+    blend = maker.field(_generator(config.seed, 0))
+    for path, band, image in zip(images, survey.bands, blend.image, strict=True):
+        hdu = fits.PrimaryHDU(image, header=_field_header(survey, image.shape))
+        hdu.header["FILTER"] = band.name
+        hdu.header["MAGZERO"] = (band.zeropoint, "magnitude of one electron")
+        hdu.header["SKYRMS"] = (band.sky_rms, "noise of the empty sky, electrons")
+        write_fits(path, fits.HDUList([hdu]))
+    derived = list(_derived([blend], survey))
+    rows, light = pack_blends([blend], derived, 0)
+    light_hdu = fits.ImageHDU(light, name="LIGHT")
+    light_hdu.header["BUNIT"] = "electron"
+    write_fits(truth, fits.HDUList([fits.PrimaryHDU(), truth_hdu(rows), light_hdu]))
+    files = [*images, truth]
+    if preview:
+        from galsep.plot.training import plot_field
+
+        files.append(folder / "preview-field.png")
+        band = survey.detection_band
+        with whole_file(files[-1]) as picture:
+            plot_field(
+                blend.image[band],
+                survey.bands[band].sky_rms,
+                rows["x"],
+                rows["y"],
+                rows["detectable"],
+                picture,
+            )
+    return SimulateResult(folder, tuple(files), 1, len(blend.sources))
+
+
+def _draw_previews(folder: Path) -> list[Path]:
+    """Draw the first blends, and the first one in its orientations."""
+    from galsep.plot.training import plot_augmentation, plot_blends
+
+    dataset = load_dataset(folder)
+    rms = dataset.meta.detection_rms
+    level = MASK_THRESHOLD * rms
+    shown = range(min(len(dataset), 6))
+    blends, augmentation = folder / "preview-blends.png", folder / "preview-augmentation.png"
+    layers = [dataset.stack(number) for number in shown]
+    with whole_file(blends) as picture:
+        plot_blends(
+            np.stack([dataset.detection_image(number) for number in shown]),
+            layers,
+            rms,
+            level,
+            picture,
+        )
+    image, light = dataset.detection_image(0), layers[0]
+    turned = [
+        (f"{90 * turns}°", np.rot90(image, turns), np.rot90(light, turns, (1, 2)))
+        for turns in range(4)
+    ]
+    turned.append(("mirrored", image[:, ::-1], light[:, :, ::-1]))
+    with whole_file(augmentation) as picture:
+        plot_augmentation(turned, rms, level, picture)
+    return [blends, augmentation]
+
+
+def _field_header(survey: Survey, shape: tuple[int, ...]) -> Any:
+    from astropy.io import fits
+
+    header = fits.Header()
+    header["BUNIT"] = "electron"
+    header["GAIN"] = (1.0, "electrons per unit")
+    degrees = survey.pixel_scale / 3600
+    for axis, (kind, value, size, step) in enumerate(
+        (
+            ("RA---TAN", FIELD_CENTRE[0], shape[1], -degrees),
+            ("DEC--TAN", FIELD_CENTRE[1], shape[0], degrees),
+        ),
+        start=1,
+    ):
+        header[f"CTYPE{axis}"] = kind
+        header[f"CUNIT{axis}"] = "deg"
+        header[f"CRVAL{axis}"] = value
+        header[f"CRPIX{axis}"] = (size + 1) / 2
+        header[f"CDELT{axis}"] = step
+    header["RADESYS"] = "ICRS"
+    return header
