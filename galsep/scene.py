@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Blend", "Detections", "Footprint", "Source"]
+__all__ = ["Blend", "Detections", "Footprint", "SoftMask", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,43 @@ class Footprint:
         if inside.area:
             full[inside.slices] = inside.mask
         return full
+
+
+@dataclass(frozen=True, slots=True)
+class SoftMask:
+    """A crop of probabilities that pixels belong to a source, and where it lies.
+
+    Parameters
+    ----------
+    y0, x0 : int
+        0-based position of the crop's first pixel in the image.
+    probability : (h, w) float array
+        Between 0 and 1.
+    """
+
+    y0: int
+    x0: int
+    probability: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.probability.ndim != 2:
+            raise ValueError(f"a soft mask is 2-D, got {self.probability.ndim}-D")
+
+    def footprint(self, level: float = 0.5) -> Footprint:
+        """The pixels more probable than ``level``."""
+        return Footprint.from_mask(self.probability > level, self.y0, self.x0)
+
+    def shifted(self, dy: int, dx: int) -> "SoftMask":
+        """The same crop, moved by ``dy, dx``."""
+        return SoftMask(self.y0 + dy, self.x0 + dx, self.probability)
+
+    def cropped(self, to: Footprint) -> "SoftMask":
+        """The part within the crop of a footprint that this one made."""
+        top, left = to.y0 - self.y0, to.x0 - self.x0
+        height, width = to.mask.shape
+        return SoftMask(
+            to.y0, to.x0, self.probability[top : top + height, left : left + width]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ def whole_file(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.part.{target.name}")
     try:
         yield temporary
+        # Some writers make private files; an output gets the permissions any new file has.
+        temporary.chmod(0o666 & ~_umask())
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(target)
@@ -40,6 +42,12 @@ def whole_file(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
 
 
 def write_text(target: Path, text: str) -> None:

@@ -74,8 +74,9 @@ def centroid_distances(
     (n, m) float array
         Pixels; infinite where a position is not finite.
     """
-    dx = np.subtract.outer(np.asarray(true[0], float), np.asarray(found[0], float))
-    dy = np.subtract.outer(np.asarray(true[1], float), np.asarray(found[1], float))
+    with np.errstate(invalid="ignore"):
+        dx = np.subtract.outer(np.asarray(true[0], float), np.asarray(found[0], float))
+        dy = np.subtract.outer(np.asarray(true[1], float), np.asarray(found[1], float))
     distance: npt.NDArray[np.float64] = np.hypot(dx, dy)
     distance[~np.isfinite(distance)] = np.inf
     return distance
@@ -169,7 +170,7 @@ def _match(
 def _assign(
     cost: npt.NDArray[np.float64], allowed: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Indices of the allowed pairs of the best assignment."""
+    """Find the allowed pairs of the best assignment."""
     from scipy.optimize import linear_sum_assignment
 
     if not allowed.any():

@@ -1,0 +1,35 @@
+"""The catalogue's own bit flags: the one registry of their values, names and meanings."""
+
+from enum import IntFlag
+
+__all__ = ["Flag"]
+
+
+class Flag(IntFlag):
+    """What the bits of the catalogue's column ``flags`` say; 0 means nothing to report.
+
+    Attributes
+    ----------
+    description : str
+        One line for headers and documentation.
+    """
+
+    description: str
+
+    def __new__(cls, value: int, description: str = "") -> "Flag":
+        """Make a member of a value and its description."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.description = description
+        return member
+
+    NETWORK_MISSED = 1, "found by SEP alone, the network has no source there"
+    LARGER_THAN_CUTOUT = 2, "reaches the edge of its cutout: shape and flux are lower limits"
+    IMAGE_EDGE = 4, "touches the edge of the image"
+    MASKED_PIXELS = 8, "holds or touches pixels without valid data"
+    OVERLAPS = 16, "shares pixels with another source"
+
+    @classmethod
+    def legend(cls) -> dict[str, int]:
+        """Bit of each flag by its lower-case name."""
+        return {flag.name.lower(): flag.value for flag in cls if flag.name}

@@ -1,0 +1,212 @@
+"""Putting the cutouts' sources together: each belongs to exactly one cutout.
+
+A source belongs to the blob that its mask shares most pixels with, and is kept only from the
+cutout that owns this blob. A source outside all blobs, or inside one too large for a cutout, is
+kept from the cutout in whose region its centre lies. So no source is kept twice, wherever a
+cutout's edge falls; what two cutouts see slightly differently is caught by a last comparison.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.conventions import STAMP_SIZE
+from galsep.image.detect import Blobs, large_parts
+from galsep.image.tiling import NO_CUTOUT, Tiling
+from galsep.scene import Footprint
+
+__all__ = ["Candidates", "Merged", "merge"]
+
+DUPLICATE_IOU = 0.5
+"""Sources of different cutouts whose masks overlap this much are one."""
+
+LARGE_LIMIT = STAMP_SIZE - 20
+"""A part of a large blob that is wider than this keeps SEP's outline."""
+
+LARGE_CORE = 5.0
+"""A network source so near to the centre of such a part is the part itself, pixels."""
+
+NO_PARENT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What the network found, in image coordinates.
+
+    Parameters
+    ----------
+    footprints : sequence of Footprint
+    scores : (n,) float array
+    cutout : (n,) int array
+        Number of the cutout each was found in.
+    """
+
+    footprints: Sequence[Footprint]
+    scores: npt.NDArray[np.float64]
+    cutout: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Which candidates stay, and what SEP alone accounts for.
+
+    Parameters
+    ----------
+    kept : (k,) int array
+        Indices of the candidates that stay.
+    parent : (k,) int array
+        Blob of each, counted from 1; 0 for a source outside all blobs.
+    large : list of (int, Footprint)
+        Parent and outline of objects larger than a cutout.
+    """
+
+    kept: npt.NDArray[np.int64]
+    parent: npt.NDArray[np.int64]
+    large: list[tuple[int, Footprint]]
+
+
+def merge(
+    candidates: Candidates,
+    blobs: Blobs,
+    tiling: Tiling,
+    light: npt.NDArray[np.float32],
+    rms: npt.NDArray[np.float32],
+) -> Merged:
+    """Keep each source once.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        Every footprint lies inside the image and is not empty.
+    blobs : Blobs
+    tiling : Tiling
+    light, rms : (h, w) float32 arrays
+        Background-subtracted image and its noise.
+    """
+    parents = np.array(
+        [_parent(footprint, blobs.segm) for footprint in candidates.footprints], dtype=np.int64
+    )
+    own = [
+        index
+        for index, (footprint, parent, cutout) in enumerate(
+            zip(candidates.footprints, parents.tolist(), candidates.cutout.tolist(), strict=True)
+        )
+        if _owns(cutout, footprint, parent, tiling)
+    ]
+    large = _large_objects(blobs, tiling, light, rms)
+    own = [
+        index
+        for index in own
+        if not _part_of_large(index, parents, candidates, large, tiling, blobs.segm.shape)
+    ]
+    kept = np.array(_without_duplicates(own, candidates), dtype=np.int64)
+    return Merged(kept=kept, parent=parents[kept] if kept.size else kept, large=large)
+
+
+def _parent(footprint: Footprint, segm: npt.NDArray[np.int32]) -> int:
+    counts = np.bincount(segm[footprint.slices][footprint.mask])
+    if counts.size <= 1:
+        return NO_PARENT
+    return int(counts[1:].argmax()) + 1
+
+
+def _owns(cutout: int, footprint: Footprint, parent: int, tiling: Tiling) -> bool:
+    owner = int(tiling.owner[parent - 1]) if parent != NO_PARENT else NO_CUTOUT
+    if owner != NO_CUTOUT:
+        return cutout == owner
+    x, y = _centre(footprint)
+    xmin, ymin, xmax, ymax = tiling.regions[cutout].tolist()
+    return bool(xmin - 0.5 <= x < xmax + 0.5 and ymin - 0.5 <= y < ymax + 0.5)
+
+
+def _centre(footprint: Footprint) -> tuple[float, float]:
+    rows, columns = np.nonzero(footprint.mask)
+    return footprint.x0 + float(columns.mean()), footprint.y0 + float(rows.mean())
+
+
+def _large_objects(
+    blobs: Blobs,
+    tiling: Tiling,
+    light: npt.NDArray[np.float32],
+    rms: npt.NDArray[np.float32],
+) -> list[tuple[int, Footprint]]:
+    """SEP's outline of every object that is larger than a cutout."""
+    found = []
+    for blob in np.flatnonzero(tiling.owner == NO_CUTOUT).tolist():
+        xmin, ymin, xmax, ymax = blobs.bounds[blob].tolist()
+        box = slice(ymin, ymax + 1), slice(xmin, xmax + 1)
+        pixels = blobs.segm[box] == blob + 1
+        for part in large_parts(light[box], rms[box], pixels, LARGE_LIMIT):
+            found.append((blob + 1, Footprint.from_mask(part, ymin, xmin)))
+    return found
+
+
+def _part_of_large(
+    index: int,
+    parents: npt.NDArray[np.int64],
+    candidates: Candidates,
+    large: list[tuple[int, Footprint]],
+    tiling: Tiling,
+    shape: tuple[int, ...],
+) -> bool:
+    """Whether a candidate is only a piece of an object larger than its cutout."""
+    footprint = candidates.footprints[index]
+    x, y = _centre(footprint)
+    for parent, outline in large:
+        if parent != parents[index]:
+            continue
+        centre_x, centre_y = _centre(outline)
+        if np.hypot(x - centre_x, y - centre_y) <= LARGE_CORE:
+            return True
+        shared = footprint.intersection(outline)
+        cut = _touches_edge(footprint, tiling.origins[candidates.cutout[index]], shape)
+        if cut and shared > footprint.area / 2:
+            return True
+    return False
+
+
+def _touches_edge(
+    footprint: Footprint, origin: npt.NDArray[np.int64], shape: tuple[int, ...]
+) -> bool:
+    """Whether a mask is cut by its cutout's edge where the image goes on."""
+    xmin, ymin, xmax, ymax = footprint.bounds
+    y0, x0 = origin.tolist()
+    return (
+        xmin <= max(x0, 0) > 0
+        or ymin <= max(y0, 0) > 0
+        or x0 + STAMP_SIZE - 1 <= xmax < shape[1] - 1
+        or y0 + STAMP_SIZE - 1 <= ymax < shape[0] - 1
+    )
+
+
+def _without_duplicates(own: list[int], candidates: Candidates) -> list[int]:
+    """Drop the weaker of two sources of different cutouts that are one."""
+    bounds = np.array([candidates.footprints[index].bounds for index in own]).reshape(-1, 4)
+    order = sorted(range(len(own)), key=lambda k: (-candidates.scores[own[k]], own[k]))
+    dropped: set[int] = set()
+    cutout = candidates.cutout[own] if own else np.zeros(0, dtype=np.int64)
+    # Sorted by their left edge, only sources whose boxes meet need a look.
+    by_left = np.argsort(bounds[:, 0], kind="stable") if own else np.zeros(0, dtype=np.int64)
+    left = bounds[by_left, 0]
+    widest = int((bounds[:, 2] - bounds[:, 0]).max()) if own else 0
+    for k in order:
+        if k in dropped:
+            continue
+        xmin, ymin, xmax, ymax = bounds[k]
+        start, stop = np.searchsorted(left, [xmin - widest, xmax + 1])
+        near = by_left[start:stop]
+        meets = (
+            (bounds[near, 2] >= xmin)
+            & (bounds[near, 1] <= ymax)
+            & (bounds[near, 3] >= ymin)
+            & (cutout[near] != cutout[k])
+        )
+        footprint = candidates.footprints[own[k]]
+        for other in near[meets].tolist():
+            if other not in dropped and (
+                footprint.iou(candidates.footprints[own[other]]) > DUPLICATE_IOU
+            ):
+                dropped.add(other)
+    return [index for k, index in enumerate(own) if k not in dropped]

@@ -1,0 +1,313 @@
+"""What a FITS file holds, and which of its images to take, found out without reading pixels."""
+
+import contextlib
+import math
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from galsep.errors import ImageError
+from galsep.io.header import one_line, quiet_astropy
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+
+__all__ = ["Extension", "choose_extension", "list_extensions", "opened_fits"]
+
+_AUXILIARY = re.compile(
+    r"VAR(IANCE|IMG)?|ERR(ORS?)?|STD(DEV)?|SIGMA|NOISE|RMS|UNC(ERT(AINTY)?)?"
+    r"|W(EIGHTS?|HT|GT|T)|INVVAR|IVAR|INVERSEVARIANCE|MA?SK|BPM|DQF?|FLAGS?"
+    r"|CONF(IDENCE)?|EXPMAP|COVERAGE"
+)
+"""Words that mark an extension as a variance, error, weight or mask plane."""
+
+_AUXILIARY_NAMES = ("AREA", "CON", "CTX", "EXP", "EXPTIME", "SAMP", "TIME")
+"""Names of planes of HST and JWST products that are none of these and no image of the sky."""
+
+_GZIP = b"\x1f\x8b"
+_COMPRESSED = (_GZIP, b"BZh", b"PK", b"\xfd7zXZ", b"\x1f\x9d")
+"""How files start that are compressed as a whole: gzip, bzip2, zip, xz, compress."""
+
+_GZIP_MOST = 1100
+"""Deflate shrinks data by no more than a factor of 1032."""
+
+_TILES_MOST = 20_000
+"""Tile compression of anything but an empty image shrinks it less than this (PLIO: 8190)."""
+
+# What astropy raises, beside its own errors, for files that are damaged in one way or another.
+_READ_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """An HDU, described by its header.
+
+    Parameters
+    ----------
+    index : int
+        Number of the HDU.
+    name : str
+        EXTNAME in capitals, or empty.
+    version : int
+        EXTVER.
+    axes : tuple of int or None
+        NAXIS1, NAXIS2, ...; ``None`` for a table.
+    compressed : bool
+        Whether it is a tile-compressed image.
+    problem : str
+        Why its data cannot be whole; empty when they may be.
+    """
+
+    index: int
+    name: str
+    version: int
+    axes: tuple[int, ...] | None
+    compressed: bool
+    problem: str
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether it holds a 2-D image, axes of one pixel aside."""
+        axes = self.axes or ()
+        return len(axes) >= 2 and min(axes) > 0 and sum(length > 1 for length in axes) <= 2
+
+    @property
+    def is_auxiliary(self) -> bool:
+        """Whether its name is that of a variance, error, weight or mask plane."""
+        words = re.split(r"[\s_.,-]+|\d+$", self.name)
+        return self.name in _AUXILIARY_NAMES or any(map(_AUXILIARY.fullmatch, words))
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"{self.index} ({self.name})" if self.name else str(self.index)
+
+    @property
+    def size(self) -> str:
+        """Its axes in words."""
+        return "×".join(str(length) for length in self.axes or ()) + " px"
+
+
+@contextlib.contextmanager
+def opened_fits(path: Path, *, tiles: bool = False) -> Iterator["fits.HDUList"]:
+    """Open a FITS file for raw reading, quietly.
+
+    Parameters
+    ----------
+    path : Path
+        Plain or compressed as a whole.
+    tiles : bool
+        Give tile-compressed images as images; else as the tables they are stored in.
+
+    Raises
+    ------
+    ImageError
+        For whatever goes wrong here or in the ``with`` block.
+    """
+    from astropy.io import fits
+
+    plain = _is_plain(path)
+    try:
+        with (
+            quiet_astropy(),
+            np.errstate(all="ignore"),
+            path.open("rb") as file,
+            fits.open(
+                file,
+                memmap=plain and not tiles,
+                do_not_scale_image_data=True,
+                disable_image_compression=not tiles,
+            ) as hdus,
+        ):
+            yield hdus
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(f"{path}: too large for the memory; cut it into parts") from error
+    except (*_READ_ERRORS, fits.VerifyError) as error:
+        raise ImageError(
+            f"{path}: damaged or not a FITS file ({one_line(error)}); copy or download it again"
+        ) from error
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file is FITS as such; refuse what is neither that nor compressed as a whole."""
+    if path.is_dir():
+        raise ImageError(f"{path}: is a folder; give the FITS files in it")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise ImageError(
+            f"{path}: not readable ({error.strerror or error}); check the path and its permissions"
+        ) from error
+    if not start:
+        raise ImageError(f"{path}: is empty; copy or download it again")
+    if start == b"SIMPLE  =":
+        return True
+    if start.startswith(_COMPRESSED):
+        return False
+    raise ImageError(f"{path}: not a FITS file; convert it to FITS first")
+
+
+def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
+    """Describe all HDUs of a file that was opened with its tiles as tables."""
+    from astropy.io import fits
+
+    with path.open("rb") as file:
+        gzipped = file.read(2) == _GZIP
+    room = path.stat().st_size
+    if not _is_plain(path):
+        room = room * _GZIP_MOST if gzipped else 2**63
+    found = []
+    for index, hdu in enumerate(hdus):
+        header = hdu.header
+        compressed = isinstance(hdu, fits.BinTableHDU) and header.get("ZIMAGE") is True
+        axes = None
+        if compressed or (hdu.is_image and not isinstance(hdu, fits.GroupsHDU)):
+            prefix = "Z" if compressed else ""
+            count = int(header.get(f"{prefix}NAXIS", 0))
+            axes = tuple(int(header[f"{prefix}NAXIS{axis}"]) for axis in range(1, count + 1))
+        missing = hdu.fileinfo()["datLoc"] + hdu.size - room
+        problem = f"at least {missing} bytes are missing" if missing > 0 else ""
+        if not problem and compressed and axes and min(axes) > 0:
+            problem = _tile_problem(header, axes)
+        found.append(
+            Extension(
+                index=index,
+                name=str(header.get("EXTNAME", "")).strip().upper(),
+                version=int(header.get("EXTVER", 1)),
+                axes=axes,
+                compressed=compressed,
+                problem=problem,
+            )
+        )
+    return found
+
+
+def _tile_problem(header: "fits.Header", axes: tuple[int, ...]) -> str:
+    """Compare the tiles with the table that holds them, before memory is set aside for them."""
+    tiles = 1
+    for axis, length in enumerate(axes, start=1):
+        tiles *= math.ceil(length / int(header.get(f"ZTILE{axis}", length if axis == 1 else 1)))
+    rows = int(header["NAXIS2"])
+    if tiles != rows:
+        return f"it has {rows} compressed tiles where its size needs {tiles}"
+    stored = int(header["NAXIS1"]) * rows + int(header.get("PCOUNT", 0))
+    if math.prod(axes) * abs(int(header["ZBITPIX"])) // 8 > _TILES_MOST * stored:
+        return f"its {stored} compressed bytes are too few for its size"
+    return ""
+
+
+def choose_extension(path: Path, extensions: Sequence[Extension], ext: str = "") -> Extension:
+    """Pick the extension asked for, or the only 2-D image.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    extensions : sequence of Extension
+    ext : str
+        Number, name or ``NAME,VERSION``; empty for the only 2-D image that is not named like a
+        variance, error, weight or mask plane.
+
+    Raises
+    ------
+    ImageError
+        When there is none, more than one, or when the one chosen is no whole 2-D image.
+    """
+    images = [extension for extension in extensions if extension.is_2d]
+    chosen = _named(path, extensions, ext) if ext else _only(path, extensions)
+    if not chosen.is_2d:
+        others = ", ".join(extension.label for extension in images)
+        hint = f"; its images are extensions {others}" if others else ""
+        raise ImageError(f"{path}: {_unfit(chosen)}{hint}")
+    if chosen.problem:
+        raise ImageError(
+            f"{path}: extension {chosen.label} is damaged or truncated ({chosen.problem}); "
+            f"copy or download it again"
+        )
+    return chosen
+
+
+def _only(path: Path, extensions: Sequence[Extension]) -> Extension:
+    """Pick the only 2-D image, or else an extension that shows what is wrong."""
+    images = [extension for extension in extensions if extension.is_2d]
+    candidates = [extension for extension in images if not extension.is_auxiliary]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        listed = ", ".join(extension.label for extension in candidates)
+        raise ImageError(
+            f"{path}: holds {len(candidates)} images, extensions {listed}; choose one with --ext"
+        )
+    if images:
+        listed = ", ".join(extension.label for extension in images)
+        raise ImageError(
+            f"{path}: holds only variance, error, weight or mask planes, extensions {listed}; "
+            f"choose one with --ext if it is an image after all"
+        )
+    for extension in extensions:
+        if extension.axes:
+            return extension
+    if any(extension.axes is None for extension in extensions):
+        raise ImageError(f"{path}: holds tables but no image; give a FITS image")
+    raise ImageError(f"{path}: holds no image, or is cut off before it; give a 2-D FITS image")
+
+
+def _named(path: Path, extensions: Sequence[Extension], ext: str) -> Extension:
+    """Pick the extension of a number, name or ``NAME,VERSION``."""
+    name, _, version = (part.strip() for part in ext.upper().partition(","))
+    if name.isdecimal() and not version:
+        found = [extension for extension in extensions if extension.index == int(name)]
+    else:
+        found = [
+            extension
+            for extension in extensions
+            if extension.name == name and version in ("", str(extension.version))
+        ]
+    if len(found) > 1:
+        listed = ", ".join(str(extension.index) for extension in found)
+        raise ImageError(
+            f"{path}: extensions {listed} are all called {name}; give --ext one of these numbers"
+        )
+    if not found:
+        listed = ", ".join(extension.label for extension in extensions if extension.is_2d)
+        hint = f"its images are extensions {listed}" if listed else "it holds no 2-D image"
+        raise ImageError(f"{path}: has no extension {ext!r}; {hint}")
+    return found[0]
+
+
+def _unfit(extension: Extension) -> str:
+    """Say why an extension is no 2-D image and what to do."""
+    axes = extension.axes
+    if axes is None:
+        return f"extension {extension.label} is a table; choose an image with --ext"
+    if not axes:
+        return f"extension {extension.label} holds no data; choose an image with --ext"
+    if min(axes) <= 0:
+        return f"extension {extension.label} has no pixels ({extension.size}); give a 2-D image"
+    long = sum(length > 1 for length in axes)
+    what = "1-D data" if len(axes) == 1 else f"a {long}-D cube"
+    return (
+        f"extension {extension.label} holds {what} ({extension.size}); "
+        f"cut out a 2-D image and give that"
+    )

@@ -1,0 +1,143 @@
+"""The world coordinates of an image: read what is usable, and hand the keywords on."""
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from galsep.io.header import one_line, quiet_astropy
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+__all__ = ["celestial_wcs", "image_axes", "wcs_keywords"]
+
+_FRAMES = ("icrs", "fk5", "fk4", "fk4noeterms", "galactic")
+"""Frames that convert to ICRS without a time or a place."""
+
+# The primary WCS (FITS standard 4.0, table 22) with its SIP, TPV and TNX/ZPX distortions.
+# Distortions by look-up table (CPDIS, D2IM) point to other extensions and do not travel.
+_GLOBAL = re.compile(
+    r"WCSAXES|WCSDIM|WCSNAME|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH|WAT0_001"
+)
+_PER_AXIS = re.compile(
+    r"(CTYPE|CUNIT|CNAME|CRVAL|CRPIX|CDELT|CROTA|CRDER|CSYER|PV|PS|WAT)(\d+)(_\d+)?"
+)
+_MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)")
+_SIP = re.compile(r"[AB]P?_(?:ORDER|DMAX|\d+_\d+)")
+
+_SIP_MOST = 9
+"""Highest order of a SIP polynomial; astropy would set aside memory for any."""
+
+# What astropy.wcs and wcslib raise for broken keywords; wcslib's own errors are ValueErrors.
+_WCS_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def image_axes(header: "fits.Header") -> tuple[int, int]:
+    """FITS axes (from 1) that run along x and y: the two that are longer than one pixel.
+
+    Where axes of one pixel leave a choice, the first ones are taken.
+    """
+    count = int(header.get("NAXIS", 0))
+    long = [axis for axis in range(1, count + 1) if header.get(f"NAXIS{axis}") != 1]
+    short = [axis for axis in range(1, count + 1) if axis not in long]
+    x_axis, y_axis = sorted((long + short)[:2])
+    return x_axis, y_axis
+
+
+def celestial_wcs(
+    header: "fits.Header", shape: tuple[int, int], hdus: "fits.HDUList | None" = None
+) -> tuple["WCS | None", str]:
+    """Read the celestial WCS of a 2-D image.
+
+    Parameters
+    ----------
+    header : fits.Header
+    shape : (int, int)
+        Height and width of the image.
+    hdus : fits.HDUList, optional
+        The open file, for distortions by look-up table.
+
+    Returns
+    -------
+    wcs : astropy WCS or None
+        Two celestial axes in the order of the pixel axes; ``None`` without a usable one.
+    problem : str
+        Why a WCS that is there cannot be used; empty otherwise.
+    """
+    if not any(str(header.get(f"CTYPE{axis}", "")).strip() for axis in range(1, 10)):
+        return None, ""
+    orders = [header.get(f"{name}_ORDER", 0) for name in ("A", "B", "AP", "BP")]
+    if not all(isinstance(order, int) and 0 <= order <= _SIP_MOST for order in orders):
+        return None, f"a SIP order is not within 0 to {_SIP_MOST}"
+    from astropy.wcs import WCS
+
+    with quiet_astropy(), np.errstate(all="ignore"):
+        try:
+            wcs = WCS(header, fobj=hdus)
+            if not wcs.has_celestial:
+                return None, ""
+            if wcs.naxis != 2:
+                wcs = wcs.sub(list(image_axes(header)))
+            problem = _problem(wcs, shape)
+        except _WCS_ERRORS as error:
+            return None, one_line(error)
+    return (None, problem) if problem else (wcs, "")
+
+
+def _problem(wcs: "WCS", shape: tuple[int, int]) -> str:
+    """Say why a WCS gives no right ascension and declination, or nothing."""
+    from astropy.wcs.utils import wcs_to_celestial_frame
+
+    if not wcs.is_celestial:
+        return "its sky axes are not the axes of the image"
+    frame = wcs_to_celestial_frame(wcs).name
+    if frame not in _FRAMES:
+        return f"its frame {frame} does not convert to ICRS"
+    height, width = shape
+    x = np.array([width / 2, 0, width - 1, 0, width - 1])
+    y = np.array([height / 2, 0, 0, height - 1, height - 1])
+    longitude, latitude = wcs.all_pix2world(x, y, 0)
+    # The corners of an all-sky map may lie off the sky; nowhere on it means broken.
+    if not np.any(np.isfinite(longitude) & np.isfinite(latitude)):
+        return "it gives no finite coordinates"
+    if width > 1 and height > 1 and np.ptp(longitude) == 0 and np.ptp(latitude) == 0:
+        return "it gives one position for all pixels"
+    return ""
+
+
+def wcs_keywords(header: "fits.Header") -> "fits.Header":
+    """Copy the keywords of the primary WCS, value by value, as those of a 2-D image."""
+    from astropy.io import fits
+
+    x_axis, y_axis = image_axes(header)
+    number = {x_axis: 1, y_axis: 2}
+    kept = fits.Header()
+    for card in header.cards:
+        name = card.keyword
+        value = card.value
+        if _GLOBAL.fullmatch(name):
+            value = 2 if name in ("WCSAXES", "WCSDIM") else value
+        elif found := _PER_AXIS.fullmatch(name):
+            if int(found[2]) not in number:
+                continue
+            name = f"{found[1]}{number[int(found[2])]}{found[3] or ''}"
+        elif found := _MATRIX.fullmatch(name):
+            if int(found[2]) not in number or int(found[3]) not in number:
+                continue
+            name = f"{found[1]}{number[int(found[2])]}_{number[int(found[3])]}"
+        elif not (_SIP.fullmatch(name) and number == {1: 1, 2: 2}):
+            continue
+        kept[name] = (value, card.comment)
+    return kept

@@ -1,0 +1,92 @@
+"""Running the network on cutouts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galsep.conventions import STAMP_SIZE, boxes_to_bounds
+from galsep.model.weights import Model
+from galsep.scene import SoftMask
+
+__all__ = ["Found", "detect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The network's detections in one cutout, in the cutout's coordinates.
+
+    Parameters
+    ----------
+    masks : list of SoftMask
+        Mask probabilities over each box.
+    scores : (n,) float array
+        Raw scores, not calibrated.
+    class_star : (n,) float array
+    """
+
+    masks: list[SoftMask]
+    scores: npt.NDArray[np.float64]
+    class_star: npt.NDArray[np.float64]
+
+
+def detect(model: Model, cutouts: npt.NDArray[np.float32], batch_size: int) -> list[Found]:
+    """Find sources in cutouts.
+
+    Parameters
+    ----------
+    model : Model
+    cutouts : (n, 120, 120) float32 array
+        Network input, see :func:`galsep.model.network.normalise`.
+    batch_size : int
+        Batches are filled up with empty cutouts to this size, so that a cutout's result does not
+        depend on how many there are.
+    """
+    found: list[Found] = []
+    for start in range(0, len(cutouts), batch_size):
+        batch = cutouts[start : start + batch_size]
+        images = np.zeros((batch_size, 1, STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+        images[: len(batch), 0] = batch
+        found += _detect_batch(model, images)[: len(batch)]
+    return found
+
+
+@torch.inference_mode()
+def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
+    tensor = torch.from_numpy(images).to(model.device)
+    results = model.network(tensor.contiguous(memory_format=torch.channels_last))
+    found = []
+    for result in results:
+        boxes = result["boxes"].float().cpu().numpy()
+        masks = result["masks"][:, 0].float().cpu().numpy()
+        found.append(
+            Found(
+                masks=[_unfold(mask, box) for mask, box in zip(masks, boxes, strict=True)],
+                scores=result["scores"].double().cpu().numpy(),
+                class_star=result["class_star"].double().cpu().numpy(),
+            )
+        )
+    return found
+
+
+def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32]) -> SoftMask:
+    """Interpolate a mask given over a box to the pixels that the box touches."""
+    xmin, ymin, xmax, ymax = boxes_to_bounds(box[None])[0].tolist()
+    x0, y0, x1, y1 = box.tolist()
+    rows = _interpolation(ymin, ymax, y0, y1, mask.shape[0])
+    columns = _interpolation(xmin, xmax, x0, x1, mask.shape[1])
+    return SoftMask(ymin, xmin, rows @ mask @ columns.T)
+
+
+def _interpolation(
+    first: int, last: int, low: float, high: float, cells: int
+) -> npt.NDArray[np.float32]:
+    """Weights of linear interpolation from ``cells`` cells over [low, high] to pixel centres.
+
+    Beyond the outermost cells' centres the value falls to 0, as torchvision's pasting does it.
+    """
+    centres = np.arange(first, last + 1) + 0.5
+    position = (centres - low) / max(high - low, 1e-6) * cells - 0.5
+    distance = np.abs(position[:, None] - np.arange(cells))
+    return np.maximum(0, 1 - distance).astype(np.float32)

@@ -1,0 +1,361 @@
+"""Judge the network on a data set's test split, beside SEP and photutils.
+
+The stamps go through ``deblend``'s own function, with its background, SEP detections, cutouts and
+merging; the classical methods get the same background-subtracted images and noise level.
+
+``metrics.json`` holds, and :attr:`EvaluateResult.metrics` is::
+
+    format_version, galsep_version
+    dataset             name, survey, bands, detection_band, seed, galsep_version, split
+    n_blends, n_sources, n_detectable, n_not_detectable
+    n_seen              test blends that the network may have been trained on (should be 0)
+    weights_sha256
+    threshold           score threshold that was used
+    threshold_stored    the one stored with the weights, from its own validation split
+    threshold_scan      {n_blends, grid: [{threshold, tp, fp, fn, precision, recall, f1}, ...]}
+                        on this data set's validation split; null without one
+    candidate_threshold from this score on detections enter the network's mAP
+    best_sep            name of the SEP setting with the highest F1 (detectable, centroid5)
+    methods             {name: method}, "galsep" first, then SEP's settings and "photutils"
+
+    method              {label, all: block, detectable: block}
+    block               {n_true, n_left_out, n_ignored,
+                         centroid5: scores, iou50: scores, exact, exact_iou50,
+                         mask_iou, label_iou, flux_error, flux_bias, n_flux,
+                         map_box50, map_box, map_mask50, map_mask,
+                         by: {n_sources: [bin], separation: [bin], magnitude: [bin]}}
+                        and for "galsep" map_at_threshold {map_box50, ...}, the mAP of what the
+                        catalogue holds, without the candidates below its threshold
+    scores              {tp, fp, fn, precision, recall, f1}
+    bin                 {low, high, n_true, centroid5: scores, iou50: scores,
+                         mask_iou, label_iou, flux_error, flux_bias, n_flux}
+
+``null`` stands for what is undefined, such as the precision of no detections, and for the open
+end of a bin. :mod:`galsep.measure.metrics` defines the figures. mAP is COCO's, over all detections
+in order of score; the network's begin at ``candidate_threshold``, a classical method has what it
+has.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import galsep
+from galsep.config import DeblendConfig, EvaluateConfig
+from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_text
+from galsep.io.dataset import Dataset, DatasetMeta, load_dataset
+from galsep.measure.matching import centroid_distances, match_centroids, nearest_distance
+from galsep.measure.metrics import SELECTIONS, Found, Judgement, Truth, owned_footprints, scores
+from galsep.workflows.baselines import PHOTUTILS, baseline_names, run_baselines
+from galsep.workflows.judging import (
+    NETWORK,
+    MethodReport,
+    best_sep,
+    judge_methods,
+    true_sources,
+)
+from galsep.workflows.reporting import Reporter
+
+__all__ = ["EvaluateResult", "evaluate", "summary_rows"]
+
+FORMAT_VERSION = 1
+METRICS_FILE = "metrics.json"
+FIGURES = ("success.png", "failure.png", "by-property.png", "precision-recall.png")
+
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Score thresholds tried on the validation split, beside the stored one."""
+
+MAX_VALIDATION = 300
+"""Blends of the validation split that are used, since each threshold deblends them anew."""
+
+CANDIDATE_THRESHOLD = 0.05
+N_EXAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What was judged.
+
+    Parameters
+    ----------
+    folder : Path
+    metrics : dict
+        Exactly what is in ``metrics.json``; see the module's description.
+    files : tuple of Path
+        Everything that was written.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    files: tuple[Path, ...]
+
+
+def evaluate(
+    dataset: Path | str,
+    output: Path | str,
+    config: EvaluateConfig | None = None,
+    *,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> EvaluateResult:
+    """Judge the network on the test split of a data set and write a report.
+
+    Parameters
+    ----------
+    dataset : path
+        Folder that ``galsep simulate`` wrote. Where it has a validation split, the score
+        threshold is chosen there: the best F1 of detectable sources at 5 px.
+    output : path
+        Folder for ``metrics.json`` and the figures.
+    config : EvaluateConfig, optional
+    overwrite : bool
+        Replace a report that is there.
+    reporter : Reporter, optional
+        Hears of the progress.
+
+    Raises
+    ------
+    DatasetError, WeightsError, DeviceError
+        For unusable inputs or a missing device.
+    OutputExistsError, OutputError
+        When the output exists or cannot be written.
+    """
+    from galsep.model.weights import load_model
+    from galsep.workflows.deblend import find_sources
+
+    config = config or EvaluateConfig()
+    reporter = reporter or Reporter()
+    folder = Path(output)
+    refuse_existing([folder / name for name in (METRICS_FILE, *FIGURES)], overwrite=overwrite)
+    data = load_dataset(Path(dataset))
+    model = load_model(config.weights, config.device)
+    make_folder(folder)
+    settings = DeblendConfig(
+        weights=config.weights, device=config.device, batch_size=config.batch_size
+    )
+    test = data.split("test")[: config.limit or None]
+    if not test:
+        reporter.warn(f"{dataset}: its test split is empty, so there is nothing to judge")
+    seen = _seen_in_training(data.meta, test, model.info)
+    if seen:
+        reporter.warn(
+            f"{dataset}: {seen} test blends were among those the network was trained on; "
+            "simulate with another seed"
+        )
+
+    def deblend(blends: Iterable[int], threshold: float) -> Iterable[Any]:
+        images = (data.detection_image(blend) for blend in blends)
+        for found in find_sources(images, model, settings, threshold=threshold):
+            yield found
+            reporter.advance()
+
+    threshold, scan = _choose_threshold(data, model.threshold, config, deblend, reporter)
+    reporter.begin("deblending", 2 * len(test))
+    founds, images, rms = [], [], []
+    for blend, found in zip(test, deblend(test, threshold), strict=True):
+        n = len(found.detections)
+        founds.append(Found(found.detections, owned_footprints(found.segm, n)))
+        images.append((data.detection_image(blend) - found.background).astype(np.float32))
+        rms.append(float(np.median(found.rms)))
+    candidates = [found.detections for found in deblend(test, CANDIDATE_THRESHOLD)]
+    reporter.end()
+    truths = [true_sources(data, blend) for blend in test]
+    labelled = {NETWORK: ("galsep", founds)}
+    if config.baselines:
+        labelled.update(_baselines(images, rms, config.workers, reporter))
+    methods = judge_methods(data, truths, labelled, candidates, reporter)
+    rival = best_sep(methods)
+    metrics = {
+        "format_version": FORMAT_VERSION,
+        "galsep_version": galsep.__version__,
+        "dataset": _about(Path(dataset), data.meta),
+        "n_blends": len(test),
+        "n_sources": sum(len(truth) for truth in truths),
+        "n_detectable": sum(int(truth.detectable.sum()) for truth in truths),
+        "n_not_detectable": sum(int((~truth.detectable).sum()) for truth in truths),
+        "n_seen": seen,
+        "weights_sha256": model.sha256,
+        "threshold": threshold,
+        "threshold_stored": model.threshold,
+        "threshold_scan": scan,
+        "candidate_threshold": CANDIDATE_THRESHOLD,
+        "best_sep": rival,
+        "methods": {
+            name: {"label": method.label, **method.block} for name, method in methods.items()
+        },
+    }
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    files = _draw(folder, images, data.meta.detection_rms, truths, methods, rival)
+    # Last, so that metrics that exist have their figures beside them.
+    write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    return EvaluateResult(folder, metrics, (folder / METRICS_FILE, *files))
+
+
+def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Flatten the metrics to a table, one row a method and selection of sources.
+
+    Parameters
+    ----------
+    metrics : mapping
+        From :attr:`EvaluateResult.metrics` or ``metrics.json``.
+
+    Returns
+    -------
+    list of dict
+        ``method``, ``label``, ``sources`` ("all" or "detectable"), ``n_true``, ``n_left_out``;
+        ``precision``, ``recall``, ``f1`` at mask IoU 0.5 (Table 3 of Kamath's report);
+        ``precision_5px``, ``recall_5px``, ``f1_5px``; ``exact``, ``map_box50``, ``map_box``,
+        ``map_mask50``, ``map_mask``, ``mask_iou``, ``label_iou``, ``flux_error``, ``flux_bias``.
+        Fractions; ``None`` where undefined.
+    """
+    plain = ("exact", "map_box50", "map_box", "map_mask50", "map_mask",
+             "mask_iou", "label_iou", "flux_error", "flux_bias")  # fmt: skip
+    rows = []
+    for name, method in metrics["methods"].items():
+        for selection in SELECTIONS:
+            block = method[selection]
+            row = {"method": name, "label": method["label"], "sources": selection}
+            row |= {key: block[key] for key in ("n_true", "n_left_out")}
+            row |= {key: block["iou50"][key] for key in ("precision", "recall", "f1")}
+            row |= {f"{key}_5px": block["centroid5"][key] for key in ("precision", "recall", "f1")}
+            row |= {key: block[key] for key in plain}
+            rows.append(row)
+    return rows
+
+
+def _choose_threshold(
+    data: Dataset, stored: float, config: EvaluateConfig, deblend: Any, reporter: Reporter
+) -> tuple[float, dict[str, Any] | None]:
+    """Find the score threshold with the best F1 at 5 px on the validation split.
+
+    The stored threshold is among those tried and wins a tie. Every threshold deblends anew: what
+    is accepted changes how the light is shared, so a cut through one catalogue is not the same.
+    """
+    blends = data.split("validation")[: min(config.limit or MAX_VALIDATION, MAX_VALIDATION)]
+    truths = [data.sources(blend) for blend in blends]
+    if not any(rows["detectable"].any() for rows in truths):
+        return stored, None
+    thresholds = sorted({*THRESHOLDS, stored})
+    reporter.begin("choosing the threshold", len(thresholds) * len(blends))
+    grid = []
+    for threshold in thresholds:
+        counts = np.zeros(3, dtype=np.int64)
+        for rows, found in zip(truths, deblend(blends, threshold), strict=True):
+            position = (found.detections.x, found.detections.y)
+            distance = centroid_distances((rows["x"], rows["y"]), position)
+            match = match_centroids(distance, wanted=rows["detectable"])
+            counts += len(match.pairs), len(match.spurious), len(match.missed)
+        grid.append({"threshold": threshold, **scores(*counts.tolist())})
+    reporter.end()
+    best = max(grid, key=lambda row: (row["f1"], -abs(row["threshold"] - stored)))
+    return (best["threshold"] if best["f1"] else stored), {"n_blends": len(blends), "grid": grid}
+
+
+def _baselines(
+    images: Sequence[npt.NDArray[Any]], rms: Sequence[float], workers: int, reporter: Reporter
+) -> dict[str, tuple[str, list[Found]]]:
+    """Run the classical methods on the images the network saw."""
+    names = baseline_names()
+    if PHOTUTILS not in names:
+        reporter.warn("photutils is left out: it needs scikit-image to deblend")
+    results: dict[str, tuple[str, list[Found]]] = {
+        name: (label, []) for name, label in names.items()
+    }
+    reporter.begin("SEP and photutils", len(images))
+    for found in run_baselines(images, rms, names, workers=workers):
+        for name, detections in found.items():
+            # Segments do not overlap: each owns all of its pixels.
+            results[name][1].append(Found(detections, detections.footprints))
+        reporter.advance()
+    reporter.end()
+    return results
+
+
+def _seen_in_training(meta: DatasetMeta, test: range, info: Mapping[str, Any]) -> int:
+    """Count test blends that the network's training saw.
+
+    A blend is the same in every data set of the same settings and seed, whatever their size.
+    """
+    before = info.get("dataset", {})
+
+    def settings(population: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in population.items() if key != "n"}
+
+    if "population" not in before or settings(before["population"]) != settings(meta.population):
+        return 0
+    used = before["counts"]["train"] + before["counts"]["validation"]
+    return sum(blend < used for blend in test)
+
+
+def _about(folder: Path, meta: DatasetMeta) -> dict[str, Any]:
+    return {
+        "name": folder.resolve().name,
+        "survey": meta.survey,
+        "bands": list(meta.bands),
+        "detection_band": meta.bands[meta.detection_band],
+        "seed": meta.seed,
+        "galsep_version": meta.galsep_version,
+        "split": "test",
+    }
+
+
+def _draw(
+    folder: Path,
+    images: Sequence[npt.NDArray[Any]],
+    rms: float,
+    truths: Sequence[Truth],
+    methods: Mapping[str, MethodReport],
+    rival: str | None,
+) -> list[Path]:
+    """Draw the figures."""
+    from galsep.plot import evaluation as plot
+
+    network = methods[NETWORK]
+    good, bad = _choose_examples(truths, network.judgements)
+
+    def example(blend: int) -> plot.Example:
+        truth, found = truths[blend], network.founds[blend].detections
+        match = network.judgements[blend]["all"].matches["centroid5"]
+        return plot.Example(
+            f"test blend {blend}", images[blend], truth.footprints, truth.x, truth.y,
+            truth.detectable, found, match.pairs,
+        )  # fmt: skip
+
+    compared = [network] if rival is None else [network, methods[rival]]
+    paths = [folder / name for name in FIGURES]
+    with whole_file(paths[0]) as file:
+        plot.plot_examples([example(i) for i in good], rms, file, success=True)
+    with whole_file(paths[1]) as file:
+        plot.plot_examples([example(i) for i in bad], rms, file, success=False)
+    with whole_file(paths[2]) as file:
+        plot.plot_by_property({m.label: m.block["all"]["by"] for m in compared}, file)
+    with whole_file(paths[3]) as file:
+        plot.plot_precision_recall(
+            {m.label: m.curve.precision50 for m in methods.values()},
+            {m.label: m.block["all"]["iou50"] for m in methods.values()},
+            file,
+        )
+    return paths
+
+
+def _choose_examples(
+    truths: Sequence[Truth], judgements: Sequence[Mapping[str, Judgement]]
+) -> tuple[list[int], list[int]]:
+    """Pick the closest blends that came out exactly, and the worst of those that did not."""
+    exact, wrong = [], []
+    for blend, (truth, judgement) in enumerate(zip(truths, judgements, strict=True)):
+        matches = judgement["all"].matches
+        serious = judgement["detectable"].matches["centroid5"]
+        if len(truth) > 1 and all(match.exact for match in matches.values()):
+            exact.append((float(nearest_distance(truth.x, truth.y).min()), blend))
+        elif not serious.exact:
+            errors = len(serious.missed) + len(serious.spurious)
+            brightest = truth.magnitude[serious.missed].min(initial=np.inf)
+            wrong.append((-errors, float(brightest), blend))
+    good = [blend for _, blend in sorted(exact)[:N_EXAMPLES]]
+    return good, [blend for _, _, blend in sorted(wrong)[:N_EXAMPLES]]

@@ -1,0 +1,394 @@
+"""From an image array to its sources: the way of the data that all commands share.
+
+background → SEP's blobs → cutouts → network → merge → split the light → measure.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.config import DeblendConfig
+from galsep.conventions import DETECTABLE_SNR
+from galsep.flags import Flag
+from galsep.image.background import estimate_background
+from galsep.image.detect import Blobs, detect_blobs
+from galsep.image.merging import Candidates, Merged, merge
+from galsep.image.painting import count_overlaps, paint_labels
+from galsep.image.tiling import Tiling, cut, lay_cutouts
+from galsep.measure.photometry import Photometry, Shares, measure, split_light
+from galsep.model.inference import Found, detect
+from galsep.model.network import normalise
+from galsep.model.weights import Model
+from galsep.scene import Detections, Footprint, SoftMask
+
+__all__ = [
+    "FoundSources",
+    "Parents",
+    "Prepared",
+    "calibrated",
+    "find_sources",
+    "finish",
+    "prepare",
+    "run_network",
+]
+
+MASK_LEVEL = 0.5
+"""A pixel belongs to a mask where the network gives it this probability."""
+
+STATUSES = ("confirmed", "split", "missed", "rejected")
+"""What became of a SEP detection: one source, several, none though it is significant, none."""
+
+NO_TILE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Parents:
+    """SEP's detections and what became of them.
+
+    Parameters
+    ----------
+    blobs : Blobs
+    n_child : (n,) int array
+        Catalogue rows that come out of each.
+    status : (n,) str array
+        One of :data:`STATUSES`.
+    """
+
+    blobs: Blobs
+    n_child: npt.NDArray[np.int64]
+    status: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSources:
+    """Everything found in one image; arrays have one entry a source, in the order of labels.
+
+    Parameters
+    ----------
+    detections : Detections
+        Masks in image coordinates, calibrated scores, deblended fluxes.
+    flags : (n,) int array
+        Bits of :class:`galsep.flags.Flag`.
+    parent : (n,) int array
+        SEP detection, counted from 1; 0 for none.
+    tile : (n,) int array
+        Cutout that owns the source; −1 for SEP's own outlines.
+    segm : (h, w) int32 array
+        Label map.
+    noverlap : (h, w) uint8 array
+        Masks per pixel.
+    background, rms : (h, w) float32 arrays
+    light : (h, w) float32 array
+        Image minus background, 0 where unusable.
+    shares : sequence of SoftMask
+        Share of each pixel that is each source's.
+    photometry : Photometry
+    parents : Parents
+    tiling : Tiling
+    """
+
+    detections: Detections
+    flags: npt.NDArray[np.int64]
+    parent: npt.NDArray[np.int64]
+    tile: npt.NDArray[np.int64]
+    segm: npt.NDArray[np.int32]
+    noverlap: npt.NDArray[np.uint8]
+    background: npt.NDArray[np.float32]
+    rms: npt.NDArray[np.float32]
+    light: npt.NDArray[np.float32]
+    shares: Sequence[SoftMask]
+    photometry: Photometry
+    parents: Parents
+    tiling: Tiling
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image on its way to the network.
+
+    Parameters
+    ----------
+    light, background, rms : (h, w) float32 arrays
+    mask : (h, w) bool array
+        True where a pixel is unusable.
+    blobs : Blobs
+    tiling : Tiling
+    cutouts : (m, 120, 120) float32 array
+        Network input.
+    """
+
+    light: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    background: npt.NDArray[np.float32]
+    rms: npt.NDArray[np.float32]
+    blobs: Blobs
+    tiling: Tiling
+    cutouts: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Sources on their way to a catalogue, before they are sorted."""
+
+    masks: list[SoftMask]
+    scores: npt.NDArray[np.float64]
+    class_star: npt.NDArray[np.float64]
+    parent: npt.NDArray[np.int64]
+    tile: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.int64]
+
+
+def find_sources(
+    images: Iterable[npt.NDArray[Any]],
+    model: Model,
+    config: DeblendConfig | None = None,
+    *,
+    threshold: float | None = None,
+) -> Iterator[FoundSources]:
+    """Find and measure the sources of images, one result an image, in order.
+
+    Cutouts of several images share a batch of the network.
+
+    Parameters
+    ----------
+    images : iterable of (h, w) arrays
+        In any unit; pixels that are not finite, or masked in a masked array, are left out.
+    model : Model
+    config : DeblendConfig, optional
+    threshold : float, optional
+        Calibrated score from which a source counts; by default that of ``config``, and if this
+        is 0, the one stored with the weights.
+    """
+    config = config or DeblendConfig()
+    if threshold is None:
+        threshold = config.threshold or model.threshold
+    for prepared, found in run_network(images, model, config):
+        yield finish(prepared, found, model, config, threshold)
+
+
+def run_network(
+    images: Iterable[npt.NDArray[Any]], model: Model, config: DeblendConfig
+) -> Iterator[tuple[Prepared, list[Found]]]:
+    """Prepare images and run the network on their cutouts, several images a batch."""
+    waiting: list[Prepared] = []
+    for image in images:
+        waiting.append(prepare(image, config))
+        if sum(len(prepared.cutouts) for prepared in waiting) >= 4 * config.batch_size:
+            yield from _run_waiting(waiting, model, config)
+            waiting = []
+    yield from _run_waiting(waiting, model, config)
+
+
+def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Turn the network's scores into probabilities, by the logistic fit stored with it.
+
+    p = 1 / (1 + exp(−(a · logit(raw) + b))) (Platt 1999); without a fit, a = 1 and b = 0.
+    """
+    fit = model.info.get("calibration", {})
+    logit = np.log(np.clip(raw, 1e-6, 1)) - np.log(np.clip(1 - raw, 1e-6, 1))
+    return np.asarray(
+        1 / (1 + np.exp(-(fit.get("slope", 1.0) * logit + fit.get("intercept", 0.0))))
+    )
+
+
+def prepare(image: npt.NDArray[Any], config: DeblendConfig) -> Prepared:
+    """Subtract the background, run SEP, and cut the image into the network's input."""
+    mask = np.ma.getmaskarray(image) | ~np.isfinite(np.ma.getdata(image))
+    data = np.where(mask, 0, np.ma.getdata(image))
+    data = np.ascontiguousarray(data, dtype=np.float32 if data.dtype == np.float32 else np.float64)
+    background = estimate_background(data, mask, config.background_mesh)
+    light = (data - background.level).astype(np.float32)
+    light[mask] = 0
+    blobs = detect_blobs(light, background.rms, mask)
+    tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
+    cutouts = cut(normalise(light, background.rms), tiling.origins)
+    return Prepared(light, mask, background.level, background.rms, blobs, tiling, cutouts)
+
+
+def _run_waiting(
+    waiting: list[Prepared], model: Model, config: DeblendConfig
+) -> Iterator[tuple[Prepared, list[Found]]]:
+    if not waiting:
+        return
+    cutouts = np.concatenate([prepared.cutouts for prepared in waiting])
+    found = detect(model, cutouts, config.batch_size)
+    start = 0
+    for prepared in waiting:
+        stop = start + len(prepared.cutouts)
+        yield prepared, found[start:stop]
+        start = stop
+
+
+def finish(
+    prepared: Prepared, found: list[Found], model: Model, config: DeblendConfig, threshold: float
+) -> FoundSources:
+    """Merge what the network found in an image's cutouts, split the light and measure it."""
+    height, width = shape = (prepared.light.shape[0], prepared.light.shape[1])
+    masks, candidates, class_star = _candidates(prepared, found, model, threshold)
+    merged = merge(candidates, prepared.blobs, prepared.tiling, prepared.light, prepared.rms)
+    sources = _with_outlines(
+        prepared,
+        merged,
+        _Sources(
+            masks=[masks[index] for index in merged.kept.tolist()],
+            scores=candidates.scores[merged.kept],
+            class_star=class_star[merged.kept],
+            parent=merged.parent,
+            tile=candidates.cutout[merged.kept],
+            flags=np.zeros(len(merged.kept), dtype=np.int64),
+        ),
+        float(model.info.get("calibration", {}).get("missed", 0.5)),
+    )
+    shares, photometry, sources = _measured(prepared, sources, config)
+    footprints = [mask.footprint(0) for mask in sources.masks]
+    noverlap = count_overlaps(footprints, shape)
+    flags = sources.flags | _pixel_flags(footprints, noverlap, prepared.mask)
+    detections = Detections(
+        footprints=footprints,
+        x=photometry.x,
+        y=photometry.y,
+        scores=sources.scores,
+        flux=photometry.flux,
+        class_star=sources.class_star,
+    )
+    return FoundSources(
+        detections=detections,
+        flags=flags,
+        parent=sources.parent,
+        tile=sources.tile,
+        segm=paint_labels(shares.weights, sources.scores, (height, width)),
+        noverlap=noverlap,
+        background=prepared.background,
+        rms=prepared.rms,
+        light=prepared.light,
+        shares=shares.shares,
+        photometry=photometry,
+        parents=_parents(prepared.blobs, sources),
+        tiling=prepared.tiling,
+    )
+
+
+def _candidates(
+    prepared: Prepared, found: list[Found], model: Model, threshold: float
+) -> tuple[list[SoftMask], Candidates, npt.NDArray[np.float64]]:
+    """What the network found above the threshold, in image coordinates, masks cut at 0.5."""
+    masks: list[SoftMask] = []
+    footprints, scores, star, cutout = [], [], [], []
+    for index, (here, (y0, x0)) in enumerate(
+        zip(found, prepared.tiling.origins.tolist(), strict=True)
+    ):
+        probabilities = calibrated(model, here.scores)
+        for position in np.flatnonzero(probabilities >= threshold).tolist():
+            mask = _hard(here.masks[position].shifted(y0, x0), prepared.mask)
+            if mask is None:
+                continue
+            masks.append(mask)
+            footprints.append(mask.footprint(0))
+            scores.append(probabilities[position])
+            star.append(here.class_star[position])
+            cutout.append(index)
+    candidates = Candidates(
+        footprints, np.array(scores, dtype=np.float64), np.array(cutout, dtype=np.int64)
+    )
+    return masks, candidates, np.array(star, dtype=np.float64)
+
+
+def _hard(mask: SoftMask, unusable: npt.NDArray[np.bool_]) -> SoftMask | None:
+    """Set a mask to 0 outside itself, outside the image and on unusable pixels."""
+    footprint = mask.footprint(MASK_LEVEL).clipped((unusable.shape[0], unusable.shape[1]))
+    if footprint.area == 0:
+        return None
+    good = Footprint.from_mask(
+        footprint.mask & ~unusable[footprint.slices], footprint.y0, footprint.x0
+    )
+    if good.area == 0:
+        return None
+    inside = mask.cropped(good)
+    return SoftMask(good.y0, good.x0, np.where(good.mask, inside.probability, 0))
+
+
+def _with_outlines(
+    prepared: Prepared, merged: Merged, sources: _Sources, missed_score: float
+) -> _Sources:
+    """Add SEP's outlines: objects larger than a cutout, and blobs that the network missed."""
+    outlines = [(parent, footprint, Flag.LARGER_THAN_CUTOUT) for parent, footprint in merged.large]
+    blobs = prepared.blobs
+    children = np.bincount(
+        np.concatenate([sources.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
+        minlength=len(blobs) + 1,
+    )
+    for index in np.flatnonzero((children[1:] == 0) & (blobs.snr >= DETECTABLE_SNR)).tolist():
+        xmin, ymin, xmax, ymax = blobs.bounds[index].tolist()
+        pixels = blobs.segm[ymin : ymax + 1, xmin : xmax + 1] == index + 1
+        footprint = Footprint.from_mask(pixels, ymin, xmin)
+        outlines.append((index + 1, footprint, Flag.NETWORK_MISSED))
+    n = len(outlines)
+    return _Sources(
+        masks=sources.masks
+        + [SoftMask(f.y0, f.x0, f.mask.astype(np.float32)) for _, f, _ in outlines],
+        scores=np.concatenate([sources.scores, np.full(n, missed_score)]),
+        # Nothing has been learnt about the class of a source that the network did not see.
+        class_star=np.concatenate([sources.class_star, np.full(n, math.nan)]),
+        parent=np.concatenate([sources.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
+        tile=np.concatenate([sources.tile, np.full(n, NO_TILE)]),
+        flags=np.concatenate([sources.flags, np.array([int(o[2]) for o in outlines], np.int64)]),
+    )
+
+
+def _measured(
+    prepared: Prepared, sources: _Sources, config: DeblendConfig
+) -> tuple[Shares, Photometry, _Sources]:
+    """Split and measure the light, with the sources sorted by position: rows first."""
+    centres = [mask.footprint(0).bounds for mask in sources.masks]
+    order = sorted(
+        range(len(centres)),
+        key=lambda k: (centres[k][1], centres[k][0], centres[k][3], centres[k][2], k),
+    )
+    index = np.array(order, dtype=np.int64)
+    sources = _Sources(
+        masks=[sources.masks[k] for k in order],
+        scores=sources.scores[index],
+        class_star=sources.class_star[index],
+        parent=sources.parent[index],
+        tile=sources.tile[index],
+        flags=sources.flags[index],
+    )
+    shares = split_light(sources.masks, prepared.light)
+    photometry = measure(shares.shares, prepared.light, prepared.rms, config.gain)
+    return shares, photometry, sources
+
+
+def _pixel_flags(
+    footprints: Sequence[Footprint],
+    noverlap: npt.NDArray[np.uint8],
+    unusable: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int64]:
+    """Flags that follow from a source's pixels alone."""
+    from scipy.ndimage import binary_dilation
+
+    height, width = unusable.shape
+    near_unusable = binary_dilation(unusable) if unusable.any() else unusable
+    flags = np.zeros(len(footprints), dtype=np.int64)
+    for index, footprint in enumerate(footprints):
+        xmin, ymin, xmax, ymax = footprint.bounds
+        if xmin == 0 or ymin == 0 or xmax == width - 1 or ymax == height - 1:
+            flags[index] |= Flag.IMAGE_EDGE
+        if near_unusable[footprint.slices][footprint.mask].any():
+            flags[index] |= Flag.MASKED_PIXELS
+        if (noverlap[footprint.slices][footprint.mask] > 1).any():
+            flags[index] |= Flag.OVERLAPS
+    return flags
+
+
+def _parents(blobs: Blobs, sources: _Sources) -> Parents:
+    children = np.bincount(sources.parent, minlength=len(blobs) + 1)[1:]
+    missed = np.zeros(len(blobs), dtype=bool)
+    missed[sources.parent[(sources.flags & Flag.NETWORK_MISSED) > 0] - 1] = True
+    status = np.select(
+        [missed, children > 1, children == 1], ["missed", "split", "confirmed"], "rejected"
+    )
+    return Parents(blobs, children, status)

@@ -1,0 +1,198 @@
+"""From detections to figures: every method judged on the same blends, in one structure.
+
+:mod:`galsep.workflows.evaluate` describes the structure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.io.dataset import Dataset
+from galsep.measure.average_precision import AveragePrecision, average_precision
+from galsep.measure.metrics import (
+    SELECTIONS,
+    Found,
+    Judgement,
+    Truth,
+    bin_values,
+    binned,
+    judge,
+    owned_footprints,
+    summarise,
+)
+from galsep.scene import Detections
+from galsep.workflows.baselines import SEP_SETTINGS
+from galsep.workflows.reporting import Reporter
+
+__all__ = ["NETWORK", "MethodReport", "best_sep", "judge_methods", "true_sources"]
+
+NETWORK = "galsep"
+"""Name of the network among the methods."""
+
+SEPARATION_EDGES = (2, 4, 6, 8, 10, 12, 16, 24)
+"""Edges of the bins of separation, pixels."""
+
+MAX_SOURCES_BIN = 6
+"""Blends of so many sources and more share a bin."""
+
+Kind = Literal["box", "mask"]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodReport:
+    """What one method made of the blends.
+
+    Parameters
+    ----------
+    label : str
+        Its name in a table.
+    founds : list of Found
+    judgements : list of dict of str to Judgement
+        By selection, as :func:`galsep.measure.metrics.judge` gives them.
+    block : dict
+        The figures, by selection.
+    curve : AveragePrecision
+        Of masks, all sources.
+    """
+
+    label: str
+    founds: list[Found]
+    judgements: list[dict[str, Judgement]]
+    block: dict[str, Any]
+    curve: AveragePrecision
+
+
+def true_sources(data: Dataset, blend: int) -> Truth:
+    """Collect the true sources of one blend, in the detection band."""
+    band = data.meta.detection_band
+    rows = data.sources(blend)
+    footprints = data.footprints(blend)
+    shape = data.images.shape[2:]
+    owners = np.zeros(shape, dtype=np.int32)
+    if footprints:
+        covered = np.any([part.to_full((shape[0], shape[1])) for part in footprints], axis=0)
+        owners = np.where(covered, data.stack(blend).argmax(axis=0) + 1, 0).astype(np.int32)
+    return Truth(
+        footprints=footprints,
+        owned=owned_footprints(owners, len(footprints)),
+        x=rows["x"],
+        y=rows["y"],
+        flux=rows["flux"][:, band],
+        magnitude=rows["magnitude"][:, band],
+        detectable=rows["detectable"],
+    )
+
+
+def judge_methods(
+    data: Dataset,
+    truths: Sequence[Truth],
+    labelled: Mapping[str, tuple[str, list[Found]]],
+    candidates: Sequence[Detections],
+    reporter: Reporter,
+) -> dict[str, MethodReport]:
+    """Judge every method.
+
+    Parameters
+    ----------
+    data : Dataset
+    truths : sequence of Truth
+        One a blend.
+    labelled : mapping of str to (str, list of Found)
+        For each method its label and what it found, one a blend.
+    candidates : sequence of Detections
+        What the network finds at a low threshold; ranked by score they make its mAP.
+    reporter : Reporter
+    """
+    zeropoint = data.meta.zeropoints[data.meta.detection_band]
+    shape = (data.images.shape[2], data.images.shape[3])
+    edges = _edges(truths)
+    methods = {}
+    reporter.begin("judging", len(labelled))
+    for name, (label, founds) in labelled.items():
+        judgements = [judge(t, f) for t, f in zip(truths, founds, strict=True)]
+        values = [bin_values(t, f, zeropoint) for t, f in zip(truths, founds, strict=True)]
+        ranked = candidates if name == NETWORK else [found.detections for found in founds]
+        block: dict[str, Any] = {}
+        for selection in SELECTIONS:
+            chosen = [judgement[selection] for judgement in judgements]
+            summary = summarise(chosen)
+            precisions = _precisions(truths, ranked, shape, selection)
+            block[selection] = {
+                **summary,
+                "n_left_out": sum(len(truth) for truth in truths) - summary["n_true"],
+                **_flatten(precisions),
+                "by": _by_property(truths, chosen, values, edges),
+            }
+            if name == NETWORK:
+                kept = [found.detections for found in founds]
+                block[selection]["map_at_threshold"] = _flatten(
+                    _precisions(truths, kept, shape, selection)
+                )
+            if selection == "all":
+                curve = precisions["mask"]
+        methods[name] = MethodReport(label, founds, judgements, block, curve)
+        reporter.advance()
+    reporter.end()
+    return methods
+
+
+def _precisions(
+    truths: Sequence[Truth], founds: Sequence[Detections], shape: tuple[int, int], selection: str
+) -> dict[Kind, AveragePrecision]:
+    masks = [truth.footprints for truth in truths]
+    wanted = [truth.detectable for truth in truths] if selection == "detectable" else None
+    kinds: tuple[Kind, Kind] = ("box", "mask")
+    return {
+        kind: average_precision(masks, founds, shape, kind=kind, wanted=wanted) for kind in kinds
+    }
+
+
+def _flatten(precisions: Mapping[Kind, AveragePrecision]) -> dict[str, float | None]:
+    flat = {}
+    for kind, precision in precisions.items():
+        flat[f"map_{kind}50"], flat[f"map_{kind}"] = precision.ap50, precision.ap
+    return flat
+
+
+def _edges(truths: Sequence[Truth]) -> dict[str, list[float]]:
+    """Inner edges of the bins: half magnitudes (whole ones for a wide range) that hold sources."""
+    magnitude = np.concatenate([np.zeros(0), *(truth.magnitude for truth in truths)])
+    inner: list[float] = []
+    if magnitude.size:
+        low, high = np.percentile(magnitude, [3, 99])
+        step = 0.5 if high - low <= 5 else 1.0
+        inner = (np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step).tolist()
+    most = min(max((len(truth) for truth in truths), default=0), MAX_SOURCES_BIN)
+    return {
+        "n_sources": [float(count) for count in range(most + (most < MAX_SOURCES_BIN) + 1)],
+        "separation": [float(edge) for edge in SEPARATION_EDGES],
+        "magnitude": inner,
+    }
+
+
+def _by_property(
+    truths: Sequence[Truth],
+    judgements: Sequence[Judgement],
+    values: Sequence[Mapping[str, tuple[Values, Values]]],
+    edges: Mapping[str, Sequence[float]],
+) -> dict[str, list[dict[str, Any]]]:
+    """Bin by each property; of the numbers of sources only those that occur have a bin."""
+    by = {
+        name: binned(judgements, [value[name] for value in values], inner)
+        for name, inner in edges.items()
+    }
+    counts = {min(len(truth), MAX_SOURCES_BIN) for truth in truths}
+    by["n_sources"] = [row for row in by["n_sources"] if row["low"] in counts]
+    return by
+
+
+def best_sep(methods: Mapping[str, MethodReport]) -> str | None:
+    """Name the SEP setting with the highest F1 of detectable sources at 5 px."""
+    names = [name for name in SEP_SETTINGS if name in methods]
+    if not names:
+        return None
+    return max(names, key=lambda n: methods[n].block["detectable"]["centroid5"]["f1"] or 0.0)

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from galsep.image.detect import detect_blobs, large_parts
+
+
+def gaussian(shape, x, y, peak, sigma):
+    rows, columns = np.indices(shape)
+    return peak * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
+
+
+def test_finds_a_gaussian_where_it_is():
+    light = gaussian((100, 120), 70.3, 40.6, 50, 2).astype(np.float32)
+    blobs = detect_blobs(light, np.ones_like(light), np.zeros(light.shape, dtype=bool))
+    assert len(blobs) == 1
+    assert blobs.x[0] == pytest.approx(70.3, abs=0.05)
+    assert blobs.y[0] == pytest.approx(40.6, abs=0.05)
+    assert blobs.npix[0] == np.count_nonzero(blobs.segm)
+    flux = light[blobs.segm == 1].sum()
+    assert blobs.snr[0] == pytest.approx(flux / np.sqrt(blobs.npix[0]), rel=0.02)
+    xmin, ymin, xmax, ymax = blobs.bounds[0]
+    rows, columns = np.nonzero(blobs.segm)
+    assert (xmin, ymin, xmax, ymax) == (columns.min(), rows.min(), columns.max(), rows.max())
+
+
+def test_touching_sources_are_one_blob():
+    light = gaussian((80, 80), 35, 40, 50, 2) + gaussian((80, 80), 43, 40, 50, 2)
+    light = light.astype(np.float32)
+    assert len(detect_blobs(light, np.ones_like(light), np.zeros(light.shape, dtype=bool))) == 1
+
+
+def test_masked_and_empty_images_give_nothing():
+    light = gaussian((60, 60), 30, 30, 50, 2).astype(np.float32)
+    assert len(detect_blobs(light, np.ones_like(light), np.ones(light.shape, dtype=bool))) == 0
+    flat = np.zeros((60, 60), dtype=np.float32)
+    assert len(detect_blobs(flat, np.ones_like(flat), np.zeros(flat.shape, dtype=bool))) == 0
+
+
+def test_large_parts_are_told_from_small_ones():
+    light = gaussian((300, 300), 120, 150, 500, 30) + gaussian((300, 300), 270, 150, 300, 2)
+    light = light.astype(np.float32)
+    parts = large_parts(light, np.ones_like(light), light > 0.5, 100)
+    assert len(parts) == 1
+    assert parts[0][150, 120]
+    assert not parts[0][150, 270]

@@ -1,0 +1,122 @@
+import numpy as np
+
+from galsep.image.detect import Blobs
+from galsep.image.merging import Candidates, merge
+from galsep.image.tiling import lay_cutouts
+from galsep.scene import Footprint
+
+
+def box_blobs(bounds, shape):
+    bounds = np.asarray(bounds)
+    segm = np.zeros(shape, dtype=np.int32)
+    for label, (xmin, ymin, xmax, ymax) in enumerate(bounds, 1):
+        segm[ymin : ymax + 1, xmin : xmax + 1] = label
+    n = len(bounds)
+    return Blobs(
+        segm=segm,
+        x=bounds[:, [0, 2]].mean(1),
+        y=bounds[:, [1, 3]].mean(1),
+        npix=np.full(n, 9),
+        snr=np.full(n, 20.0),
+        bounds=bounds,
+    )
+
+
+def square(xmin, ymin, xmax, ymax):
+    return Footprint(ymin, xmin, np.ones((ymax - ymin + 1, xmax - xmin + 1), dtype=bool))
+
+
+def merged(candidates, blobs):
+    shape = blobs.segm.shape
+    light = np.where(blobs.segm > 0, 50, 0).astype(np.float32)
+    tiling = lay_cutouts(blobs.bounds, shape, blobs.segm)
+    return tiling, merge(
+        candidates(tiling), blobs, tiling, light, np.ones(shape, dtype=np.float32)
+    )
+
+
+def test_a_source_seen_by_two_cutouts_is_kept_from_the_owner_of_its_blob():
+    # Two blobs either side of a cell border: two cutouts that overlap widely.
+    blobs = box_blobs([[60, 100, 70, 110], [90, 100, 100, 110]], (300, 300))
+
+    def candidates(tiling):
+        assert len(tiling) == 2
+        footprints = [square(60, 100, 70, 110), square(90, 100, 100, 110)] * 2
+        return Candidates(footprints, np.full(4, 0.9), np.array([0, 0, 1, 1]))
+
+    tiling, result = merged(candidates, blobs)
+    assert len(result.kept) == 2
+    assert sorted(result.parent.tolist()) == [1, 2]
+    cutouts = np.array([0, 0, 1, 1])[result.kept]
+    assert np.array_equal(cutouts, tiling.owner[result.parent - 1])
+
+
+def test_two_sources_of_one_blob_are_both_kept():
+    blobs = box_blobs([[100, 100, 120, 110]], (300, 300))
+    result = merged(
+        lambda _: Candidates(
+            [square(100, 100, 111, 110), square(108, 100, 120, 110)],
+            np.array([0.9, 0.8]),
+            np.array([0, 0]),
+        ),
+        blobs,
+    )[1]
+    assert result.kept.tolist() == [0, 1]
+    assert result.parent.tolist() == [1, 1]
+
+
+def test_a_source_outside_all_blobs_has_no_parent_and_one_owner():
+    blobs = box_blobs([[60, 100, 70, 110], [90, 100, 100, 110]], (300, 300))
+    faint = square(50, 120, 54, 124)
+    result = merged(
+        lambda _: Candidates([faint, faint], np.array([0.6, 0.7]), np.array([0, 1])), blobs
+    )[1]
+    assert len(result.kept) == 1
+    assert result.parent.tolist() == [0]
+
+
+def test_doubles_of_different_cutouts_are_dropped():
+    blobs = box_blobs([[70, 100, 79, 110], [80, 100, 90, 110]], (300, 300))
+
+    def candidates(tiling):
+        # Each cutout sees the source mostly on its own blob.
+        first, second = tiling.owner
+        return Candidates(
+            [square(71, 100, 84, 110), square(73, 100, 88, 110)],
+            np.array([0.8, 0.9]),
+            np.array([first, second]),
+        )
+
+    assert merged(candidates, blobs)[1].kept.tolist() == [1]
+
+
+def test_an_object_larger_than_a_cutout_keeps_its_outline():
+    shape = (400, 400)
+    y, x = np.indices(shape)
+    light = (500 * np.exp(-((x - 200) ** 2 + (y - 200) ** 2) / (2 * 40.0**2))).astype(np.float32)
+    segm = (light > 1.5).astype(np.int32)
+    rows, columns = np.nonzero(segm)
+    bounds = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]])
+    blobs = Blobs(segm, np.array([200.0]), np.array([200.0]), np.array([segm.sum()]),
+                  np.array([1e4]), bounds)  # fmt: skip
+    tiling = lay_cutouts(bounds, shape, segm)
+    piece = square(tiling.origins[0, 1], 150, tiling.origins[0, 1] + 60, 230)
+    result = merge(
+        Candidates([piece], np.array([0.9]), np.array([0])),
+        blobs,
+        tiling,
+        light,
+        np.ones(shape, dtype=np.float32),
+    )
+    assert result.kept.size == 0
+    assert len(result.large) == 1
+    parent, outline = result.large[0]
+    assert parent == 1
+    assert outline.area > 0.9 * segm.sum()
+
+
+def test_nothing_found():
+    blobs = box_blobs([[60, 100, 70, 110]], (300, 300))
+    result = merged(lambda _: Candidates([], np.zeros(0), np.zeros(0, dtype=np.int64)), blobs)[1]
+    assert result.kept.size == result.parent.size == 0
+    assert result.large == []

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from galsep.conventions import STAMP_SIZE
+from galsep.image.tiling import NO_CUTOUT, cut, lay_cutouts
+
+
+def random_bounds(rng, n, shape, largest=20):
+    size = rng.integers(3, largest, (n, 2))
+    low = rng.integers(0, np.array([shape[1], shape[0]]) - size, (n, 2))
+    return np.concatenate([low, low + size - 1], axis=1)
+
+
+def segm_of(bounds, shape):
+    segm = np.zeros(shape, dtype=np.int32)
+    for label, (xmin, ymin, xmax, ymax) in enumerate(bounds, 1):
+        segm[ymin : ymax + 1, xmin : xmax + 1] = label
+    return segm
+
+
+@pytest.mark.parametrize("shape", [(500, 700), (120, 120), (121, 119), (90, 300)])
+@pytest.mark.parametrize("n", [1, 40, 400])
+def test_every_blob_lies_well_inside_its_cutout(shape, n):
+    bounds = random_bounds(np.random.default_rng(n), n, shape)
+    tiling = lay_cutouts(bounds, shape, segm_of(bounds, shape))
+    assert (tiling.owner >= 0).all()
+    y0, x0 = tiling.origins[tiling.owner].T
+    last_x, last_y = x0 + STAMP_SIZE - 1, y0 + STAMP_SIZE - 1
+    # Well inside: a margin of 10 px, except where the image itself ends.
+    assert (np.minimum(bounds[:, 0], 10) <= bounds[:, 0] - x0).all()
+    assert (np.minimum(bounds[:, 1], 10) <= bounds[:, 1] - y0).all()
+    assert (np.minimum(shape[1] - 1 - bounds[:, 2], 10) <= last_x - bounds[:, 2]).all()
+    assert (np.minimum(shape[0] - 1 - bounds[:, 3], 10) <= last_y - bounds[:, 3]).all()
+
+
+def test_crowded_fields_need_far_fewer_cutouts_than_blobs():
+    shape = (1000, 1000)
+    bounds = random_bounds(np.random.default_rng(0), 2000, shape, largest=12)
+    tiling = lay_cutouts(bounds, shape, segm_of(bounds, shape))
+    assert len(tiling) < 2000 / 6
+
+
+def test_far_parts_of_an_image_do_not_change_the_layout_here():
+    """Cutouts are a function of global coordinates: blobs far away make no difference."""
+    rng = np.random.default_rng(5)
+    shape = (600, 1200)
+    here = random_bounds(rng, 60, (600, 480))
+    there = random_bounds(rng, 60, (600, 400)) + [720, 0, 720, 0]
+    both = np.concatenate([here, there])
+    alone = lay_cutouts(here, shape, segm_of(here, shape))
+    together = lay_cutouts(both, shape, segm_of(both, shape))
+    assert np.array_equal(
+        alone.origins[alone.owner], together.origins[together.owner[: len(here)]]
+    )
+
+
+def test_a_blob_larger_than_a_cutout_is_covered_by_several():
+    shape = (400, 500)
+    bounds = np.array([[100, 100, 299, 219], [400, 50, 410, 60]])
+    segm = segm_of(bounds, shape)
+    tiling = lay_cutouts(bounds, shape, segm)
+    assert tiling.owner[0] == NO_CUTOUT
+    assert tiling.owner[1] >= 0
+    covered = np.zeros(shape, dtype=int)
+    for xmin, ymin, xmax, ymax in tiling.regions[np.arange(len(tiling)) != tiling.owner[1]]:
+        covered[ymin : ymax + 1, xmin : xmax + 1] += 1
+    assert (covered[segm == 1] == 1).all()
+
+
+def test_no_blobs_no_cutouts():
+    tiling = lay_cutouts(np.zeros((0, 4), dtype=int), (200, 200), np.zeros((200, 200), np.int32))
+    assert len(tiling) == 0
+    assert cut(np.zeros((200, 200), dtype=np.float32), tiling.origins).shape == (0, 120, 120)
+
+
+def test_cut_copies_pixels_and_pads_with_zero():
+    image = np.arange(50 * 200, dtype=np.float32).reshape(50, 200) + 1
+    cutout = cut(image, np.array([[-35, 70]]))[0]
+    assert np.array_equal(cutout[35:85], image[:, 70:190])
+    assert (cutout[:35] == 0).all()
+    assert (cutout[85:] == 0).all()

@@ -1,0 +1,322 @@
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from galsep.config import EvaluateConfig
+from galsep.errors import DatasetError, OutputExistsError
+from galsep.io.dataset import DatasetMeta, load_dataset, write_meta, write_shard
+from galsep.scene import Blend, Detections, Footprint, Source
+from galsep.workflows.evaluate import FIGURES, evaluate, summary_rows
+from galsep.workflows.judging import true_sources
+from galsep.workflows.reporting import Reporter
+
+RMS = 1.0
+ZEROPOINT = 30.0
+NO_BASELINES = EvaluateConfig(baselines=False)
+POPULATION = {"n": 12, "seed": 7, "survey": "LSST"}
+
+
+class Listener(Reporter):
+    def __init__(self):
+        self.warnings, self.open, self.steps, self.total = [], 0, 0, 0
+
+    def begin(self, label, total):
+        assert self.open == 0
+        self.open, self.steps, self.total = 1, 0, total
+
+    def advance(self, steps=1, note=""):
+        self.steps += steps
+
+    def end(self):
+        assert self.steps == self.total
+        self.open = 0
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def gaussian(x, y, flux, sigma=2.0):
+    rows, columns = np.indices((120, 120))
+    light = flux / (2 * np.pi * sigma**2)
+    light = light * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
+    magnitude = np.array([ZEROPOINT - 2.5 * np.log10(flux)])
+    return Source(
+        "galaxy", x, y, magnitude, np.array([flux]), 0.5, 0.0, 0.0,
+        light[None].astype(np.float32), 0, 0,
+    )  # fmt: skip
+
+
+def make_dataset(folder, blends, counts):
+    """Write blends of (x, y, flux) sources."""
+    folder.mkdir()
+    rng = np.random.default_rng(4)
+    scenes, columns = [], []
+    for sources in blends:
+        drawn = [gaussian(*source) for source in sources]
+        image = rng.normal(0, RMS, (1, 120, 120)) + sum(s.light for s in drawn)
+        scenes.append(Blend(image.astype(np.float32), drawn, 0.8))
+        snr = np.array([np.sqrt(np.sum((s.light / RMS) ** 2)) for s in drawn])
+        area = np.array([np.count_nonzero(s.light[0] > 1.5 * RMS) for s in drawn], dtype=int)
+        columns.append(
+            {"snr": snr, "purity": np.ones(len(drawn)), "area": area,
+             "detectable": (snr >= 7) & (area >= 5)}
+        )  # fmt: skip
+    if blends:
+        write_shard(folder / "shard-0000.fits", scenes, columns, 0)
+    write_meta(
+        folder,
+        DatasetMeta(
+            "LSST", ("i",), 0, 0.2, (ZEROPOINT,), (RMS,), (0.8,),
+            dict(zip(("train", "validation", "test"), counts, strict=True)),
+            ("shard-0000.fits",) if blends else (), POPULATION, "0.1.0", 7,
+        ),
+    )  # fmt: skip
+    return folder
+
+
+PAIR = ((52, 60, 900.0), (66, 64, 500.0))
+WITH_FAINT = ((50, 50, 900.0), (80, 70, 44.0))
+BLENDS = [PAIR] * 3 + [PAIR, WITH_FAINT] + [
+    PAIR, ((40, 40, 2000.0), (48, 44, 700.0), (60, 70, 600.0)), WITH_FAINT, (), ((60, 60, 400.0),)
+]  # fmt: skip
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "set", BLENDS, (3, 2, 5))
+
+
+def found_sources(truth, keep, image):
+    """Make a FoundSources of the true sources ``keep``."""
+    labels = np.zeros(image.shape, dtype=np.int32)
+    for label, index in enumerate(keep, 1):
+        labels[truth.owned[index].to_full(image.shape)] = label
+    detections = Detections(
+        [truth.footprints[i] for i in keep], truth.x[keep], truth.y[keep],
+        np.full(len(keep), 0.9), truth.flux[keep],
+    )  # fmt: skip
+    return SimpleNamespace(
+        detections=detections,
+        flags=np.zeros(len(keep), dtype=int),
+        segm=labels,
+        background=np.zeros_like(image),
+        rms=np.full_like(image, RMS),
+    )
+
+
+def everything(truth, threshold):
+    return list(range(len(truth)))
+
+
+def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None):
+    """Stand in for the network: ``choose(truth, threshold)`` names the sources it finds."""
+    data = load_dataset(folder)
+    known = {data.detection_image(i).tobytes(): true_sources(data, i) for i in range(len(data))}
+    calls = []
+
+    def find_sources(images, model, config, *, threshold=None):
+        for number, image in enumerate(images):
+            truth = known[np.asarray(image).tobytes()]
+            calls.append((threshold, number))
+            yield found_sources(truth, choose(truth, threshold), image)
+
+    def load_model(weights, device):
+        return SimpleNamespace(threshold=threshold, info=info or {}, sha256="ab" * 32)
+
+    for name, attribute in (
+        ("galsep.model.weights", load_model), ("galsep.workflows.deblend", find_sources)
+    ):  # fmt: skip
+        module = ModuleType(name)
+        setattr(module, attribute.__name__, attribute)
+        monkeypatch.setitem(sys.modules, name, module)
+    return calls
+
+
+def test_perfect_detections(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset)
+    listener = Listener()
+    result = evaluate(dataset, tmp_path / "out", NO_BASELINES, reporter=listener)
+    metrics = result.metrics
+    assert (metrics["n_blends"], metrics["n_sources"], metrics["n_detectable"]) == (5, 8, 7)
+    assert metrics["n_not_detectable"] == 1
+    assert metrics["weights_sha256"] == "ab" * 32
+    block = metrics["methods"]["galsep"]["all"]
+    assert block["centroid5"] == {
+        "tp": 8, "fp": 0, "fn": 0, "precision": 1.0, "recall": 1.0, "f1": 1.0
+    }  # fmt: skip
+    assert (block["exact"], block["mask_iou"], block["label_iou"], block["flux_error"]) == (
+        1, 1, 1, 0
+    )  # fmt: skip
+    detectable = metrics["methods"]["galsep"]["detectable"]
+    assert (detectable["n_true"], detectable["n_left_out"], detectable["n_ignored"]) == (7, 1, 1)
+    assert detectable["iou50"]["f1"] == detectable["exact"] == 1
+    for key in ("map_box50", "map_box", "map_mask50", "map_mask"):
+        assert detectable[key] == pytest.approx(1)
+        assert detectable["map_at_threshold"][key] == pytest.approx(1)
+    assert listener.warnings == []
+    assert listener.open == 0
+
+
+def test_the_file_holds_the_metrics(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset)
+    result = evaluate(dataset, tmp_path / "out", NO_BASELINES)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result.metrics
+    assert [file.name for file in result.files] == ["metrics.json", *FIGURES]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
+        file.name for file in result.files
+    )
+    assert str(tmp_path) not in (tmp_path / "out" / "metrics.json").read_text()
+
+
+def test_nothing_found(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset, lambda truth, threshold: [])
+    metrics = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics
+    block = metrics["methods"]["galsep"]["all"]
+    assert (block["iou50"]["precision"], block["iou50"]["recall"], block["iou50"]["f1"]) == (
+        None, 0, 0
+    )  # fmt: skip
+    assert block["exact"] == 0.2  # The empty stamp.
+    assert block["map_mask"] == 0
+    assert metrics["threshold"] == metrics["threshold_stored"] == 0.45
+
+
+def test_one_of_each_blend_missed(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset, lambda truth, threshold: list(range(1, len(truth))))
+    block = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics["methods"]["galsep"]["all"]
+    assert (block["centroid5"]["tp"], block["centroid5"]["fn"]) == (4, 4)
+    by_number = {row["low"]: row["centroid5"]["recall"] for row in block["by"]["n_sources"]}
+    assert by_number == {0: None, 1: 0, 2: 0.5, 3: pytest.approx(2 / 3)}
+    for rows in block["by"].values():
+        assert sum(row["n_true"] for row in rows) == 8
+
+
+def test_the_threshold_comes_from_the_validation_split(monkeypatch, dataset, tmp_path):
+    def choose(truth, threshold):
+        return [] if threshold < 0.55 or threshold > 0.75 else list(range(len(truth)))
+
+    calls = install(monkeypatch, dataset, choose)
+    metrics = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics
+    # 0.6 and 0.7 are equally good: the one nearer to the stored threshold is taken.
+    assert (metrics["threshold"], metrics["threshold_stored"]) == (0.6, 0.45)
+    scan = metrics["threshold_scan"]
+    assert scan["n_blends"] == 2
+    assert [row["f1"] for row in scan["grid"]] == [0, 0, 0, 0, 0, 1, 1, 0]
+    assert {threshold for threshold, _ in calls} == {
+        0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.05
+    }  # fmt: skip
+
+
+def test_without_a_validation_split_the_stored_threshold_is_used(monkeypatch, tmp_path):
+    dataset = make_dataset(tmp_path / "set", [PAIR, PAIR], (0, 0, 2))
+    install(monkeypatch, dataset)
+    metrics = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics
+    assert metrics["threshold"] == 0.45
+    assert metrics["threshold_scan"] is None
+
+
+def test_an_empty_test_split(monkeypatch, tmp_path):
+    dataset = make_dataset(tmp_path / "set", [PAIR, PAIR], (2, 0, 0))
+    install(monkeypatch, dataset)
+    listener = Listener()
+    metrics = evaluate(dataset, tmp_path / "out", reporter=listener).metrics
+    assert metrics["n_blends"] == metrics["n_sources"] == 0
+    assert any("test split is empty" in message for message in listener.warnings)
+    for row in summary_rows(metrics):
+        assert row["n_true"] == 0
+        assert row["f1"] is row["exact"] is row["map_mask"] is None
+
+
+def test_only_empty_stamps(monkeypatch, tmp_path):
+    dataset = make_dataset(tmp_path / "set", [(), ()], (0, 0, 2))
+    install(monkeypatch, dataset)
+    block = evaluate(dataset, tmp_path / "out").metrics["methods"]["galsep"]["detectable"]
+    assert (block["exact"], block["centroid5"]["f1"], block["map_box50"]) == (1, None, None)
+
+
+def test_classical_methods_stand_beside_the_network(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset)
+    metrics = evaluate(dataset, tmp_path / "out", EvaluateConfig(workers=1)).metrics
+    names = list(metrics["methods"])
+    assert names[:5] == [
+        "galsep", "sep_1.5_32_0.005", "sep_1.5_64_0.0005", "sep_3_64_0.001", "sep_5_32_0.005"
+    ]  # fmt: skip
+    assert metrics["best_sep"] in names
+    sep = metrics["methods"]["sep_1.5_32_0.005"]["detectable"]
+    assert sep["centroid5"]["recall"] > 0.7
+    assert -0.5 < sep["flux_bias"] < 0.05
+    assert sep["mask_iou"] > 0.5
+    rows = summary_rows(metrics)
+    assert len(rows) == 2 * len(names)
+    assert {row["sources"] for row in rows} == {"all", "detectable"}
+    assert (rows[0]["label"], rows[2]["label"]) == ("galsep", "SEP 1.5σ/32/0.005")
+    assert rows[1]["n_left_out"] == 1
+    assert rows[0]["f1_5px"] == 1
+
+
+def test_the_background_is_subtracted_for_the_classical_methods(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset)
+    before = evaluate(dataset, tmp_path / "one", EvaluateConfig(workers=1)).metrics
+    original = found_sources
+
+    def wrong_background(truth, keep, image):
+        found = original(truth, keep, image)
+        found.background = found.background - 100
+        return found
+
+    monkeypatch.setattr(sys.modules[__name__], "found_sources", wrong_background)
+    after = evaluate(dataset, tmp_path / "two", EvaluateConfig(workers=1)).metrics
+    name = "sep_5_32_0.005"
+    assert after["methods"]["galsep"] == before["methods"]["galsep"]
+    assert after["methods"][name] != before["methods"][name]
+
+
+def test_the_limit_takes_the_first_blends(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset)
+    config = EvaluateConfig(baselines=False, limit=2)
+    metrics = evaluate(dataset, tmp_path / "out", config).metrics
+    assert (metrics["n_blends"], metrics["n_sources"]) == (2, 5)
+
+
+def test_blends_seen_in_training_are_told(monkeypatch, dataset, tmp_path):
+    seen = {"population": {**POPULATION, "n": 20}, "counts": {"train": 6, "validation": 1}}
+    install(monkeypatch, dataset, info={"dataset": seen})
+    listener = Listener()
+    metrics = evaluate(dataset, tmp_path / "one", NO_BASELINES, reporter=listener).metrics
+    assert metrics["n_seen"] == 2
+    assert "trained on" in listener.warnings[0]
+    other = {**seen, "population": {**POPULATION, "seed": 8}}
+    install(monkeypatch, dataset, info={"dataset": other})
+    assert evaluate(dataset, tmp_path / "two", NO_BASELINES).metrics["n_seen"] == 0
+
+
+def test_a_report_is_replaced_only_when_asked(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset)
+    evaluate(dataset, tmp_path / "out", NO_BASELINES)
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        evaluate(dataset, tmp_path / "out", NO_BASELINES)
+    evaluate(dataset, tmp_path / "out", NO_BASELINES, overwrite=True)
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+
+
+def test_a_missing_data_set_makes_no_folder(monkeypatch, dataset, tmp_path):
+    install(monkeypatch, dataset)
+    with pytest.raises(DatasetError, match="galsep simulate"):
+        evaluate(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_true_sources_own_the_pixels_where_they_are_brightest(dataset):
+    data = load_dataset(dataset)
+    truth = true_sources(data, 5)
+    layers = data.stack(5)
+    whole = truth.footprints[0].to_full((120, 120)) | truth.footprints[1].to_full((120, 120))
+    first, second = (part.to_full((120, 120)) for part in truth.owned)
+    assert not (first & second).any()
+    assert ((first | second) == whole).all()
+    assert (layers[0] >= layers[1])[first].all()
+    assert truth.detectable.all()
+    assert isinstance(truth.footprints[0], Footprint)
