@@ -127,7 +127,7 @@ class TrainConfig:
                 )
         if self.stages[-1][1] < self.epochs:
             raise UsageError(
-                f"the last stage ends with epoch {self.stages[-1][1]}, before epochs = {self.epochs}"
+                f"the last stage ends with epoch {self.stages[-1][1]}, but epochs = {self.epochs}"
             )
 
 

@@ -23,8 +23,8 @@ class Flag(IntFlag):
         member.description = description
         return member
 
-    NETWORK_MISSED = 1, "found by SEP alone, the network has no source there"
-    LARGER_THAN_CUTOUT = 2, "reaches the edge of its cutout: shape and flux are lower limits"
+    NETWORK_MISSED = 1, "found by SEP alone: no network source there"
+    LARGER_THAN_CUTOUT = 2, "reaches its cutout's edge: flux a lower limit"
     IMAGE_EDGE = 4, "touches the edge of the image"
     MASKED_PIXELS = 8, "holds or touches pixels without valid data"
     OVERLAPS = 16, "shares pixels with another source"

@@ -136,9 +136,7 @@ class SoftMask:
         """The part within the crop of a footprint that this one made."""
         top, left = to.y0 - self.y0, to.x0 - self.x0
         height, width = to.mask.shape
-        return SoftMask(
-            to.y0, to.x0, self.probability[top : top + height, left : left + width]
-        )
+        return SoftMask(to.y0, to.x0, self.probability[top : top + height, left : left + width])
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,9 @@ def detect_blobs(
     objects, segm = _extract(light, rms, mask, contrast=1.0)
     n = len(objects)
     flux = objects["flux"]
-    variance = np.bincount(segm.ravel(), weights=np.square(rms, dtype=np.float64).ravel(), minlength=n + 1)
+    variance = np.bincount(
+        segm.ravel(), weights=np.square(rms, dtype=np.float64).ravel(), minlength=n + 1
+    )
     return Blobs(
         segm=segm,
         x=objects["x"].astype(np.float64),
@@ -99,7 +101,9 @@ def large_parts(
         Pixels.
     """
     objects, segm = _extract(light, rms, ~blob, contrast=DEBLEND_CONTRAST)
-    wide = (objects["xmax"] - objects["xmin"] >= limit) | (objects["ymax"] - objects["ymin"] >= limit)
+    wide = (objects["xmax"] - objects["xmin"] >= limit) | (
+        objects["ymax"] - objects["ymin"] >= limit
+    )
     return [segm == index + 1 for index in np.flatnonzero(wide)]
 
 

@@ -138,8 +138,10 @@ def _large_objects(
         xmin, ymin, xmax, ymax = blobs.bounds[blob].tolist()
         box = slice(ymin, ymax + 1), slice(xmin, xmax + 1)
         pixels = blobs.segm[box] == blob + 1
-        for part in large_parts(light[box], rms[box], pixels, LARGE_LIMIT):
-            found.append((blob + 1, Footprint.from_mask(part, ymin, xmin)))
+        found += [
+            (blob + 1, Footprint.from_mask(part, ymin, xmin))
+            for part in large_parts(light[box], rms[box], pixels, LARGE_LIMIT)
+        ]
     return found
 
 
@@ -173,7 +175,7 @@ def _touches_edge(
     """Whether a mask is cut by its cutout's edge where the image goes on."""
     xmin, ymin, xmax, ymax = footprint.bounds
     y0, x0 = origin.tolist()
-    return (
+    return bool(
         xmin <= max(x0, 0) > 0
         or ymin <= max(y0, 0) > 0
         or x0 + STAMP_SIZE - 1 <= xmax < shape[1] - 1

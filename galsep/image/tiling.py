@@ -84,9 +84,7 @@ def lay_cutouts(
     pieces: list[tuple[int, int, int, list[int]]] = []
     for (row, column), blobs in cells.items():
         pieces += _divide(blobs, bounds, row * CELL, column * CELL, CELL, shape)
-    tiles = [
-        (y, x, size, _origin(bounds[blobs], shape), blobs) for y, x, size, blobs in pieces
-    ]
+    tiles = [(y, x, size, _origin(bounds[blobs], shape), blobs) for y, x, size, blobs in pieces]
     for y, x in sorted({cell for blob in large for cell in _large_cells(blob, bounds, segm)}):
         half = (STAMP_SIZE - LARGE_STRIDE) // 2
         origin = _clip(y - half, shape[0]), _clip(x - half, shape[1])
@@ -151,9 +149,7 @@ def _divide(
     return divided
 
 
-def _with_margin(
-    bounds: npt.NDArray[np.int64], shape: tuple[int, int]
-) -> npt.NDArray[np.int64]:
+def _with_margin(bounds: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
     """Common bounds of some blobs with a margin, cut at the image's edges."""
     low = np.maximum(bounds[:, :2].min(axis=0) - MARGIN, 0)
     high = np.minimum(bounds[:, 2:].max(axis=0) + MARGIN, [shape[1] - 1, shape[0] - 1])

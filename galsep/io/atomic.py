@@ -70,8 +70,16 @@ def write_fits(target: Path, hdus: "fits.HDUList") -> None:
             temporary, mode="update", memmap=False, disable_image_compression=True
         ) as stored:
             for hdu in stored:
+                if str(hdu.header.get("ZCMPTYPE", "")).startswith("GZIP"):
+                    _forget_gzip_times(hdu)
                 hdu.add_datasum(when=DATASUM_COMMENT)
                 hdu.add_checksum(when=CHECKSUM_COMMENT, override_datasum=True)
+
+
+def _forget_gzip_times(hdu: "fits.BinTableHDU") -> None:
+    """Set the time stamp of each gzipped tile to zero, which means that there is none."""
+    for tile in hdu.data["COMPRESSED_DATA"]:
+        tile[4:8] = 0
 
 
 def make_folder(folder: Path) -> None:

@@ -109,7 +109,7 @@ class Dataset:
         return len(self.images)
 
     def split(self, name: str) -> range:
-        """Indices of the blends in ``"train"``, ``"validation"`` or ``"test"``."""
+        """Return the indices of the blends in ``"train"``, ``"validation"`` or ``"test"``."""
         start = 0
         for split in SPLITS:
             stop = start + self.meta.counts[split]
@@ -131,7 +131,7 @@ class Dataset:
         return flat.reshape(-1, height, width), int(entry["y0"]), int(entry["x0"])
 
     def footprints(self, blend: int) -> list[Footprint]:
-        """True masks of one blend: own light over 1.5 sky rms in the detection band."""
+        """Return the true masks of one blend: own light over 1.5 sky rms in the detection band."""
         level = MASK_THRESHOLD * self.meta.detection_rms
         masks = []
         for row in range(self.first[blend], self.first[blend + 1]):
@@ -150,8 +150,9 @@ class Dataset:
         return layers
 
     def detection_image(self, blend: int) -> npt.NDArray[np.float32]:
-        """The blend's image in the detection band."""
-        return self.images[blend, self.meta.detection_band]
+        """Return the blend's image in the detection band."""
+        image: npt.NDArray[np.float32] = self.images[blend, self.meta.detection_band]
+        return image
 
 
 def pack_blends(

@@ -180,6 +180,10 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
     found = []
     for index, hdu in enumerate(hdus):
         header = hdu.header
+        if hdu.size < 0:  # astropy would look for the next header further up, for ever.
+            raise ImageError(
+                f"{path}: damaged, extension {index} has a negative size; copy or download it again"
+            )
         compressed = isinstance(hdu, fits.BinTableHDU) and header.get("ZIMAGE") is True
         axes = None
         if compressed or (hdu.is_image and not isinstance(hdu, fits.GroupsHDU)):
@@ -205,6 +209,14 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
 
 def _tile_problem(header: "fits.Header", axes: tuple[int, ...]) -> str:
     """Compare the tiles with the table that holds them, before memory is set aside for them."""
+    if not 1 <= int(header["TFIELDS"]) <= 999:
+        return f"its table has {header['TFIELDS']} columns"
+    settings = {header.get(f"ZNAME{n}"): header.get(f"ZVAL{n}") for n in range(1, 10)}
+    if settings.get("BYTEPIX", 4) not in (1, 2, 4, 8) or settings.get("BLOCKSIZE", 32) not in (
+        16,
+        32,
+    ):
+        return "its compression settings are invalid"
     tiles = 1
     for axis, length in enumerate(axes, start=1):
         tiles *= math.ceil(length / int(header.get(f"ZTILE{axis}", length if axis == 1 else 1)))

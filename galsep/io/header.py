@@ -73,8 +73,9 @@ def clean_header(header: "fits.Header") -> tuple["fits.Header", list[str]]:
     Returns
     -------
     header : fits.Header
+        A value that FITS cannot hold, such as infinity, is left undefined.
     dropped : list of str
-        Keywords of the cards that could not be read.
+        Keywords of the cards that lost their value or were left out.
     """
     from astropy.io import fits
 
@@ -87,6 +88,8 @@ def clean_header(header: "fits.Header") -> tuple["fits.Header", list[str]]:
             cleaned.append(fits.Card(card.keyword, card.value, card.comment), end=True)
         except (fits.VerifyError, ValueError, TypeError):
             dropped.append(one_line(card.keyword, 20))
+            with contextlib.suppress(ValueError):
+                cleaned.append(fits.Card(card.keyword, None), end=True)
     return cleaned, dropped
 
 
@@ -121,14 +124,18 @@ def add_cards(
     history : sequence of str
         One or more HISTORY cards each.
     """
-    with quiet_astropy():  # A comment that is too long is cut, and astropy would say so.
+    from astropy.io import fits
+
+    with quiet_astropy():  # Astropy warns of keywords of more than eight letters.
         for name, (value, comment) in cards.items():
             if isinstance(value, str):
-                header[name] = (ascii_text(value), ascii_text(comment))
-            elif value is None or not math.isfinite(value):
-                header[name] = (None, ascii_text(comment))
-            else:
-                header[name] = (value, ascii_text(comment))
+                value = ascii_text(value)
+            elif value is not None and not math.isfinite(value):
+                value = None
+            # A comment that does not fit is cut here: astropy would do so with a warning.
+            room = 80 - len(fits.Card(name, value).image.rstrip()) - len(" / ")
+            text = ascii_text(comment)
+            header[name] = (value, text[: max(0, room)])
     for line in history:
         header.add_history(ascii_text(line))
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from galsep.errors import ImageError
 from galsep.io.extensions import Extension, choose_extension, list_extensions, opened_fits
-from galsep.io.header import clean_header, header_number
+from galsep.io.header import clean_header, header_number, one_line
 from galsep.io.wcs import celestial_wcs, image_axes
 
 if TYPE_CHECKING:
@@ -100,6 +100,12 @@ def read_plane(path: Path, ext: str = "") -> Plane:
         chosen = choose_extension(path, list_extensions(path, hdus), ext)
         if not chosen.compressed:
             return _read(path, hdus, chosen)
+        # The decoders trust their input, so damage has to be found before they see it.
+        if hdus[chosen.index].verify_datasum() == 0:
+            raise ImageError(
+                f"{path}: extension {chosen.label} is damaged (DATASUM is wrong); copy or "
+                f"download it again, or funpack it if only the checksum is out of date"
+            )
     with opened_fits(path, tiles=True) as hdus:
         return _read(path, hdus, chosen)
 
@@ -112,14 +118,12 @@ def _read(path: Path, hdus: "fits.HDUList", extension: Extension) -> Plane:
     if dropped:
         names = ", ".join(dropped[:3]) + (", …" if len(dropped) > 3 else "")
         messages.append(
-            f"{path}: {len(dropped)} unreadable header card{'s' * (len(dropped) > 1)} "
+            f"{path}: {len(dropped)} header card{'s' * (len(dropped) > 1)} not readable and "
             f"left out ({names})"
         )
     x_axis, y_axis = image_axes(header)
     shape = (int(header[f"NAXIS{y_axis}"]), int(header[f"NAXIS{x_axis}"]))
-    if hdu.data is None:
-        raise ImageError(f"{path}: extension {extension.label} holds no data; copy it again")
-    data = _physical(path, np.asarray(hdu.data).reshape(shape), header)
+    data = _physical(path, _raw_pixels(path, hdu, extension).reshape(shape), header)
     mask = ~np.isfinite(data)
     data[mask] = np.nan
     wcs, problem = celestial_wcs(header, shape, hdus)
@@ -140,6 +144,19 @@ def _read(path: Path, hdus: "fits.HDUList", extension: Extension) -> Plane:
         gain=_gain(header) or _gain(inherited),
         messages=tuple(messages),
     )
+
+
+def _raw_pixels(path: Path, hdu: Any, extension: Extension) -> npt.NDArray[Any]:
+    """Read the stored pixels."""
+    try:
+        return np.asarray(hdu.data)
+    except MemoryError:
+        raise
+    except Exception as error:  # The decoders' own exception is not public.
+        raise ImageError(
+            f"{path}: extension {extension.label} is damaged ({one_line(error)}); "
+            f"copy or download it again"
+        ) from error
 
 
 def _physical(

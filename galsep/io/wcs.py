@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from galsep.io.header import one_line, quiet_astropy
+from galsep.io.header import header_number, one_line, quiet_astropy
 
 if TYPE_CHECKING:
     from astropy.io import fits
@@ -25,6 +25,7 @@ _PER_AXIS = re.compile(
     r"(CTYPE|CUNIT|CNAME|CRVAL|CRPIX|CDELT|CROTA|CRDER|CSYER|PV|PS|WAT)(\d+)(_\d+)?"
 )
 _MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)")
+_NUMBERS = re.compile(r"(?:CRVAL|CRPIX|CDELT|CROTA)\d+|(?:CD|PC)\d+_\d+")
 _SIP = re.compile(r"[AB]P?_(?:ORDER|DMAX|\d+_\d+)")
 
 _SIP_MOST = 9
@@ -78,6 +79,9 @@ def celestial_wcs(
     """
     if not any(str(header.get(f"CTYPE{axis}", "")).strip() for axis in range(1, 10)):
         return None, ""
+    for name in filter(_NUMBERS.fullmatch, header):
+        if header_number(header, name) is None:  # wcslib would take its default.
+            return None, f"{name} is not a number"
     orders = [header.get(f"{name}_ORDER", 0) for name in ("A", "B", "AP", "BP")]
     if not all(isinstance(order, int) and 0 <= order <= _SIP_MOST for order in orders):
         return None, f"a SIP order is not within 0 to {_SIP_MOST}"

@@ -1,5 +1,7 @@
 """Choosing the computing device."""
 
+from typing import Any
+
 import torch
 
 from galsep.errors import DeviceError
@@ -38,8 +40,8 @@ def choose_device(name: str = "auto") -> torch.device:
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is faster than float32 on a device."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False

@@ -18,7 +18,7 @@ from galsep.io.dataset import Dataset
 from galsep.model.network import GALAXY, STAR, normalise
 from galsep.scene import Footprint
 
-__all__ = ["ExampleMaker", "Example", "to_batch", "turn"]
+__all__ = ["Example", "ExampleMaker", "to_batch", "turn"]
 
 ORIENTATIONS = 8
 """Four rotations, each plain and mirrored."""

@@ -76,7 +76,7 @@ def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32]) -> Soft
     x0, y0, x1, y1 = box.tolist()
     rows = _interpolation(ymin, ymax, y0, y1, mask.shape[0])
     columns = _interpolation(xmin, xmax, x0, x1, mask.shape[1])
-    return SoftMask(ymin, xmin, rows @ mask @ columns.T)
+    return SoftMask(ymin, xmin, np.asarray(rows @ mask @ columns.T, dtype=np.float32))
 
 
 def _interpolation(
@@ -89,4 +89,4 @@ def _interpolation(
     centres = np.arange(first, last + 1) + 0.5
     position = (centres - low) / max(high - low, 1e-6) * cells - 0.5
     distance = np.abs(position[:, None] - np.arange(cells))
-    return np.maximum(0, 1 - distance).astype(np.float32)
+    return np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)

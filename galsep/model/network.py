@@ -26,7 +26,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, boxes as box_ops
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import boxes as box_ops
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from galsep.conventions import STAMP_SIZE
@@ -138,7 +139,9 @@ def build_network(architecture: Architecture) -> MaskRCNN:
     levels = [str(level) for level in range(len(a.widths) or 4)]
     network = MaskRCNN(
         backbone,
-        rpn_anchor_generator=AnchorGenerator(a.anchor_sizes, (a.aspect_ratios,) * len(a.anchor_sizes)),
+        rpn_anchor_generator=AnchorGenerator(
+            a.anchor_sizes, (a.aspect_ratios,) * len(a.anchor_sizes)
+        ),
         rpn_pre_nms_top_n_train=500,
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_train=150,

@@ -100,7 +100,7 @@ def load_model(weights: Path | str = "", device: str = "auto") -> Model:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged weights ({_first_line(error)})") from error
     network.eval().requires_grad_(False)
-    network.to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(chosen).to(memory_format=torch.channels_last)
     return Model(network, architecture, info, sha256(path), chosen)
 
 
@@ -139,7 +139,9 @@ def read_info(path: Path) -> dict[str, Any]:
         info = json.loads(metadata[METADATA_KEY])
         version = info["format_version"]
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: holds no galsep network; train one with galsep train") from error
+        raise WeightsError(
+            f"{path}: holds no galsep network; train one with galsep train"
+        ) from error
     if version != FORMAT_VERSION:
         raise WeightsError(
             f"{path}: weights of format version {version}, this galsep reads {FORMAT_VERSION}"
@@ -220,7 +222,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 (unpicklers raise anything)
+    except Exception as error:
         raise WeightsError(
             f"{path}: not a torch state dict that is safe to load ({_first_line(error)})"
         ) from error
@@ -248,9 +250,13 @@ def _network_for(path: Path, info: Mapping[str, Any]) -> tuple[nn.Module, Archit
     try:
         architecture = Architecture.from_dict(dict(info["architecture"]))
         with torch.device("meta"):
-            expected = {k: tuple(v.shape) for k, v in build_network(architecture).state_dict().items()}
+            expected = {
+                k: tuple(v.shape) for k, v in build_network(architecture).state_dict().items()
+            }
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise WeightsError(f"{path}: names no usable architecture ({_first_line(error)})") from error
+        raise WeightsError(
+            f"{path}: names no usable architecture ({_first_line(error)})"
+        ) from error
     with safe_open(path, framework="pt") as stored:
         found = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     wrong = sorted(

@@ -30,7 +30,9 @@ def stretch(image: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArra
 
     Pixels that are not finite become 0.
     """
-    scaled = np.nan_to_num(np.asarray(image, dtype=np.float64) / max(rms, 1e-30), posinf=0, neginf=0)
+    scaled = np.nan_to_num(
+        np.asarray(image, dtype=np.float64) / max(rms, 1e-30), posinf=0, neginf=0
+    )
     top = top or max(10.0, float(np.percentile(scaled, 99.8))) if scaled.size else 10.0
     low, high = np.arcsinh(-1.5), np.arcsinh(top)
     return np.asarray(np.clip((np.arcsinh(scaled) - low) / (high - low), 0, 1))

@@ -182,12 +182,15 @@ class SceneMaker:
             )
         np.maximum(light, 0, out=light)
         rms = np.array([band.sky_rms for band in bands], dtype=np.float32)
-        lit = (light > CROP_LEVEL * rms[:, None, None]).any(axis=0)
+        lit = np.asarray((light > CROP_LEVEL * rms[:, None, None]).any(axis=0))
         crop = Footprint.from_mask(lit, bottom, left).clipped(shape)
         if crop.area == 0:
             # Too faint to store: keep the one pixel it sits on.
-            crop = Footprint(int(np.clip(round(y), 0, shape[0] - 1)),
-                             int(np.clip(round(x), 0, shape[1] - 1)), np.ones((1, 1), dtype=bool))
+            crop = Footprint(
+                int(np.clip(round(y), 0, shape[0] - 1)),
+                int(np.clip(round(x), 0, shape[1] - 1)),
+                np.ones((1, 1), dtype=bool),
+            )
         height, width = crop.mask.shape
         dy, dx = crop.y0 - bottom, crop.x0 - left
         return Source(

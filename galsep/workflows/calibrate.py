@@ -109,9 +109,7 @@ def _outcomes(
     return np.concatenate(values), np.concatenate(outcomes)
 
 
-def _platt(
-    raw: npt.NDArray[np.float64], real: npt.NDArray[np.bool_]
-) -> tuple[float, float]:
+def _platt(raw: npt.NDArray[np.float64], real: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Slope and intercept of the logistic fit; the identity if there is nothing to fit."""
     from scipy.optimize import minimize
 

@@ -1,7 +1,8 @@
 """Judge the network on a data set's test split, beside SEP and photutils.
 
-The stamps go through ``deblend``'s own function, with its background, SEP detections, cutouts and
-merging; the classical methods get the same background-subtracted images and noise level.
+The stamps go the way of ``deblend``'s images (:mod:`galsep.workflows.finding`), with background,
+SEP detections, cutouts and merging; the classical methods get the same background-subtracted
+images and noise level.
 
 ``metrics.json`` holds, and :attr:`EvaluateResult.metrics` is::
 
@@ -9,6 +10,7 @@ merging; the classical methods get the same background-subtracted images and noi
     dataset             name, survey, bands, detection_band, seed, galsep_version, split
     n_blends, n_sources, n_detectable, n_not_detectable
     n_seen              test blends that the network may have been trained on (should be 0)
+    n_network_missed    catalogue rows that are SEP's outlines where the network saw nothing
     weights_sha256
     threshold           score threshold that was used
     threshold_stored    the one stored with the weights, from its own validation split
@@ -37,7 +39,7 @@ has.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ import numpy.typing as npt
 
 import galsep
 from galsep.config import DeblendConfig, EvaluateConfig
+from galsep.flags import Flag
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_text
 from galsep.io.dataset import Dataset, DatasetMeta, load_dataset
 from galsep.measure.matching import centroid_distances, match_centroids, nearest_distance
@@ -67,11 +70,11 @@ FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
 FIGURES = ("success.png", "failure.png", "by-property.png", "precision-recall.png")
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 """Score thresholds tried on the validation split, beside the stored one."""
 
-MAX_VALIDATION = 300
-"""Blends of the validation split that are used, since each threshold deblends them anew."""
+MAX_VALIDATION = 500
+"""At most so many blends of the validation split are used."""
 
 CANDIDATE_THRESHOLD = 0.05
 N_EXAMPLES = 4
@@ -126,7 +129,6 @@ def evaluate(
         When the output exists or cannot be written.
     """
     from galsep.model.weights import load_model
-    from galsep.workflows.deblend import find_sources
 
     config = config or EvaluateConfig()
     reporter = reporter or Reporter()
@@ -148,24 +150,20 @@ def evaluate(
             "simulate with another seed"
         )
 
-    def deblend(blends: Iterable[int], threshold: float) -> Iterable[Any]:
-        images = (data.detection_image(blend) for blend in blends)
-        for found in find_sources(images, model, settings, threshold=threshold):
-            yield found
-            reporter.advance()
-
-    threshold, scan = _choose_threshold(data, model.threshold, config, deblend, reporter)
-    reporter.begin("deblending", 2 * len(test))
-    founds, images, rms = [], [], []
-    for blend, found in zip(test, deblend(test, threshold), strict=True):
-        n = len(found.detections)
-        founds.append(Found(found.detections, owned_footprints(found.segm, n)))
-        images.append((data.detection_image(blend) - found.background).astype(np.float32))
-        rms.append(float(np.median(found.rms)))
-    candidates = [found.detections for found in deblend(test, CANDIDATE_THRESHOLD)]
+    network = _Network(data, model, settings, reporter)
+    threshold, scan = _choose_threshold(network, config)
+    founds, images, rms, candidates, missed = [], [], [], [], 0
+    reporter.begin("deblending", len(test))
+    for kept, low in network.deblend(test, (threshold, CANDIDATE_THRESHOLD)):
+        owned = owned_footprints(kept.segm, len(kept.detections))
+        founds.append(Found(kept.detections, owned))
+        candidates.append(low.detections)
+        missed += int(np.count_nonzero(kept.flags & Flag.NETWORK_MISSED))
+        images.append(kept.light)
+        rms.append(float(np.median(kept.rms)))
     reporter.end()
     truths = [true_sources(data, blend) for blend in test]
-    labelled = {NETWORK: ("galsep", founds)}
+    labelled = {NETWORK: (NETWORK, founds)}
     if config.baselines:
         labelled.update(_baselines(images, rms, config.workers, reporter))
     methods = judge_methods(data, truths, labelled, candidates, reporter)
@@ -179,6 +177,7 @@ def evaluate(
         "n_detectable": sum(int(truth.detectable.sum()) for truth in truths),
         "n_not_detectable": sum(int((~truth.detectable).sum()) for truth in truths),
         "n_seen": seen,
+        "n_network_missed": missed,
         "weights_sha256": model.sha256,
         "threshold": threshold,
         "threshold_stored": model.threshold,
@@ -228,30 +227,56 @@ def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """The network on the blends of a data set."""
+
+    data: Dataset
+    model: Any
+    settings: DeblendConfig
+    reporter: Reporter
+
+    def deblend(self, blends: range, thresholds: Sequence[float]) -> Iterator[list[Any]]:
+        """Give for each blend what is found at each threshold, as ``FoundSources``.
+
+        The network runs once; what follows it runs for every threshold, since what is accepted
+        changes how the light is shared: a cut through one catalogue is not the same.
+        """
+        from galsep.workflows.finding import finish, run_network
+
+        images = (self.data.detection_image(blend) for blend in blends)
+        for seen in run_network(images, self.model, self.settings):
+            yield [finish(*seen, self.model, self.settings, level) for level in thresholds]
+            self.reporter.advance()
+
+
 def _choose_threshold(
-    data: Dataset, stored: float, config: EvaluateConfig, deblend: Any, reporter: Reporter
+    network: _Network, config: EvaluateConfig
 ) -> tuple[float, dict[str, Any] | None]:
     """Find the score threshold with the best F1 at 5 px on the validation split.
 
-    The stored threshold is among those tried and wins a tie. Every threshold deblends anew: what
-    is accepted changes how the light is shared, so a cut through one catalogue is not the same.
+    The stored threshold is among those tried; of equals the one nearest to it is taken.
     """
-    blends = data.split("validation")[: min(config.limit or MAX_VALIDATION, MAX_VALIDATION)]
-    truths = [data.sources(blend) for blend in blends]
+    stored = network.model.threshold
+    limit = min(config.limit or MAX_VALIDATION, MAX_VALIDATION)
+    blends = network.data.split("validation")[:limit]
+    truths = [network.data.sources(blend) for blend in blends]
     if not any(rows["detectable"].any() for rows in truths):
         return stored, None
     thresholds = sorted({*THRESHOLDS, stored})
-    reporter.begin("choosing the threshold", len(thresholds) * len(blends))
-    grid = []
-    for threshold in thresholds:
-        counts = np.zeros(3, dtype=np.int64)
-        for rows, found in zip(truths, deblend(blends, threshold), strict=True):
+    counts = np.zeros((len(thresholds), 3), dtype=np.int64)
+    network.reporter.begin("choosing the threshold", len(blends))
+    for rows, founds in zip(truths, network.deblend(blends, thresholds), strict=True):
+        for count, found in zip(counts, founds, strict=True):
             position = (found.detections.x, found.detections.y)
             distance = centroid_distances((rows["x"], rows["y"]), position)
             match = match_centroids(distance, wanted=rows["detectable"])
-            counts += len(match.pairs), len(match.spurious), len(match.missed)
-        grid.append({"threshold": threshold, **scores(*counts.tolist())})
-    reporter.end()
+            count += len(match.pairs), len(match.spurious), len(match.missed)
+    network.reporter.end()
+    grid = [
+        {"threshold": threshold, **scores(*count)}
+        for threshold, count in zip(thresholds, counts.tolist(), strict=True)
+    ]
     best = max(grid, key=lambda row: (row["f1"], -abs(row["threshold"] - stored)))
     return (best["threshold"] if best["f1"] else stored), {"n_blends": len(blends), "grid": grid}
 

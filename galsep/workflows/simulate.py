@@ -14,8 +14,8 @@ import numpy as np
 
 import galsep
 from galsep.config import SimulateConfig
-from galsep.errors import OutputExistsError, UsageError
 from galsep.conventions import MASK_THRESHOLD
+from galsep.errors import OutputExistsError, UsageError
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_fits
 from galsep.io.dataset import (
     DatasetMeta,
@@ -160,7 +160,7 @@ def _write_task(task: tuple[SimulateConfig, Path, int, int]) -> int:
 
 
 def _generator(seed: int, number: int) -> np.random.Generator:
-    """The generator of one blend: child ``number`` of the seed."""
+    """Make the generator of one blend: child ``number`` of the seed."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
 
 
@@ -241,11 +241,11 @@ def _simulate_field(
         from galsep.plot.training import plot_field
 
         files.append(folder / "preview-field.png")
-        band = survey.detection_band
+        shown = survey.detection_band
         with whole_file(files[-1]) as picture:
             plot_field(
-                blend.image[band],
-                survey.bands[band].sky_rms,
+                blend.image[shown],
+                survey.bands[shown].sky_rms,
                 rows["x"],
                 rows["y"],
                 rows["detectable"],

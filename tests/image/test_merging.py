@@ -30,9 +30,7 @@ def merged(candidates, blobs):
     shape = blobs.segm.shape
     light = np.where(blobs.segm > 0, 50, 0).astype(np.float32)
     tiling = lay_cutouts(blobs.bounds, shape, blobs.segm)
-    return tiling, merge(
-        candidates(tiling), blobs, tiling, light, np.ones(shape, dtype=np.float32)
-    )
+    return tiling, merge(candidates(tiling), blobs, tiling, light, np.ones(shape, dtype=np.float32))
 
 
 def test_a_source_seen_by_two_cutouts_is_kept_from_the_owner_of_its_blob():

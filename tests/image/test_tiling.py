@@ -45,13 +45,11 @@ def test_far_parts_of_an_image_do_not_change_the_layout_here():
     rng = np.random.default_rng(5)
     shape = (600, 1200)
     here = random_bounds(rng, 60, (600, 480))
-    there = random_bounds(rng, 60, (600, 400)) + [720, 0, 720, 0]
+    there = random_bounds(rng, 60, (600, 400)) + np.array([720, 0, 720, 0])
     both = np.concatenate([here, there])
     alone = lay_cutouts(here, shape, segm_of(here, shape))
     together = lay_cutouts(both, shape, segm_of(both, shape))
-    assert np.array_equal(
-        alone.origins[alone.owner], together.origins[together.owner[: len(here)]]
-    )
+    assert np.array_equal(alone.origins[alone.owner], together.origins[together.owner[: len(here)]])
 
 
 def test_a_blob_larger_than_a_cutout_is_covered_by_several():

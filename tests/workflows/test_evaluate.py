@@ -7,6 +7,7 @@ import pytest
 
 from galsep.config import EvaluateConfig
 from galsep.errors import DatasetError, OutputExistsError
+from galsep.flags import Flag
 from galsep.io.dataset import DatasetMeta, load_dataset, write_meta, write_shard
 from galsep.scene import Blend, Detections, Footprint, Source
 from galsep.workflows.evaluate import FIGURES, evaluate, summary_rows
@@ -102,7 +103,7 @@ def found_sources(truth, keep, image):
         detections=detections,
         flags=np.zeros(len(keep), dtype=int),
         segm=labels,
-        background=np.zeros_like(image),
+        light=image,
         rms=np.full_like(image, RMS),
     )
 
@@ -111,27 +112,29 @@ def everything(truth, threshold):
     return list(range(len(truth)))
 
 
-def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None):
+def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None, draw=False):
     """Stand in for the network: ``choose(truth, threshold)`` names the sources it finds."""
+    if not draw:
+        monkeypatch.setattr("galsep.workflows.evaluate._draw", lambda *_: [])
     data = load_dataset(folder)
     known = {data.detection_image(i).tobytes(): true_sources(data, i) for i in range(len(data))}
     calls = []
 
-    def find_sources(images, model, config, *, threshold=None):
-        for number, image in enumerate(images):
-            truth = known[np.asarray(image).tobytes()]
-            calls.append((threshold, number))
-            yield found_sources(truth, choose(truth, threshold), image)
+    def run_network(images, model, config):
+        for image in images:
+            yield image, known[np.asarray(image).tobytes()]
+
+    def finish(image, truth, model, config, threshold):
+        calls.append(threshold)
+        return found_sources(truth, choose(truth, threshold), image)
 
     def load_model(weights, device):
         return SimpleNamespace(threshold=threshold, info=info or {}, sha256="ab" * 32)
 
-    for name, attribute in (
-        ("galsep.model.weights", load_model), ("galsep.workflows.deblend", find_sources)
-    ):  # fmt: skip
-        module = ModuleType(name)
-        setattr(module, attribute.__name__, attribute)
-        monkeypatch.setitem(sys.modules, name, module)
+    weights, finding = ModuleType("galsep.model.weights"), ModuleType("galsep.workflows.finding")
+    weights.load_model, finding.run_network, finding.finish = load_model, run_network, finish
+    for module in (weights, finding):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls
 
 
@@ -161,7 +164,7 @@ def test_perfect_detections(monkeypatch, dataset, tmp_path):
 
 
 def test_the_file_holds_the_metrics(monkeypatch, dataset, tmp_path):
-    install(monkeypatch, dataset)
+    install(monkeypatch, dataset, draw=True)
     result = evaluate(dataset, tmp_path / "out", NO_BASELINES)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result.metrics
     assert [file.name for file in result.files] == ["metrics.json", *FIGURES]
@@ -195,7 +198,7 @@ def test_one_of_each_blend_missed(monkeypatch, dataset, tmp_path):
 
 def test_the_threshold_comes_from_the_validation_split(monkeypatch, dataset, tmp_path):
     def choose(truth, threshold):
-        return [] if threshold < 0.55 or threshold > 0.75 else list(range(len(truth)))
+        return [] if threshold < 0.56 or threshold > 0.75 else list(range(len(truth)))
 
     calls = install(monkeypatch, dataset, choose)
     metrics = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics
@@ -203,10 +206,9 @@ def test_the_threshold_comes_from_the_validation_split(monkeypatch, dataset, tmp
     assert (metrics["threshold"], metrics["threshold_stored"]) == (0.6, 0.45)
     scan = metrics["threshold_scan"]
     assert scan["n_blends"] == 2
-    assert [row["f1"] for row in scan["grid"]] == [0, 0, 0, 0, 0, 1, 1, 0]
-    assert {threshold for threshold, _ in calls} == {
-        0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.05
-    }  # fmt: skip
+    assert [row["f1"] for row in scan["grid"]] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 0]
+    assert {row["threshold"] for row in scan["grid"]} == set(calls) - {0.05}
+    assert calls.count(0.05) == calls.count(0.6) - 2 == 5
 
 
 def test_without_a_validation_split_the_stored_threshold_is_used(monkeypatch, tmp_path):
@@ -219,7 +221,7 @@ def test_without_a_validation_split_the_stored_threshold_is_used(monkeypatch, tm
 
 def test_an_empty_test_split(monkeypatch, tmp_path):
     dataset = make_dataset(tmp_path / "set", [PAIR, PAIR], (2, 0, 0))
-    install(monkeypatch, dataset)
+    install(monkeypatch, dataset, draw=True)
     listener = Listener()
     metrics = evaluate(dataset, tmp_path / "out", reporter=listener).metrics
     assert metrics["n_blends"] == metrics["n_sources"] == 0
@@ -231,7 +233,7 @@ def test_an_empty_test_split(monkeypatch, tmp_path):
 
 def test_only_empty_stamps(monkeypatch, tmp_path):
     dataset = make_dataset(tmp_path / "set", [(), ()], (0, 0, 2))
-    install(monkeypatch, dataset)
+    install(monkeypatch, dataset, draw=True)
     block = evaluate(dataset, tmp_path / "out").metrics["methods"]["galsep"]["detectable"]
     assert (block["exact"], block["centroid5"]["f1"], block["map_box50"]) == (1, None, None)
 
@@ -256,19 +258,21 @@ def test_classical_methods_stand_beside_the_network(monkeypatch, dataset, tmp_pa
     assert rows[0]["f1_5px"] == 1
 
 
-def test_the_background_is_subtracted_for_the_classical_methods(monkeypatch, dataset, tmp_path):
+def test_the_classical_methods_get_the_background_subtracted_image(monkeypatch, dataset, tmp_path):
     install(monkeypatch, dataset)
     before = evaluate(dataset, tmp_path / "one", EvaluateConfig(workers=1)).metrics
     original = found_sources
 
-    def wrong_background(truth, keep, image):
+    def other_light(truth, keep, image):
         found = original(truth, keep, image)
-        found.background = found.background - 100
+        found.light = image + 100
+        found.flags[:1] = Flag.NETWORK_MISSED
         return found
 
-    monkeypatch.setattr(sys.modules[__name__], "found_sources", wrong_background)
+    monkeypatch.setattr(sys.modules[__name__], "found_sources", other_light)
     after = evaluate(dataset, tmp_path / "two", EvaluateConfig(workers=1)).metrics
     name = "sep_5_32_0.005"
+    assert (before["n_network_missed"], after["n_network_missed"]) == (0, 4)
     assert after["methods"]["galsep"] == before["methods"]["galsep"]
     assert after["methods"][name] != before["methods"][name]
 
@@ -293,7 +297,7 @@ def test_blends_seen_in_training_are_told(monkeypatch, dataset, tmp_path):
 
 
 def test_a_report_is_replaced_only_when_asked(monkeypatch, dataset, tmp_path):
-    install(monkeypatch, dataset)
+    install(monkeypatch, dataset, draw=True)
     evaluate(dataset, tmp_path / "out", NO_BASELINES)
     before = (tmp_path / "out" / "metrics.json").read_bytes()
     with pytest.raises(OutputExistsError, match="--overwrite"):

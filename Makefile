@@ -1,0 +1,42 @@
+# make demo: deblend the example image.   make test: lint, types and tests.
+# Both work in an own environment, .venv; PYTHON=python3.12 chooses the Python it is made with.
+PYTHON ?= python3
+RUN = .venv/bin/python -m
+PIP = $(RUN) pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint docs benchmark clean
+
+demo: .venv/installed
+	$(RUN) galsep deblend examples/field.fits.fz --output demo-output --preview --overwrite
+
+test: lint
+	$(RUN) pytest
+
+lint: .venv/installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+docs: .venv/installed-docs
+	$(RUN) mkdocs build --strict
+
+benchmark: .venv/installed
+	.venv/bin/python benchmarks/startup.py
+	.venv/bin/python benchmarks/simulate.py
+	.venv/bin/python benchmarks/deblend.py
+
+clean:
+	rm -rf .venv demo-output site
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	@echo "installing galsep and what it needs into .venv (minutes, 5.5 GB)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-dev .venv/installed-docs: .venv/installed-%: .venv/installed
+	@echo "installing the tools of '$*' into .venv"
+	$(PIP) --editable ".[$*]"
+	@touch $@

@@ -1,0 +1,170 @@
+"""Time ``galsep deblend`` against photutils on a crowded field, whole processes.
+
+The field is 2400×2400 px of LSST's i band with 400 pairs, made with ``galsep simulate --field``.
+photutils runs ``detect_sources``, ``deblend_sources`` and ``SourceCatalog`` as its user guide does
+(image smoothed by a Gaussian of FWHM 3 px, 1.5 times the noise, 10 px), everything else at its
+defaults, and writes ``to_table()``. Both read the same FITS file, run in turns and on the same
+cores. The target is a ratio of at most 5.
+
+photutils 3.1, which deblends many times faster than 3.0, needs Python 3.12; name a Python that has
+it (and scikit-image) with ``--photutils-python``:
+
+    python benchmarks/deblend.py [--runs 5] [--cores 2] [--photutils-python PYTHON]
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+FIELD = ["--field", "2400x2400", "--galaxies", "2", "--density", "12.5", "--seed", "1"]
+
+PHOTUTILS = """
+import sys, warnings
+from astropy.convolution import convolve
+from astropy.io import fits
+from astropy.stats import sigma_clipped_stats
+from photutils.segmentation import (
+    SourceCatalog, deblend_sources, detect_sources, make_2dgaussian_kernel,
+)
+
+warnings.simplefilter("ignore")
+source, target = sys.argv[1:]
+data = fits.getdata(source).astype(float)
+_, level, rms = sigma_clipped_stats(data)
+data -= level
+smooth = convolve(data, make_2dgaussian_kernel(3.0, size=5))
+segments = detect_sources(smooth, 1.5 * rms, 10)
+segments = deblend_sources(smooth, segments, 10, progress_bar=False)
+table = SourceCatalog(data, segments, convolved_data=smooth).to_table()
+keep = [name for name in table.colnames if table[name].dtype != object]
+table[keep].write(target, overwrite=True)
+print(len(table))
+"""
+
+# Stages of galsep, timed from outside: (module, function, label). A stage's own time leaves out
+# that of the stages it calls.
+STAGES = """
+import collections, functools, importlib, sys, time
+began = time.perf_counter()
+own, stack = collections.Counter(), []
+
+def timed(label, function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        start = time.perf_counter()
+        stack.append(0.0)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent = time.perf_counter() - start
+            own[label] += spent - stack.pop()
+            if stack:
+                stack[-1] += spent
+    return wrapper
+
+from galsep.cli.main import main
+import galsep.workflows.deblend
+own["import"] = time.perf_counter() - began
+for home, name, label in STAGES:
+    module = importlib.import_module(home)
+    if hasattr(module, name):
+        setattr(module, name, timed(label, getattr(module, name)))
+code = timed("other", main)(sys.argv[1:])
+for label, seconds in own.most_common():
+    print(f"{label}\\t{seconds}")
+sys.exit(code)
+"""
+
+FINDING, DEBLEND = "galsep.workflows.finding", "galsep.workflows.deblend"
+WRAPPED = [
+    (DEBLEND, "load_model", "load weights"),
+    (DEBLEND, "read_plane", "read the image"),
+    (FINDING, "estimate_background", "background"),
+    (FINDING, "detect_blobs", "SEP detections"),
+    (FINDING, "lay_cutouts", "lay cutouts"),
+    (FINDING, "cut", "lay cutouts"),
+    (FINDING, "normalise", "lay cutouts"),
+    (FINDING, "detect", "network"),
+    (FINDING, "merge", "merge"),
+    (FINDING, "split_light", "split the light"),
+    (FINDING, "measure", "measure"),
+    (FINDING, "paint_labels", "label map"),
+    (FINDING, "count_overlaps", "label map"),
+    ("galsep.io.products", "write_fits", "write"),
+    (DEBLEND, "write_fits", "write"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="runs of each, after one to warm up")
+    parser.add_argument("--cores", type=int, default=2, help="CPU cores for either")
+    parser.add_argument("--photutils-python", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--weights", default="", help="network weights")
+    options = parser.parse_args()
+    limit_cores(options.cores)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        galsep = [sys.executable, "-m", "galsep"]
+        subprocess.run([*galsep, "simulate", str(folder), *FIELD, "--quiet"], check=True)
+        field = str(folder / "field_i.fits")
+        arguments = ["deblend", field, "--output", str(folder / "out"), "--overwrite", "--quiet"]
+        if options.weights:
+            arguments += ["--weights", options.weights]
+        target = str(folder / "photutils.fits")
+        commands = {
+            "galsep": [*galsep, *arguments],
+            "photutils": [options.photutils_python, "-c", PHOTUTILS, field, target],
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for turn in range(options.runs + 1):
+            for name, command in commands.items():
+                start = time.perf_counter()
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                if turn:
+                    seconds[name].append(time.perf_counter() - start)
+        report(seconds, options)
+        print_stages(arguments)
+
+
+def limit_cores(cores: int) -> None:
+    """Keep this process and its children on the first cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
+def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
+    """Print medians, ranges and the ratio."""
+    version = subprocess.run(
+        [options.photutils_python, "-c", "import photutils; print(photutils.__version__)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    print(f"2400×2400 px, 400 pairs, {options.runs} runs in turns, photutils {version}")
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, values in seconds.items():
+        print(f"{name:10} {medians[name]:6.2f} s  ({min(values):.2f} to {max(values):.2f})")
+    print(f"ratio      {medians['galsep'] / medians['photutils']:6.2f}")
+
+
+def print_stages(arguments: list[str]) -> None:
+    """Print where one run's time goes."""
+    script = f"STAGES = {WRAPPED!r}\n{STAGES}"
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True
+    )
+    rows = [line.split("\t") for line in run.stdout.splitlines() if "\t" in line]
+    total = sum(float(seconds) for _, seconds in rows)
+    print(f"galsep's time in one run ({total:.2f} s):")
+    for label, seconds in rows:
+        print(f"  {label:16} {float(seconds):6.2f} s  {100 * float(seconds) / total:4.0f} %")
+
+
+if __name__ == "__main__":
+    main()

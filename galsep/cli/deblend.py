@@ -1,0 +1,276 @@
+"""``galsep deblend``: find and separate the sources of FITS images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galsep.cli.console import ConsoleReporter, emit, one_line, say
+from galsep.cli.help import Command
+from galsep.cli.options import (
+    DEVICE_HELP,
+    OUTPUT,
+    WEIGHTS_HELP,
+    ConfigOption,
+    DebugOption,
+    DumpOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+    option,
+    print_settings,
+    required,
+    setting,
+)
+from galsep.config import CATALOG_FORMATS, DeblendConfig, resolve
+from galsep.errors import UsageError
+
+if TYPE_CHECKING:
+    from galsep.workflows.deblend import FileResult
+
+__all__ = ["add_to", "command_line"]
+
+SHORT_HELP = "Find and separate the sources of FITS images"
+
+HELP = """
+Find every galaxy and star in FITS images, draw the outline of each (outlines may overlap) and give
+each its own share of the light. Writes for each image DIR/STEM_segm.fits, the label map with the
+masks, and DIR/STEM_cat.fits, the catalogue.
+"""
+
+EPILOG = """
+Examples:
+  galsep deblend image.fits --output out --preview
+  galsep deblend night/*.fits.fz --output out --skip-existing --zeropoint 31.4
+  galsep deblend image.fits --catalog - --catalog-format csv | head
+"""
+
+TEXT_FORMATS = ("ecsv", "csv", "vot")
+"""Catalogue formats that can go to stdout."""
+
+STDOUT = "-"
+
+_MACHINE = ("device", "batch_size")
+"""Settings that change no result, left out of the HISTORY of the outputs."""
+
+_setting = setting(DeblendConfig)
+_READING = "Reading"
+_FINDING = "Finding and measuring"
+
+
+def deblend(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="IMAGE...",
+            help="FITS images (.fits, .fit, .fits.gz, .fits.fz)",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", text="Folder to write to", metavar="DIR", group=OUTPUT),
+    ] = None,
+    catalog: Annotated[
+        str | None,
+        option(
+            "--catalog",
+            text="Print the catalogue to stdout as ECSV or --catalog-format; --output is then not "
+            "needed. Several images make one table with a first column file",
+            metavar="-",
+            group=OUTPUT,
+        ),
+    ] = None,
+    catalog_format: Annotated[
+        str | None,
+        _setting(
+            "catalog_format",
+            "Format of the catalogue",
+            metavar="|".join(CATALOG_FORMATS),
+            group=OUTPUT,
+        ),
+    ] = None,
+    preview: Annotated[
+        bool,
+        option("--preview", text="Also draw STEM_preview.png with outlines", group=OUTPUT),
+    ] = False,
+    overwrite: OverwriteOption = False,
+    skip_existing: Annotated[
+        bool,
+        option("--skip-existing", text="Pass over images whose outputs exist", group=OUTPUT),
+    ] = False,
+    ext: Annotated[
+        str | None,
+        _setting(
+            "ext",
+            "Image extension: number, name or NAME,VERSION",
+            metavar="EXT",
+            group=_READING,
+            default="the only image",
+        ),
+    ] = None,
+    gain: Annotated[
+        float | None,
+        _setting(
+            "gain",
+            "Electrons per unit of the image, for the Poisson noise of sources",
+            metavar="E",
+            group=_READING,
+            default="EGAIN or GAIN of the header",
+        ),
+    ] = None,
+    zeropoint: Annotated[
+        float | None,
+        _setting(
+            "zeropoint",
+            "Magnitude of one unit of flux; adds mag and mag_err",
+            metavar="MAG",
+            group=_READING,
+            default="",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        _setting("weights", WEIGHTS_HELP, metavar="FILE", group=_FINDING, default="packaged"),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        _setting(
+            "threshold",
+            "Score from which a source counts, 0 to 1",
+            metavar="P",
+            group=_FINDING,
+            default="the one stored with the weights",
+        ),
+    ] = None,
+    background_mesh: Annotated[
+        int | None,
+        _setting(
+            "background_mesh",
+            "Side of a cell of the background mesh, pixels",
+            metavar="PIX",
+            group=_FINDING,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_FINDING)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        _setting("batch_size", "Cutouts the network takes at once", metavar="N", group=_FINDING),
+    ] = None,
+    config: ConfigOption = None,
+    dump_config: DumpOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    _debug: DebugOption = False,
+) -> None:
+    """Run the command; :data:`HELP` is its help."""
+    given: dict[str, Any] = {
+        "weights": weights,
+        "threshold": threshold,
+        "ext": ext,
+        "gain": gain,
+        "zeropoint": zeropoint,
+        "background_mesh": background_mesh,
+        "catalog_format": catalog_format,
+        "preview": preview or None,
+        "device": device,
+        "batch_size": batch_size,
+    }
+    settings = resolve(DeblendConfig, config, given)
+    if dump_config:
+        print_settings(settings)
+        return
+    paths = required(images, "IMAGE", "deblend")
+    _check_outputs(output, catalog, catalog_format)
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing exclude each other: choose one")
+    with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
+        reporter.detail(f"settings: {settings}")
+        from galsep.io.products import catalog_text
+        from galsep.workflows.deblend import deblend_files, stack_catalogs
+
+        results = deblend_files(
+            paths,
+            output,
+            settings,
+            overwrite=overwrite,
+            skip_existing=skip_existing,
+            command=command_line(paths, config, given),
+            reporter=reporter,
+        )
+        for result in results:
+            _report(result, reporter)
+        if catalog is not None:
+            form = settings.catalog_format if settings.catalog_format in TEXT_FORMATS else "ecsv"
+            emit(catalog_text(stack_catalogs(results), form))
+    if any(result.error is not None for result in results):
+        raise typer.Exit(1)
+
+
+def command_line(images: Sequence[Path], config: Path | None, given: dict[str, Any]) -> str:
+    """Write the command down for the outputs' HISTORY.
+
+    Files are named without folders, and what changes no result is left out.
+    """
+    words = ["galsep", "deblend", *(path.name for path in images)]
+    if config is not None:
+        words += ["--config", config.name]
+    for name, value in given.items():
+        if value is None or name in _MACHINE:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(Path(value).name if name == "weights" else str(value))
+    return " ".join(words)
+
+
+def _check_outputs(output: Path | None, catalog: str | None, catalog_format: str | None) -> None:
+    if catalog not in (None, STDOUT):
+        raise UsageError(
+            f"--catalog takes - for stdout only, got {catalog!r}; in --output the catalogue is "
+            "named STEM_cat"
+        )
+    if output is None and catalog is None:
+        raise UsageError(
+            "--output DIR is missing, and so is --catalog - (see galsep deblend --help)"
+        )
+    if output is None and catalog_format is not None and catalog_format not in TEXT_FORMATS:
+        raise UsageError(
+            f"--catalog - cannot print {catalog_format}; choose {', '.join(TEXT_FORMATS)}"
+        )
+
+
+def _report(result: "FileResult", reporter: ConsoleReporter) -> None:
+    """Say in a line or a few what became of one image."""
+    if result.error is not None:
+        say(f"error: {one_line(result.error)}")
+    elif result.skipped:
+        reporter.info(f"{result.path}: outputs exist, passed over")
+    else:
+        sources = f"{result.n_sources} source{'s' * (result.n_sources != 1)}"
+        reporter.info(f"{result.path}: {sources}")
+        for file in result.files:
+            reporter.info(f"  {_kind(file):10} {file}")
+
+
+def _kind(file: Path) -> str:
+    """Name an output by its ending."""
+    for ending, kind in (("_segm", "label map"), ("_cat", "catalogue"), ("_preview", "picture")):
+        if file.stem.endswith(ending):
+            return kind
+    return "file"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(
+        "deblend",
+        cls=Command,
+        options_metavar="IMAGE... --output DIR [OPTIONS]",
+        short_help=SHORT_HELP,
+        help=HELP,
+        epilog=EPILOG,
+    )(deblend)

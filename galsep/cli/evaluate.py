@@ -1,0 +1,190 @@
+"""``galsep evaluate``: judge the network beside SEP and photutils."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galsep.cli.console import ConsoleReporter, emit, render
+from galsep.cli.help import Command
+from galsep.cli.options import (
+    DEVICE_HELP,
+    OUTPUT,
+    WEIGHTS_HELP,
+    ConfigOption,
+    DebugOption,
+    DumpOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+    option,
+    print_settings,
+    required,
+    setting,
+)
+from galsep.config import EvaluateConfig, resolve
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["add_to", "tables"]
+
+SHORT_HELP = "Judge the network against truth, beside SEP and photutils"
+
+HELP = """
+Judge the network on a data set's test split, against truth and beside SEP at four settings and
+photutils on the same images. Writes REPORT/metrics.json and figures, and prints the tables.
+"""
+
+EPILOG = """
+Examples:
+  galsep evaluate pairs --output report
+  galsep evaluate pairs --output quick --limit 100 --no-baselines
+  galsep evaluate pairs --output mine --weights run/weights.safetensors
+"""
+
+_setting = setting(EvaluateConfig)
+_JUDGING = "What is judged"
+
+_FOUND = (
+    ("precision", "precision", "IoU≥0.5"),
+    ("recall", "recall", "IoU≥0.5"),
+    ("f1", "F1", "IoU≥0.5"),
+    ("precision_5px", "precision", "≤5 px"),
+    ("recall_5px", "recall", "≤5 px"),
+    ("f1_5px", "F1", "≤5 px"),
+    ("exact", "exact", "blends"),
+)
+_QUALITY = (
+    ("map_box50", "box mAP", "0.5"),
+    ("map_box", "box mAP", "0.5:0.95"),
+    ("map_mask50", "mask mAP", "0.5"),
+    ("map_mask", "mask mAP", "0.5:0.95"),
+    ("mask_iou", "mask", "IoU"),
+    ("flux_error", "flux", "error"),
+    ("flux_bias", "flux", "bias"),
+)
+"""Key of :func:`galsep.workflows.evaluate.summary_rows` and the two lines above its column."""
+
+
+def evaluate(
+    dataset: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATASET", help="Folder written by galsep simulate", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", text="Folder of the report", metavar="REPORT", group=OUTPUT),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    weights: Annotated[
+        str | None,
+        _setting("weights", WEIGHTS_HELP, metavar="FILE", group=_JUDGING, default="packaged"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        _setting(
+            "limit", "Judge this many test blends", metavar="N", group=_JUDGING, default="all"
+        ),
+    ] = None,
+    no_baselines: Annotated[
+        bool,
+        option("--no-baselines", text="Leave SEP and photutils out", group=_JUDGING),
+    ] = False,
+    device: Annotated[
+        str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_JUDGING)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        _setting(
+            "workers",
+            "Processes for SEP and photutils",
+            metavar="N",
+            group=_JUDGING,
+            default="one for each CPU core",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    dump_config: DumpOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    _debug: DebugOption = False,
+) -> None:
+    """Run the command; :data:`HELP` is its help."""
+    given: dict[str, Any] = {
+        "weights": weights,
+        "limit": limit,
+        "baselines": False if no_baselines else None,
+        "device": device,
+        "workers": workers,
+    }
+    settings = resolve(EvaluateConfig, config, given)
+    if dump_config:
+        print_settings(settings)
+        return
+    dataset = required(dataset, "DATASET", "evaluate")
+    output = required(output, "--output REPORT", "evaluate")
+    with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
+        reporter.detail(f"settings: {settings}")
+        from galsep.workflows.evaluate import evaluate as judge
+        from galsep.workflows.evaluate import summary_rows
+
+        result = judge(dataset, output, settings, overwrite=overwrite, reporter=reporter)
+        emit(render(*tables(summary_rows(result.metrics), result.metrics)))
+        reporter.info(f"wrote {', '.join(str(path) for path in result.files)}")
+
+
+def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "list[Table | str]":
+    """Make the tables, two for each selection of sources; each fits 80 columns.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        From :func:`galsep.workflows.evaluate.summary_rows`.
+    metrics : mapping
+        From ``metrics.json``.
+    """
+    parts: list[Table | str] = [
+        f"{metrics['n_blends']} test blends, {metrics['n_sources']} sources, "
+        f"{metrics['n_not_detectable']} of them not detectable; "
+        f"score threshold {metrics['threshold']:.3g}"
+    ]
+    for selection, heading in (
+        ("detectable", "Detectable sources"),
+        ("all", "All sources"),
+    ):
+        chosen = [row for row in rows if row["sources"] == selection]
+        parts += ["", heading, _table(chosen, _FOUND), _table(chosen, _QUALITY)]
+    return parts
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for _, above, below in columns:
+        table.add_column(f"{above}\n{below}", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["label"], *(_figure(row[key]) for key, _, _ in columns))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(
+        "evaluate",
+        cls=Command,
+        options_metavar="DATASET --output REPORT [OPTIONS]",
+        short_help=SHORT_HELP,
+        help=HELP,
+        epilog=EPILOG,
+    )(evaluate)

@@ -1,0 +1,169 @@
+"""The entry point: from the command line to an exit code.
+
+Exit codes: 0 done, 1 an input failed or something cannot be written, 2 wrong usage, 3 an output
+exists, 130 interrupted, 143 terminated. An error is one line on stderr.
+"""
+
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TextIO
+
+import typer
+from typer.main import get_command
+
+import galsep
+from galsep.cli import deblend, evaluate, simulate, train, weights
+from galsep.cli.console import abandon_stdout, emit, one_line, say
+from galsep.cli.help import HELP_TEXT, Group
+from galsep.errors import GalsepError, OutputExistsError, UsageError
+
+__all__ = ["app", "main", "run"]
+
+FAILED, MISUSED, EXISTS, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+
+app = typer.Typer(
+    name="galsep",
+    cls=Group,
+    options_metavar="COMMAND [OPTIONS]",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Separate overlapping galaxies in astronomical images with Mask R-CNN.",
+    epilog="""
+    Examples:
+      galsep deblend image.fits --output out --preview
+      galsep simulate train-set --n 2000
+      galsep train train-set --output run
+      galsep deblend --help
+
+    Exit status: 0 done, 1 an input failed, 2 wrong usage, 3 an output exists,
+    130 interrupted, 143 terminated.
+    """,
+)
+for module in (deblend, simulate, train, evaluate, weights):
+    module.add_to(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"galsep {galsep.__version__}\n")
+        raise typer.Exit
+
+
+def _print_help(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        emit(f"{ctx.get_help()}\n")
+        raise typer.Exit
+
+
+# A help option of its own: the parser's would load pydantic, and with it every command be slower.
+@app.callback(invoke_without_command=True, add_help_option=False)
+def _top(
+    ctx: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop"
+        ),
+    ] = False,
+    _help: Annotated[
+        bool,
+        typer.Option("-h", "--help", callback=_print_help, is_eager=True, help=HELP_TEXT),
+    ] = False,
+) -> None:
+    if ctx.invoked_subcommand is None:
+        say(ctx.get_help())
+        raise typer.Exit(MISUSED)
+
+
+def run() -> NoReturn:
+    """Run galsep as a program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors become one line on stderr.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        What follows the program's name; with ``--debug`` among it, tracebacks are shown.
+    """
+    debug = "--debug" in arguments
+    command = get_command(app)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            with command.make_context("galsep", list(arguments)) as context:
+                command.invoke(context)
+        except typer.Exit as leave:
+            return leave.exit_code
+        except SystemExit as leave:
+            code = leave.code if isinstance(leave.code, int) else FAILED
+            if code == TERMINATED:
+                say("terminated")
+            return code
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
+            if debug:
+                traceback.print_exc()
+            return _explain(error)
+    return 0
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in one line and choose the exit code."""
+    if isinstance(error, typer.TyperException):
+        say(f"error: {_usage_message(error)}")
+        return MISUSED
+    if isinstance(error, GalsepError):
+        say(f"error: {one_line(error)}")
+        if isinstance(error, UsageError):
+            return MISUSED
+        return EXISTS if isinstance(error, OutputExistsError) else FAILED
+    if isinstance(error, BrokenPipeError):
+        abandon_stdout()
+        say("error: standard output: it was closed before everything was written")
+    elif isinstance(error, OSError) and error.strerror:
+        say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+    elif isinstance(error, MemoryError):
+        say("error: out of memory; give smaller inputs or a smaller --batch-size")
+    else:
+        say(
+            f"error: unexpected {type(error).__name__}: {one_line(error)}; "
+            "please report it with what --debug shows"
+        )
+    return FAILED
+
+
+def _usage_message(error: Any) -> str:
+    """Turn a parser's error into one line that names the help page."""
+    message = one_line(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "galsep"
+    return f"{message} (see {path} --help)"
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,  # noqa: ARG001 (Python's signature)
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """Show a library's warning in one line."""
+    say(f"warning: {category.__name__}: {one_line(message)}")
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (Python's signature)
+    """Leave on SIGTERM by way of all ``finally`` blocks, so that no partial file stays."""
+    raise SystemExit(TERMINATED)

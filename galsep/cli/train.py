@@ -1,0 +1,153 @@
+"""``galsep train``: train the network on a data set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from galsep.cli.console import ConsoleReporter
+from galsep.cli.help import Command
+from galsep.cli.options import (
+    DEVICE_HELP,
+    OUTPUT,
+    ConfigOption,
+    DebugOption,
+    DumpOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+    option,
+    print_settings,
+    required,
+    setting,
+)
+from galsep.config import RECIPES, TrainConfig, read_toml, resolve
+
+__all__ = ["add_to"]
+
+SHORT_HELP = "Train Mask R-CNN on a data set"
+
+HELP = """
+Train Mask R-CNN on a data set of galsep simulate. After each epoch RUN holds usable weights
+(weights.safetensors), the losses (metrics.csv, losses.png) and what --resume needs; Ctrl-C leaves
+usable weights, too. At the end the score threshold is chosen on the validation split.
+"""
+
+EPILOG = """
+Examples:
+  galsep train pairs --output run
+  galsep train pairs --output run --resume
+  galsep train pairs --output run-paper --recipe paper --device cuda
+  galsep train --recipe paper --dump-config > paper.toml
+
+Learning-rate stages, optimiser, augmentation and more are settings for the file
+of --config; --dump-config prints them all.
+"""
+
+_setting = setting(TrainConfig)
+_TRAINING = "Training"
+
+
+def _by_recipe(field: str, text: str, metavar: str) -> Any:
+    """Describe an option whose default depends on the recipe."""
+    default = f"{getattr(TrainConfig(), field)}; recipe paper: {RECIPES['paper'][field]}"
+    return _setting(field, text, metavar=metavar, group=_TRAINING, default=default)
+
+
+def train(
+    dataset: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATASET", help="Folder written by galsep simulate", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", text="Folder of the run", metavar="RUN", group=OUTPUT),
+    ] = None,
+    resume: Annotated[
+        bool,
+        option("--resume", text="Go on where RUN stopped, with its own settings", group=OUTPUT),
+    ] = False,
+    overwrite: OverwriteOption = False,
+    recipe: Annotated[
+        str | None,
+        _setting(
+            "recipe",
+            "compact (4 million parameters, a CPU will do) or paper (Kamath's ResNet-50)",
+            metavar="NAME",
+            group=_TRAINING,
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        _by_recipe("init", "Starting weights: random, coco or a file", "random|coco|FILE"),
+    ] = None,
+    epochs: Annotated[int | None, _by_recipe("epochs", "Epochs", "N")] = None,
+    epoch_size: Annotated[int | None, _by_recipe("epoch_size", "Stamps in an epoch", "N")] = None,
+    batch_size: Annotated[int | None, _by_recipe("batch_size", "Stamps in a step", "N")] = None,
+    seed: Annotated[int | None, _setting("seed", "Seed", metavar="N", group=_TRAINING)] = None,
+    device: Annotated[
+        str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_TRAINING)
+    ] = None,
+    threads: Annotated[
+        int | None,
+        _setting(
+            "threads", "CPU threads", metavar="N", group=_TRAINING, default="PyTorch's choice"
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    dump_config: DumpOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    _debug: DebugOption = False,
+) -> None:
+    """Run the command; :data:`HELP` is its help."""
+    given: dict[str, Any] = {
+        "recipe": recipe,
+        "init": init,
+        "epochs": epochs,
+        "epoch_size": epoch_size,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+    }
+    settings = resolve_settings(output if resume else None, config, given)
+    if dump_config:
+        print_settings(settings)
+        return
+    dataset = required(dataset, "DATASET", "train")
+    output = required(output, "--output RUN", "train")
+    with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
+        reporter.detail(f"settings: {settings}")
+        from galsep.workflows.train import train as run
+
+        result = run(
+            dataset, output, settings, resume=resume, overwrite=overwrite, reporter=reporter
+        )
+        reporter.info(f"wrote {result.weights} after {len(result.history)} epochs")
+
+
+def resolve_settings(run: Path | None, file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
+    """Merge defaults, the settings of a run that is resumed, file and flags."""
+    values: dict[str, Any] = {}
+    if run is not None and (run / "config.toml").exists():
+        values |= read_toml(run / "config.toml")
+    if file is not None:
+        values |= read_toml(file)
+    values |= {name: value for name, value in given.items() if value is not None}
+    return resolve(TrainConfig, None, values)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(
+        "train",
+        cls=Command,
+        options_metavar="DATASET --output RUN [OPTIONS]",
+        short_help=SHORT_HELP,
+        help=HELP,
+        epilog=EPILOG,
+    )(train)

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+
+from galsep.config import TrainConfig, resolve
+from galsep.errors import TrainingError, WeightsError
+from galsep.model.engine import LOSSES, Trainer, learning_rate, part_is_trained
+from galsep.model.examples import ExampleMaker
+from galsep.model.network import ARCHITECTURES, build_network
+
+CPU = torch.device("cpu")
+
+
+def small(**options):
+    return resolve(
+        TrainConfig,
+        None,
+        {"epochs": 2, "epoch_size": 6, "batch_size": 3, "validation_size": 2, **options},
+    )
+
+
+def trainer(config):
+    torch.manual_seed(config.seed)
+    return Trainer(build_network(ARCHITECTURES["compact"]), config, CPU)
+
+
+def makers(pairs):
+    return (
+        ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=2),
+        ExampleMaker(pairs, "validation", augment=True, compose=True, max_groups=2),
+    )
+
+
+def test_resuming_repeats_the_unbroken_curve(pairs, tmp_path):
+    config = small()
+    unbroken = trainer(config)
+    for _ in range(2):
+        unbroken.run_epoch(*makers(pairs), lambda _n, _loss: None)
+    broken = trainer(config)
+    broken.run_epoch(*makers(pairs), lambda _n, _loss: None)
+    broken.save(tmp_path / "state.safetensors")
+    torch.manual_seed(99)
+    resumed = Trainer(build_network(ARCHITECTURES["compact"]), config, CPU)
+    resumed.restore(tmp_path / "state.safetensors")
+    assert resumed.epoch == 1
+    resumed.run_epoch(*makers(pairs), lambda _n, _loss: None)
+    for name in LOSSES:
+        for kind in ("train", "validation"):
+            key = f"{kind}_{name}"
+            assert resumed.history[1][key] == pytest.approx(unbroken.history[1][key], rel=1e-4)
+    for a, b in zip(resumed.average.parameters(), unbroken.average.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_the_step(pairs):
+    broken = trainer(small())
+    with torch.no_grad():
+        broken.network.rpn.head.cls_logits.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="epoch 1, step 1"):
+        broken.run_epoch(*makers(pairs), lambda _n, _loss: None)
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(b"not a state")
+    with pytest.raises(WeightsError, match="resume"):
+        trainer(small()).restore(path)
+
+
+def test_stages_of_the_paper_train_what_the_report_says():
+    config = resolve(TrainConfig, None, {"recipe": "paper"})
+    names = [name for name, _ in build_network(ARCHITECTURES["paper"]).named_parameters()]
+    heads = {name for name in names if part_is_trained(name, "heads")}
+    upper = {name for name in names if part_is_trained(name, "4+")}
+    assert not any(name.startswith("backbone.body") for name in heads)
+    assert {n.split(".")[2] for n in upper - heads} == {"layer3", "layer4"}
+    assert all(part_is_trained(name, "all") for name in names)
+    steps = config.epoch_size // config.batch_size
+    rates = [learning_rate(config, (epoch - 1) * steps, steps) for epoch in (1, 15, 16, 20, 21, 61)]
+    assert rates == [1e-3, 1e-3, 5e-3, 5e-3, 1e-3, 1e-4]
+
+
+def test_the_cosine_warms_up_and_ends_at_zero():
+    config = resolve(TrainConfig, None, {"epochs": 4, "epoch_size": 16000, "warmup": 100})
+    rates = np.array([learning_rate(config, step, 1000) for step in range(4000)])
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates.argmax() in (99, 100)
+    assert rates.max() == pytest.approx(1e-3)
+    assert (np.diff(rates[100:]) <= 0).all()
+    assert rates[-1] < 1e-8
+
+
+def test_frozen_parts_do_not_move(pairs):
+    config = small(epochs=1, stages=(("heads", 1, 1e-3),))
+    run = trainer(config)
+    before = run.network.backbone.stem[0].weight.clone()
+    head = run.network.roi_heads.box_predictor.cls_score.weight.clone()
+    run.run_epoch(*makers(pairs), lambda _n, _loss: None)
+    assert torch.equal(run.network.backbone.stem[0].weight, before)
+    assert not torch.equal(run.network.roi_heads.box_predictor.cls_score.weight, head)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from galsep.conventions import STAMP_SIZE
+from galsep.model.examples import ExampleMaker, to_batch, turn
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_turning_a_crop_is_turning_the_stamp(orientation):
+    rng = np.random.default_rng(0)
+    crop = rng.random((13, 22)).astype(np.float32)
+    stamp = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    stamp[5:18, 80:102] = crop
+    expected = np.rot90(stamp[:, ::-1] if orientation >= 4 else stamp, orientation % 4)
+    turned, y0, x0 = turn(crop, 5, 80, orientation)
+    painted = np.zeros_like(stamp)
+    painted[y0 : y0 + turned.shape[0], x0 : x0 + turned.shape[1]] = turned
+    assert np.array_equal(painted, expected)
+
+
+def test_plain_examples_show_the_blends_as_they_are(pairs):
+    maker = ExampleMaker(pairs, "train", augment=False, compose=False)
+    example = maker.plain(3)
+    rms = pairs.meta.detection_rms
+    assert np.allclose(np.sinh(example.image) * rms, pairs.detection_image(3), rtol=1e-4, atol=1)
+    wanted = [f for f, row in zip(pairs.footprints(3), pairs.sources(3), strict=True)
+              if row["detectable"]]  # fmt: skip
+    assert [f.bounds for f in example.footprints] == [f.bounds for f in wanted]
+    assert all(
+        np.array_equal(a.mask, b.mask) for a, b in zip(example.footprints, wanted, strict=True)
+    )
+
+
+def test_augmentation_turns_image_and_masks_together(pairs):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=False)
+    plain, turned = maker.plain(0), maker.example(0, np.random.default_rng(6))
+    original = [f.to_full((120, 120)) for f in plain.footprints]
+    for k in range(8):
+        flip = (lambda a: a[:, ::-1]) if k >= 4 else (lambda a: a)
+        if np.allclose(np.rot90(flip(plain.image), k % 4), turned.image):
+            for mask, footprint in zip(original, turned.footprints, strict=True):
+                assert np.array_equal(np.rot90(flip(mask), k % 4), footprint.to_full((120, 120)))
+            return
+    pytest.fail("the augmented image is no orientation of the original")
+
+
+def test_composed_scenes_have_unit_noise_and_light_under_their_masks(pairs):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=3)
+    examples = list(maker.epoch(20, np.random.default_rng(3)))
+    assert len(examples) == 20
+    sky = []
+    for example in examples:
+        light = np.sinh(example.image)
+        covered = np.zeros((120, 120), dtype=bool)
+        for footprint in example.footprints:
+            assert footprint.area >= 5
+            xmin, ymin, xmax, ymax = footprint.bounds
+            assert xmin >= 0
+            assert ymin >= 0
+            assert max(xmax, ymax) < 120
+            covered |= footprint.to_full((120, 120))
+            # Masks start where the light is 1.5 sky rms.
+            assert light[footprint.slices][footprint.mask].mean() > 1
+        empty = light[~covered & (light != 0)]
+        sky.append(np.median(np.abs(empty)) / 0.6745)
+        for xmin, ymin, xmax, ymax in example.ignored:
+            assert 0 <= xmin <= xmax < 120
+            assert 0 <= ymin <= ymax < 120
+    assert np.median(sky) == pytest.approx(1, abs=0.1)
+
+
+def test_an_epoch_shows_each_blend_once_before_any_again(pairs):
+    maker = ExampleMaker(pairs, "train", augment=False, compose=False)
+    n = len(maker)
+    images = [example.image.tobytes() for example in maker.epoch(n, np.random.default_rng(1))]
+    assert len(set(images)) == n
+
+
+def test_batches_have_the_shapes_torchvision_wants(pairs):
+    maker = ExampleMaker(pairs, "train", augment=False, compose=False)
+    images, targets = to_batch([maker.plain(0), maker.plain(1)], torch.device("cpu"))
+    assert images.shape == (2, 1, 120, 120)
+    for target, position in zip(targets, range(2), strict=True):
+        n = len(maker.plain(position).footprints)
+        assert target["boxes"].shape == (n, 4)
+        assert target["masks"].shape == (n, 120, 120)
+        assert target["masks"].dtype == torch.uint8
+        assert target["ignored"].shape[1] == 4
+        # Boxes run along pixel edges.
+        rows, columns = np.nonzero(target["masks"][0].numpy())
+        expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert target["boxes"][0].tolist() == expected

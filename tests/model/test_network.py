@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from galsep.model.network import ARCHITECTURES, Architecture, build_network, normalise
+
+
+def target(boxes, ignored=()):
+    masks = torch.zeros((len(boxes), 120, 120), dtype=torch.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = 1
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.ones(len(boxes), dtype=torch.int64),
+        "masks": masks,
+        "ignored": torch.tensor(ignored, dtype=torch.float32).reshape(-1, 4),
+    }
+
+
+def test_compact_stays_below_five_million_parameters():
+    network = build_network(ARCHITECTURES["compact"])
+    assert sum(p.numel() for p in network.parameters()) < 5_000_000
+
+
+def test_an_architecture_survives_json():
+    import json
+
+    for architecture in ARCHITECTURES.values():
+        stored = json.loads(json.dumps(architecture.to_dict()))
+        assert Architecture.from_dict(stored) == architecture
+
+
+def test_training_gives_all_losses_even_without_sources():
+    torch.manual_seed(0)
+    network = build_network(ARCHITECTURES["compact"]).train()
+    losses = network(torch.randn(2, 1, 120, 120), [target([(10, 10, 20, 22)]), target([])])
+    assert set(losses) == {
+        "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg",
+    }  # fmt: skip
+    assert all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_paper_network_trains_a_step():
+    torch.manual_seed(0)
+    network = build_network(ARCHITECTURES["paper"]).train()
+    losses = network(torch.randn(1, 1, 120, 120), [target([(10, 10, 30, 32)])])
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_ignored_sources_are_neither_positive_nor_negative():
+    network = build_network(ARCHITECTURES["compact"])
+    anchors = torch.tensor([[10.0, 10, 20, 20], [50, 50, 60, 60], [90, 90, 100, 100]])
+    wanted = target([(10, 10, 20, 20)], ignored=[(50, 50, 60, 60)])
+    labels, _ = network.rpn.assign_targets_to_anchors([anchors], [wanted])
+    assert labels[0].tolist() == [1, -1, 0]
+    network.roi_heads._targets = [wanted]
+    _, labels = network.roi_heads.assign_targets_to_proposals(
+        [anchors], [wanted["boxes"]], [wanted["labels"]]
+    )
+    assert labels[0].tolist() == [1, -1, 0]
+
+
+def test_evaluation_gives_one_score_and_class_a_source():
+    torch.manual_seed(0)
+    network = build_network(ARCHITECTURES["compact"]).eval()
+    network.roi_heads.score_thresh = 0.0
+    with torch.inference_mode():
+        result = network(torch.randn(2, 1, 120, 120))[0]
+    n = len(result["boxes"])
+    assert 0 < n <= ARCHITECTURES["compact"].detections
+    assert result["masks"].shape == (n, 1, 28, 28)
+    for name in ("scores", "class_star"):
+        assert ((result[name] >= 0) & (result[name] <= 1)).all()
+    assert (result["scores"].diff() <= 0).all()
+
+
+def test_normalisation_is_asinh_in_units_of_the_rms():
+    image = np.array([[0.0, 5.0, -5.0, 5000.0]])
+    assert normalise(image, 5.0)[0] == pytest.approx(np.arcsinh([0, 1, -1, 1000]), rel=1e-6)

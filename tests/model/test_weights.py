@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from galsep.errors import DeviceError, WeightsError
+from galsep.model.device import choose_device
+from galsep.model.network import ARCHITECTURES, build_network
+from galsep.model.weights import (
+    initial_weights,
+    list_weights,
+    load_model,
+    read_info,
+    save_weights,
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(1)
+    return build_network(ARCHITECTURES["compact"])
+
+
+@pytest.fixture
+def saved(network, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    info = {"architecture": ARCHITECTURES["compact"].to_dict(), "threshold": 0.4}
+    save_weights(path, network, info)
+    return path
+
+
+def test_a_round_trip_keeps_tensors_and_metadata(saved, network):
+    model = load_model(saved, "cpu")
+    assert model.threshold == 0.4
+    assert model.architecture == ARCHITECTURES["compact"]
+    assert len(model.sha256) == 64
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], tensor)
+    assert not model.network.training
+
+
+def test_the_packaged_weights_load_and_are_small():
+    packaged = list_weights()
+    assert "compact" in packaged
+    assert packaged["compact"].stat().st_size < 20e6
+    info = load_model().info
+    assert info["normalisation"] == "asinh(light / sky rms)"
+    assert {"training", "dataset", "calibration", "threshold", "validation"} <= set(info)
+
+
+def test_files_that_are_no_weights(tmp_path, saved):
+    with pytest.raises(WeightsError, match="no such weights"):
+        load_model(tmp_path / "missing.safetensors")
+    text = tmp_path / "text.safetensors"
+    text.write_text("hello")
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_model(text)
+    bare = tmp_path / "bare.safetensors"
+    save_file({"a": torch.zeros(3)}, bare)
+    with pytest.raises(WeightsError, match="no galsep network"):
+        load_model(bare)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(saved.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_model(cut)
+
+
+def test_tensors_that_do_not_fit_are_named(tmp_path, saved):
+    tensors = load_file(saved)
+    tensors.pop("backbone.stem.0.weight")
+    path = tmp_path / "missing-tensor.safetensors"
+    info = read_info(saved)
+    save_file(tensors, path, metadata={"galsep": json.dumps(info)})
+    with pytest.raises(WeightsError, match=r"backbone\.stem\.0\.weight"):
+        load_model(path)
+    info["architecture"] = {"backbone": "unheard-of", "size": 3}
+    save_file(tensors, path, metadata={"galsep": json.dumps(info)})
+    with pytest.raises(WeightsError, match="architecture"):
+        load_model(path)
+    info["format_version"] = 99
+    save_file(tensors, path, metadata={"galsep": json.dumps(info)})
+    with pytest.raises(WeightsError, match="version 99"):
+        load_model(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, network, capsys):
+    path = tmp_path / "evil.pth"
+    torch.save({"weight": Malicious()}, path)
+    with pytest.raises(WeightsError, match="safe to load"):
+        initial_weights(network, str(path))
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_starting_from_three_band_weights_sums_the_bands(tmp_path):
+    network = build_network(ARCHITECTURES["paper"])
+    given = torch.randn(64, 3, 7, 7)
+    path = tmp_path / "start.pth"
+    torch.save({"backbone.body.conv1.weight": given, "unrelated": torch.zeros(2)}, path)
+    origin = initial_weights(network, str(path))
+    assert "start.pth sha256:" in origin
+    assert "(1 of" in origin
+    assert torch.allclose(network.backbone.body.conv1.weight, given.sum(1, keepdim=True))
+    torch.save({"unrelated": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match="fits"):
+        initial_weights(network, str(path))
+
+
+def test_coco_weights_that_cannot_be_had_offer_a_way_out(network, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    with pytest.raises(WeightsError, match=r"--init random .* --init FILE"):
+        initial_weights(network, "coco")
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in {"cpu", "cuda", "mps"}
+    with pytest.raises(DeviceError, match="unknown device"):
+        choose_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="CUDA"):
+            choose_device("cuda")

@@ -1,0 +1,101 @@
+import csv
+
+import numpy as np
+import pytest
+
+from galsep.config import SimulateConfig, TrainConfig, resolve
+from galsep.errors import DatasetError, OutputExistsError, UsageError, WeightsError
+from galsep.io.dataset import load_dataset
+from galsep.model.engine import LOSSES
+from galsep.model.weights import load_model
+from galsep.workflows.calibrate import calibrate
+from galsep.workflows.reporting import Reporter
+from galsep.workflows.simulate import simulate
+from galsep.workflows.train import train
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    simulate(folder, SimulateConfig(n=60, seed=2, workers=1))
+    return folder
+
+
+def small(**options):
+    return resolve(
+        TrainConfig,
+        None,
+        {
+            "epochs": 2,
+            "epoch_size": 4,
+            "batch_size": 2,
+            "validation_size": 2,
+            "device": "cpu",
+            **options,
+        },
+    )
+
+
+def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
+    result = train(dataset, tmp_path / "run", small())
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {
+        "weights.safetensors", "config.toml", "metrics.csv", "losses.png", "state.safetensors",
+    }  # fmt: skip
+    with (tmp_path / "run" / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2
+    for name in LOSSES:
+        assert np.isfinite(float(rows[1][f"train_{name}"]))
+        assert np.isfinite(float(rows[1][f"validation_{name}"]))
+    info = load_model(result.weights, "cpu").info
+    assert info["training"]["epochs"] == 2
+    assert info["dataset"]["seed"] == 2
+    assert {"slope", "intercept", "missed"} <= set(info["calibration"])
+    with pytest.raises(OutputExistsError, match="--resume"):
+        train(dataset, tmp_path / "run", small())
+    with pytest.raises(UsageError, match="began with"):
+        train(dataset, tmp_path / "run", small(seed=9), resume=True)
+
+
+class Interrupting(Reporter):
+    """Presses Ctrl-C in the second epoch."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def begin(self, label, total):
+        self.epochs += label.startswith("epoch")
+
+    def advance(self, steps=1, note=""):
+        if self.epochs == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_has_usable_weights_and_resumes(dataset, tmp_path):
+    config = small(calibrate=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", config, reporter=Interrupting())
+    assert load_model(tmp_path / "run" / "weights.safetensors", "cpu").info["epoch"] == 1
+    resumed = train(dataset, tmp_path / "run", config, resume=True)
+    unbroken = train(dataset, tmp_path / "whole", config)
+    for name in LOSSES:
+        assert resumed.history[1][f"train_{name}"] == pytest.approx(
+            unbroken.history[1][f"train_{name}"], rel=1e-3
+        )
+
+
+def test_unusable_inputs(dataset, tmp_path):
+    with pytest.raises(DatasetError, match="no data set"):
+        train(tmp_path / "nothing", tmp_path / "run", small())
+    with pytest.raises(WeightsError, match="no such file"):
+        train(dataset, tmp_path / "run", small(init=str(tmp_path / "missing.pth")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_calibration_of_the_packaged_weights(dataset):
+    found = calibrate(load_model(device="cpu"), load_dataset(dataset))
+    assert 0 < found["threshold"] < 1
+    assert found["calibration"]["slope"] > 0
+    assert 0 < found["calibration"]["missed"] < 1
+    assert found["validation"]["blends"] == 3
