@@ -19,11 +19,14 @@ import tomli_w
 from galsep.errors import UsageError
 
 __all__ = [
+    "CATALOG_FORMATS",
+    "RECIPES",
     "DeblendConfig",
     "EvaluateConfig",
     "SimulateConfig",
     "TrainConfig",
     "dump_toml",
+    "field_shape",
     "parse_range",
     "read_toml",
     "resolve",
@@ -120,6 +123,8 @@ class TrainConfig:
             raise UsageError(f"optimizer is adamw or sgd, got {self.optimizer!r}")
         if self.schedule not in ("cosine", "steps"):
             raise UsageError(f"schedule is cosine or steps, got {self.schedule!r}")
+        if not self.stages:
+            raise UsageError("stages lists at least one [heads|4+|all, last epoch, rate]")
         for part, last, rate in self.stages:
             if part not in ("heads", "4+", "all") or last < 1 or rate <= 0:
                 raise UsageError(
@@ -229,7 +234,7 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
     values.update({key: value for key, value in options.items() if value is not None})
     if cls is TrainConfig:
         recipe = values.get("recipe", "compact")
-        values = {**RECIPES.get(recipe, {}), **values}
+        values = {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
         if "epochs" in values and "stages" not in values:
             # A shorter or longer cosine run is still one stage.
             values["stages"] = (("all", values["epochs"], 1e-3),)
@@ -300,7 +305,7 @@ def field_shape(text: str) -> tuple[int, int]:
         When the text has another form or a side is not within 120 to 50,000 px.
     """
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    if not (width.isdecimal() and height.isdecimal()):
         raise UsageError(f"field is WIDTHxHEIGHT in pixels, such as 2400x2400, got {text!r}")
     shape = int(height), int(width)
     if min(shape) < 120 or max(shape) > 50_000:

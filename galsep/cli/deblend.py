@@ -203,7 +203,8 @@ def deblend(
         )
         for result in results:
             _report(result, reporter)
-        if catalog is not None:
+        # Where every input failed, nothing is better than a table that looks like an empty sky.
+        if catalog is not None and any(result.catalog is not None for result in results):
             form = settings.catalog_format if settings.catalog_format in TEXT_FORMATS else "ecsv"
             emit(catalog_text(stack_catalogs(results), form))
     if any(result.error is not None for result in results):
@@ -213,9 +214,10 @@ def deblend(
 def command_line(images: Sequence[Path], config: Path | None, given: dict[str, Any]) -> str:
     """Write the command down for the outputs' HISTORY.
 
-    Files are named without folders, and what changes no result is left out.
+    Files are named without folders, several images not at all, and what changes no result is left
+    out.
     """
-    words = ["galsep", "deblend", *(path.name for path in images)]
+    words = ["galsep", "deblend", images[0].name if len(images) == 1 else "IMAGE..."]
     if config is not None:
         words += ["--config", config.name]
     for name, value in given.items():

@@ -19,6 +19,7 @@ import tomli_w
 from galsep.conventions import MASK_THRESHOLD, STAMP_SIZE
 from galsep.errors import DatasetError
 from galsep.io.atomic import write_fits, write_text
+from galsep.io.header import one_line, quiet_astropy
 from galsep.scene import Blend, Footprint
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "is_dataset",
     "load_dataset",
     "pack_blends",
+    "truth_hdu",
     "write_meta",
     "write_shard",
 ]
@@ -282,7 +284,7 @@ def load_meta(folder: Path) -> DatasetMeta:
             f"{folder}: no data set here (no {META_FILE}); make one with galsep simulate"
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DatasetError(f"{path}: not readable ({error})") from error
+        raise DatasetError(f"{path}: not readable ({one_line(error)})") from error
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise DatasetError(
@@ -342,16 +344,27 @@ def _read_shard(path: Path, bands: int) -> tuple[Any, Any, Any, Any]:
     from astropy.io import fits
 
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with quiet_astropy(), path.open("rb") as file, fits.open(file, memmap=False) as hdus:
             images = np.ascontiguousarray(hdus["BLENDS"].data, dtype=np.float32)
             scenes = np.array(hdus["SCENES"].data)
             table = hdus["TRUTH"].data
-            light = np.ascontiguousarray(hdus["LIGHT"].data, dtype=np.float32)
+            # An image of no pixel, that of blends without sources, is read as None.
+            flat = hdus["LIGHT"].data
+            light = np.zeros(0, np.float32) if flat is None else np.ascontiguousarray(flat, "f4")
             rows = np.zeros(len(table), dtype=truth_dtype(bands))
             for name in rows.dtype.names or ():
                 rows[name] = table[name].reshape(rows[name].shape)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(f"{path}: damaged or missing shard ({error})") from error
+        raise DatasetError(
+            f"{path}: damaged or missing shard ({one_line(error)}); simulate the data set again"
+        ) from error
     if images.ndim != 4 or images.shape[1:] != (bands, STAMP_SIZE, STAMP_SIZE):
         raise DatasetError(f"{path}: blends have shape {images.shape}, not [n, {bands}, 120, 120]")
+    ends = rows["offset"] + bands * rows["ny"].astype(np.int64) * rows["nx"]
+    if (
+        len(scenes) != len(images)
+        or scenes["n_source"].sum() != len(rows)
+        or ends.max(initial=0) > light.size
+    ):
+        raise DatasetError(f"{path}: its tables do not fit together; simulate the data set again")
     return images, scenes, rows, light

@@ -19,7 +19,7 @@ from galsep.sim.survey import REFERENCE_WAVELENGTH, Survey
 if TYPE_CHECKING:
     import galsim
 
-__all__ = ["Drawn", "Parameters", "Population", "SourceModel", "Stars"]
+__all__ = ["Drawn", "Parameters", "Population", "SourceModel", "Stars", "colors"]
 
 BRIGHTEST_MAG = 18.0
 """Nothing brighter is drawn: such sources are rare and larger than a stamp."""

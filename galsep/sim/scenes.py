@@ -27,7 +27,7 @@ from galsep.sim.survey import Band, Survey
 if TYPE_CHECKING:
     import galsim
 
-__all__ = ["TRUTH_COLUMNS", "SceneMaker", "source_footprint", "truth_columns"]
+__all__ = ["SceneMaker", "truth_columns"]
 
 CROP_LEVEL = 0.005
 """A source's light is stored where any band exceeds this many sky rms; what lies outside would
@@ -225,15 +225,6 @@ class SceneMaker:
         for index, band in enumerate(self.survey.bands):
             noisy[index] = rng.poisson(image[index] + band.sky_level) - band.sky_level
         return noisy
-
-
-def source_footprint(source: Source, threshold: float, band: int) -> Footprint:
-    """A source's mask: where its own noiseless light exceeds ``threshold`` in one band."""
-    return Footprint.from_mask(source.light[band] > threshold, source.y0, source.x0)
-
-
-TRUTH_COLUMNS = ("snr", "purity", "area", "detectable")
-"""What :func:`truth_columns` derives for each source."""
 
 
 def truth_columns(blend: Blend, sky_rms: float, band: int) -> dict[str, npt.NDArray[np.generic]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from galsep.errors import UsageError
 
-__all__ = ["Band", "Survey", "load_survey"]
+__all__ = ["REFERENCE_WAVELENGTH", "Band", "Survey", "load_survey"]
 
 REFERENCE_WAVELENGTH = 756.0
 """Effective wavelength of the i band, nm; magnitudes are drawn and cut there."""
@@ -104,7 +104,9 @@ def load_survey(name: str, bands: Sequence[str]) -> Survey:
         chosen.append(
             Band(
                 name=band,
-                zeropoint=codex_filter.zeropoint.to_value("mag") + 2.5 * math.log10(exposure),
+                zeropoint=float(
+                    codex_filter.zeropoint.to_value("mag") + 2.5 * math.log10(exposure)
+                ),
                 sky_level=float(mean_sky_level(codex, codex_filter).to_value("electron")),
                 psf_fwhm=float(codex_filter.psf_fwhm.to_value("arcsec")),
                 wavelength=float(codex_filter.effective_wavelength.to_value("nm")),

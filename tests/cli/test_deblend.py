@@ -1,0 +1,306 @@
+"""``galsep deblend``: exit codes, files and data on stdout."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from galsep.cli.deblend import command_line
+
+from .conftest import names
+
+
+@pytest.fixture(scope="module")
+def outputs(field, tmp_path_factory, weights):
+    """The outputs of one run, for tests that only look."""
+    from galsep.cli.main import main
+
+    folder = tmp_path_factory.mktemp("out")
+    arguments = ["deblend", field, "--output", folder, "--preview", "--quiet", "--device", "cpu"]
+    arguments += ["--threshold", 0.45]
+    assert main([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+def read_ecsv(text):
+    return Table.read(io.StringIO(text), format="ascii.ecsv")
+
+
+def test_the_outputs_agree_with_each_other(outputs):
+    assert names(outputs) == ["field_i_cat.fits", "field_i_preview.png", "field_i_segm.fits"]
+    assert (outputs / "field_i_preview.png").read_bytes().startswith(b"\x89PNG")
+    table = Table.read(outputs / "field_i_cat.fits")
+    with fits.open(outputs / "field_i_segm.fits", checksum=True) as hdus:
+        segm = hdus["SEGM"].data
+        assert segm.shape == (160, 200)
+        assert [hdu.name for hdu in hdus[1:]] == ["SEGM", "NOVERLAP", "MASKS", "PARENTS"]
+    assert len(table) > 3
+    assert table["label"].tolist() == list(range(1, len(table) + 1))
+    areas = np.bincount(segm.ravel(), minlength=len(table) + 1)[1:]
+    assert areas.tolist() == table["area"].tolist()
+    assert np.isfinite(table["ra"]).all()
+
+
+def test_history_holds_the_command_without_folders_and_devices(outputs):
+    for file in ("field_i_cat.fits", "field_i_segm.fits"):
+        history = " ".join(fits.getheader(outputs / file)["HISTORY"])
+        assert "galsep deblend field_i.fits --threshold 0.45 --preview" in history
+        assert "/" not in history
+        assert "cpu" not in history
+
+
+def test_what_is_said(galsep, field, tmp_path):
+    outcome = galsep("deblend", field, "--output", tmp_path / "out", "--preview")
+    assert outcome.code == 0
+    assert outcome.out == ""
+    lines = outcome.err.splitlines()
+    n = len(Table.read(tmp_path / "out" / "field_i_cat.fits"))
+    assert lines[0] == f"{field}: {n} sources"
+    assert [line.split()[-1] for line in lines[1:]] == [
+        str(tmp_path / "out" / name)
+        for name in ("field_i_segm.fits", "field_i_cat.fits", "field_i_preview.png")
+    ]
+    assert "label map" in lines[1]
+    assert "catalogue" in lines[2]
+    assert "picture" in lines[3]
+
+
+def test_catalogue_on_stdout(galsep, field, outputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = galsep("deblend", field, "--catalog", "-", "--quiet", "--threshold", 0.45)
+    assert (outcome.code, outcome.err) == (0, "")
+    table = read_ecsv(outcome.out)
+    written = Table.read(outputs / "field_i_cat.fits")
+    assert table.colnames == written.colnames
+    assert table["x_centroid"].tolist() == pytest.approx(written["x_centroid"].tolist())
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("form", ["csv", "vot"])
+def test_catalogue_on_stdout_in_other_formats(galsep, field, form):
+    outcome = galsep("deblend", field, "--catalog", "-", "--catalog-format", form, "-q")
+    assert outcome.code == 0
+    if form == "csv":
+        assert outcome.out.startswith("label,parent,parent_n_child,ext,ra,dec,x_centroid")
+    else:
+        assert "<VOTABLE" in outcome.out
+
+
+def test_files_and_stdout_at_once(galsep, field, tmp_path):
+    outcome = galsep("deblend", field, "--catalog", "-", "-o", tmp_path, "-q", "--zeropoint", 37.2)
+    assert outcome.code == 0
+    table = read_ecsv(outcome.out)
+    assert len(table) == len(Table.read(tmp_path / "field_i_cat.fits"))
+    assert "mag" in table.colnames
+
+
+def test_several_inputs_make_one_table_with_their_names(galsep, field, tmp_path):
+    other = tmp_path / "other.fits"
+    other.write_bytes(field.read_bytes())
+    outcome = galsep("deblend", field, other, "--catalog", "-", "-q")
+    assert outcome.code == 0
+    table = read_ecsv(outcome.out)
+    assert table.colnames[0] == "file"
+    half = len(table) // 2
+    assert table["file"].tolist() == ["field_i.fits"] * half + ["other.fits"] * half
+
+
+@pytest.mark.parametrize("form", ["ecsv", "csv", "vot", "parquet"])
+def test_catalogue_formats(galsep, field, outputs, tmp_path, form):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    arguments = ("--output", tmp_path, "--catalog-format", form, "--threshold", 0.45)
+    assert galsep("deblend", field, *arguments).code == 0
+    assert names(tmp_path) == [f"field_i_cat.{form}", "field_i_segm.fits"]
+    reader = {"vot": "votable", "csv": "ascii.csv", "ecsv": "ascii.ecsv"}.get(form, form)
+    table = Table.read(tmp_path / f"field_i_cat.{form}", format=reader)
+    assert len(table) == len(Table.read(outputs / "field_i_cat.fits"))
+
+
+def test_an_empty_sky_is_done_with_a_warning(galsep, tmp_path):
+    rng = np.random.default_rng(1)
+    sky = tmp_path / "sky.fits"
+    fits.PrimaryHDU(rng.normal(0, 1, (90, 90)).astype("f4")).writeto(sky)
+    nothing = tmp_path / "nothing.fits"
+    fits.PrimaryHDU(np.full((90, 90), np.nan, "f4")).writeto(nothing)
+    outcome = galsep("deblend", sky, nothing, "--output", tmp_path / "out", "--threshold", 0.99)
+    assert outcome.code == 0
+    assert "warning: " in outcome.err
+    assert "nothing.fits" in outcome.err
+    for name in ("sky", "nothing"):
+        table = Table.read(tmp_path / "out" / f"{name}_cat.fits")
+        assert len(table) == 0
+        assert "deblend_flux" in table.colnames
+        assert fits.getdata(tmp_path / "out" / f"{name}_segm.fits", "SEGM").max() == 0
+
+
+def write_bad(path, kind):
+    """Write an input that cannot be deblended."""
+    if kind == "text":
+        path.write_text("this is not FITS")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        fits.PrimaryHDU(np.zeros((300, 300), "f4")).writeto(path)
+        path.write_bytes(path.read_bytes()[:9000])
+    elif kind == "no image":
+        fits.PrimaryHDU().writeto(path)
+    elif kind == "table":
+        hdu = fits.BinTableHDU.from_columns([fits.Column("a", "E", array=np.zeros(3))])
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    elif kind == "1-D":
+        fits.PrimaryHDU(np.zeros(100, "f4")).writeto(path)
+    elif kind == "3-D":
+        fits.PrimaryHDU(np.zeros((3, 40, 40), "f4")).writeto(path)
+    elif kind == "zero size":
+        header = fits.PrimaryHDU(np.zeros((40, 40), "f4")).header
+        header["NAXIS1"] = 0
+        path.write_bytes(header.tostring().encode())
+    else:
+        assert kind == "missing"
+
+
+BAD = (
+    "missing", "text", "empty", "truncated", "no image", "table", "1-D", "3-D", "zero size",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("to", ["folder", "stdout"])
+def test_bad_inputs(galsep, tmp_path, weights, kind, to):
+    path = tmp_path / "bad.fits"
+    write_bad(path, kind)
+    where = ("--output", tmp_path / "out") if to == "folder" else ("--catalog", "-")
+    outcome = galsep("deblend", path, *where, "--weights", weights)
+    assert outcome.code == 1
+    assert "bad.fits" in outcome.error
+    assert names(tmp_path / "out") == []
+
+
+def test_a_bad_input_does_not_keep_the_others_from_being_done(galsep, field, tmp_path, weights):
+    outcome = galsep(
+        "deblend", tmp_path / "bad.fits", field, "--output", tmp_path, "--weights", weights, "-q"
+    )
+    assert outcome.code == 1
+    assert "bad.fits" in outcome.error
+    assert names(tmp_path) == ["field_i_cat.fits", "field_i_segm.fits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--output"),
+        (["--output", "out", "--threshold", "1.5"], "threshold"),
+        (["--output", "out", "--catalog", "cat.csv"], "cat.csv"),
+        (["--output", "out", "--catalog-format", "xml"], "parquet"),
+        (["--catalog", "-", "--catalog-format", "fits"], "ecsv"),
+        (["--output", "out", "--batch-size", "0"], "batch_size"),
+        (["--output", "out", "--background-mesh", "1"], "background_mesh"),
+        (["--output", "out", "--overwrite", "--skip-existing"], "exclude"),
+        (["--output", "out", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_wrong_usage(galsep, field, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    outcome = galsep("deblend", field, *arguments)
+    assert outcome.code == 2
+    assert said in outcome.error
+    assert names(tmp_path) == []
+
+
+def test_no_image_at_all(galsep, tmp_path):
+    outcome = galsep("deblend", "--output", tmp_path)
+    assert outcome.code == 2
+    assert "IMAGE" in outcome.error
+
+
+def test_a_device_that_is_not_there(galsep, field, tmp_path, no_cuda):
+    outcome = galsep("deblend", field, "--output", tmp_path / "out", "--device", "cuda")
+    assert outcome.code == 2
+    assert "CUDA" in outcome.error
+    assert names(tmp_path) == []
+
+
+def test_two_inputs_of_one_name_are_refused(galsep, field, tmp_path):
+    other = tmp_path / "field_i.fits"
+    other.write_bytes(field.read_bytes())
+    outcome = galsep("deblend", field, other, "--output", tmp_path / "out")
+    assert outcome.code == 2
+    assert "field_i" in outcome.error
+    assert names(tmp_path) == ["field_i.fits"]
+
+
+@pytest.mark.parametrize("content", [b"not safetensors", None])
+def test_weights_that_are_none(galsep, field, tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    outcome = galsep("deblend", field, "--output", tmp_path / "out", "--weights", path)
+    assert outcome.code == 1
+    assert "w.safetensors" in outcome.error
+    assert "out" not in names(tmp_path)
+
+
+def test_outputs_that_exist(galsep, field, tmp_path, weights):
+    run = ("deblend", field, "--output", tmp_path, "--weights", weights)
+    assert galsep(*run).code == 0
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    refused = galsep(*run)
+    assert refused.code == 3
+    assert "--overwrite" in refused.error
+    skipped = galsep(*run, "--skip-existing")
+    assert skipped.code == 0
+    assert "passed over" in skipped.err
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    assert galsep(*run, "--overwrite").code == 0
+    # The same input and command give the same bytes.
+    again = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    assert again == before
+
+
+def test_an_output_folder_that_cannot_be_made(galsep, field, tmp_path, weights):
+    (tmp_path / "file").write_text("in the way")
+    outcome = galsep("deblend", field, "--output", tmp_path / "file", "--weights", weights)
+    assert outcome.code == 1
+    assert "file" in outcome.error
+    assert names(tmp_path) == ["file"]
+
+
+def test_an_extension_that_is_not_there(galsep, field, tmp_path, weights):
+    outcome = galsep(
+        "deblend", field, "--output", tmp_path, "--ext", "SCI,7", "--weights", weights
+    )
+    assert outcome.code == 1
+    assert "SCI,7" in outcome.error
+
+
+def test_closed_stdout_is_one_line(process, field, tmp_path, weights):
+    read, write = os.pipe()
+    os.close(read)
+    run = ("deblend", field, "--catalog", "-", "--weights", weights, "--quiet")
+    with process(*run, stdout=write) as running:
+        os.close(write)
+        err = running.communicate()[1]
+    assert running.returncode == 1
+    assert len(err.splitlines()) == 1
+    assert "standard output" in err
+
+
+def test_the_command_that_is_written_down(tmp_path):
+    given = {
+        "weights": "/a/b/w.safetensors",
+        "threshold": 0.5,
+        "zeropoint": None,
+        "preview": True,
+        "device": "cuda",
+        "batch_size": 4,
+    }
+    assert command_line([tmp_path / "a.fits"], tmp_path / "c.toml", given) == (
+        "galsep deblend a.fits --config c.toml --weights w.safetensors --threshold 0.5 --preview"
+    )
+    assert command_line([tmp_path / "a.fits", tmp_path / "b.fits"], None, {}) == (
+        "galsep deblend IMAGE..."
+    )

@@ -1,0 +1,106 @@
+"""``galsep evaluate``: exit codes, the report and the tables."""
+
+import json
+
+import pytest
+
+from galsep.cli.console import render
+from galsep.cli.evaluate import tables
+
+from .conftest import names
+
+FIGURES = (
+    "precision", "recall", "f1", "precision_5px", "recall_5px", "f1_5px", "exact", "map_box50",
+    "map_box", "map_mask50", "map_mask", "mask_iou", "label_iou", "flux_error", "flux_bias",
+)  # fmt: skip
+
+METRICS = {"n_blends": 1000, "n_sources": 2000, "n_not_detectable": 312, "threshold": 0.5}
+
+
+def row(label, selection, value):
+    return {"label": label, "sources": selection, **dict.fromkeys(FIGURES, value)}
+
+
+def test_tables_fit_80_columns_and_show_what_is_undefined():
+    labels = ("galsep", "SEP 1.5σ/64/0.0005", "photutils 1.5σ")
+    rows = [row(label, s, -0.0123) for label in labels for s in ("all", "detectable")]
+    rows += [row("nothing", "all", None), row("nothing", "detectable", None)]
+    text = render(*tables(rows, METRICS))
+    assert max(map(len, text.splitlines())) <= 80
+    for label in labels:
+        assert text.count(label) == 4
+    assert "-0.012" in text
+    assert "–" in text
+    assert "312" in text
+
+
+def test_a_report(galsep, dataset, tmp_path, weights):
+    folder = tmp_path / "report"
+    run = ("evaluate", dataset, "--output", folder, "--weights", weights, "--device", "cpu")
+    outcome = galsep(*run, "--limit", 2, "--no-baselines")
+    assert outcome.code == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["n_blends"] == 2
+    assert list(metrics["methods"]) == ["galsep"]
+    assert outcome.out.startswith("2 test blends, 4 sources")
+    assert "Detectable sources" in outcome.out
+    assert str(folder / "metrics.json") in outcome.err
+    before = (folder / "metrics.json").read_bytes()
+    refused = galsep(*run)
+    assert refused.code == 3
+    assert "--overwrite" in refused.error
+    assert (folder / "metrics.json").read_bytes() == before
+
+
+def test_beside_the_classical_methods(galsep, dataset, tmp_path, weights):
+    run = ("evaluate", dataset, "--output", tmp_path, "--weights", weights, "--workers", 1, "-q")
+    outcome = galsep(*run, "--limit", 1)
+    assert outcome.code == 0
+    assert outcome.out.count("SEP 1.5σ/32/0.005") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "DATASET"),
+        (["set"], "--output"),
+        (["set", "--output", "report", "--limit", "-1"], "limit"),
+    ],
+)
+def test_wrong_usage(galsep, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    outcome = galsep("evaluate", *arguments)
+    assert outcome.code == 2
+    assert said in outcome.error
+    assert names(tmp_path) == []
+
+
+def test_unusable_inputs(galsep, dataset, other_version, tmp_path, weights):
+    report = ("--output", tmp_path / "report")
+    outcome = galsep("evaluate", other_version, *report, "--weights", weights)
+    assert outcome.code == 1
+    assert "version 99" in outcome.error
+    assert galsep("evaluate", tmp_path, *report).code == 1
+    bad = tmp_path / "w.safetensors"
+    bad.write_bytes(b"not safetensors")
+    outcome = galsep("evaluate", dataset, *report, "--weights", bad)
+    assert outcome.code == 1
+    assert "w.safetensors" in outcome.error
+    assert names(tmp_path) == ["w.safetensors"]
+
+
+def test_a_device_that_is_not_there(galsep, dataset, tmp_path, no_cuda):
+    outcome = galsep("evaluate", dataset, "--output", tmp_path / "report", "--device", "cuda")
+    assert outcome.code == 2
+    assert "CUDA" in outcome.error
+    assert names(tmp_path) == []
+
+
+def test_an_output_folder_that_cannot_be_made(galsep, dataset, tmp_path, weights):
+    (tmp_path / "file").write_text("in the way")
+    outcome = galsep(
+        "evaluate", dataset, "--output", tmp_path / "file" / "x", "--weights", weights
+    )
+    assert outcome.code == 1
+    assert "file" in outcome.error
+    assert names(tmp_path) == ["file"]

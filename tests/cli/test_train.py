@@ -1,0 +1,120 @@
+"""``galsep train``: exit codes and the run it leaves."""
+
+import csv
+import tomllib
+
+import pytest
+
+from galsep.model.weights import load_model
+
+from .conftest import names
+
+RUN_FILES = [
+    "config.toml", "losses.png", "metrics.csv", "state.safetensors", "weights.safetensors",
+]  # fmt: skip
+
+SMALL = ("--epoch-size", 4, "--batch-size", 2, "--threads", 1, "--device", "cpu")
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Settings that have no option, for the shortest of runs."""
+    file = tmp_path / "quick.toml"
+    file.write_text("validation_size = 2\ncalibrate = false\namp = false\n")
+    return ("--config", file)
+
+
+def test_a_run_and_its_resumption(galsep, dataset, tmp_path, quick):
+    run = tmp_path / "run"
+    outcome = galsep("train", dataset, "--output", run, "--epochs", 1, *SMALL, *quick)
+    assert outcome.code == 0
+    assert outcome.out == ""
+    assert f"wrote {run / 'weights.safetensors'} after 1 epoch" in outcome.err
+    assert "epoch 1: loss" in outcome.err
+    assert names(run) == RUN_FILES
+    settings = tomllib.loads((run / "config.toml").read_text())
+    assert settings["epoch_size"] == 4
+    assert settings["validation_size"] == 2
+    assert load_model(run / "weights.safetensors", "cpu").info["epoch"] == 1
+    # A finished run has nothing left to do, with its own settings as the base.
+    resumed = galsep("train", dataset, "--output", run, "--resume")
+    assert resumed.code == 0
+    with (run / "metrics.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+    assert galsep("train", dataset, "--output", run, "--resume", "--seed", 5).code == 2
+    refused = galsep("train", dataset, "--output", run, "--epochs", 1)
+    assert refused.code == 3
+    assert "--resume" in refused.error
+
+
+def test_resuming_takes_the_settings_of_the_run(galsep, tmp_path):
+    (tmp_path / "config.toml").write_text("epoch_size = 12\nbatch_size = 3\n")
+    file = tmp_path / "mine.toml"
+    file.write_text("batch_size = 5\nseed = 6\n")
+    dump = ("train", "--output", tmp_path, "--dump-config")
+    settings = tomllib.loads(galsep(*dump, "--resume", "--config", file, "--seed", 7).out)
+    assert (settings["epoch_size"], settings["batch_size"], settings["seed"]) == (12, 5, 7)
+    assert tomllib.loads(galsep(*dump).out)["epoch_size"] == 8000
+
+
+def test_recipes(galsep):
+    compact = tomllib.loads(galsep("train", "--dump-config").out)
+    paper = tomllib.loads(galsep("train", "--recipe", "paper", "--dump-config").out)
+    assert (compact["init"], compact["batch_size"]) == ("random", 16)
+    assert (paper["init"], paper["batch_size"], paper["epochs"]) == ("coco", 64, 80)
+    assert paper["stages"][0] == ["heads", 15, 0.001]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "DATASET"),
+        (["set"], "--output"),
+        (["set", "--output", "run", "--recipe", "big"], "compact"),
+        (["set", "--output", "run", "--epochs", "0"], "epochs"),
+        (["set", "--output", "run", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_wrong_usage(galsep, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    outcome = galsep("train", *arguments)
+    assert outcome.code == 2
+    assert said in outcome.error
+    assert names(tmp_path) == []
+
+
+def test_a_device_that_is_not_there(galsep, dataset, tmp_path, no_cuda):
+    outcome = galsep("train", dataset, "--output", tmp_path / "run", "--device", "cuda")
+    assert outcome.code == 2
+    assert names(tmp_path) == []
+
+
+def test_a_data_set_of_another_version(galsep, other_version, tmp_path):
+    outcome = galsep("train", other_version, "--output", tmp_path / "run")
+    assert outcome.code == 1
+    assert "version 99" in outcome.error
+    assert names(tmp_path) == []
+
+
+def test_no_data_set(galsep, tmp_path):
+    outcome = galsep("train", tmp_path / "nothing", "--output", tmp_path / "run")
+    assert outcome.code == 1
+    assert "nothing" in outcome.error
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_starting_weights_that_are_none(galsep, dataset, tmp_path, name):
+    start = tmp_path / name
+    start.write_bytes(b"these are no weights")
+    outcome = galsep("train", dataset, "--output", tmp_path / "run", "--init", start)
+    assert outcome.code == 1
+    assert name in outcome.error
+    assert names(tmp_path) == [name]
+
+
+def test_an_output_folder_that_cannot_be_made(galsep, dataset, tmp_path, quick):
+    (tmp_path / "file").write_text("in the way")
+    outcome = galsep("train", dataset, "--output", tmp_path / "file", "-q", *SMALL, *quick)
+    assert outcome.code == 1
+    assert "file" in outcome.error

@@ -1,0 +1,219 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from galsep.errors import DatasetError
+from galsep.io.dataset import (
+    DatasetMeta,
+    is_dataset,
+    load_dataset,
+    write_meta,
+    write_shard,
+)
+from galsep.scene import Blend, Source
+
+BANDS = ("g", "i")
+RMS = 10.0
+
+
+def source(rng: np.random.Generator, kind: str = "galaxy") -> Source:
+    height, width = (int(n) for n in rng.integers(3, 30, 2))
+    light = (rng.random((2, height, width)) * 40).astype(np.float32)
+    return Source(
+        kind=kind,
+        x=float(rng.uniform(30, 90)),
+        y=float(rng.uniform(30, 90)),
+        magnitude=rng.uniform(20, 25, 2),
+        flux=light.sum(axis=(1, 2), dtype=np.float64),
+        half_light_radius=0.5,
+        e1=0.1,
+        e2=-0.2,
+        light=light,
+        y0=int(rng.integers(0, 90)),
+        x0=int(rng.integers(0, 90)),
+    )
+
+
+def blend(rng: np.random.Generator, n: int) -> Blend:
+    kinds = ("galaxy", "star")
+    image = rng.normal(size=(2, 120, 120)).astype(np.float32)
+    return Blend(image, [source(rng, kinds[i % 2]) for i in range(n)], float(rng.uniform(0.6, 0.9)))
+
+
+def derived(blend: Blend) -> dict:
+    n = len(blend.sources)
+    return {
+        "snr": np.arange(n) + 5.5,
+        "purity": np.full(n, 0.5),
+        "area": np.arange(n) + 4,
+        "detectable": np.arange(n) % 2 == 1,
+    }
+
+
+def meta(counts: dict, shards: tuple[str, ...]) -> DatasetMeta:
+    return DatasetMeta(
+        survey="LSST",
+        bands=BANDS,
+        detection_band=1,
+        pixel_scale=0.2,
+        zeropoints=(37.0, 37.5),
+        sky_rms=(8.0, RMS),
+        psf_fwhm=(0.8, 0.7),
+        counts=counts,
+        shards=shards,
+        population={"n": 3, "bands": BANDS},
+        galsep_version="0.1.0",
+        seed=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def blends() -> list[Blend]:
+    rng = np.random.default_rng(7)
+    return [blend(rng, n) for n in (2, 0, 3)]
+
+
+@pytest.fixture
+def folder(tmp_path, blends):
+    """A data set of three blends in two shards."""
+    write_shard(tmp_path / "a.fits", blends[:2], [derived(b) for b in blends[:2]], 0)
+    write_shard(tmp_path / "b.fits", blends[2:], [derived(b) for b in blends[2:]], 2)
+    counts = {"train": 1, "validation": 1, "test": 1}
+    write_meta(tmp_path, meta(counts, ("a.fits", "b.fits")))
+    return tmp_path
+
+
+def test_a_data_set_is_read_as_it_was_written(folder, blends):
+    dataset = load_dataset(folder)
+    assert (len(dataset), len(dataset.truth)) == (3, 5)
+    assert dataset.images.dtype == np.float32
+    for index, given in enumerate(blends):
+        np.testing.assert_array_equal(dataset.images[index], given.image)
+        assert dataset.psf_fwhm[index] == given.psf_fwhm
+        rows = dataset.sources(index)
+        assert rows["class"].tolist() == [s.kind for s in given.sources]
+        assert (rows["blend"] == index).all()
+        for offset, (row, true) in enumerate(zip(rows, given.sources, strict=True)):
+            light, y0, x0 = dataset.source_light(dataset.first[index] + offset)
+            np.testing.assert_array_equal(light, true.light)
+            assert (y0, x0) == (true.y0, true.x0)
+            np.testing.assert_array_equal(row["flux"], true.flux)
+            np.testing.assert_array_equal(row["magnitude"], true.magnitude)
+            assert (row["x"], row["y"]) == (true.x, true.y)
+        np.testing.assert_array_equal(rows["snr"], np.arange(len(rows)) + 5.5)
+        np.testing.assert_array_equal(rows["detectable"], np.arange(len(rows)) % 2 == 1)
+
+
+def test_meta_survives(folder):
+    assert dataclasses.replace(load_dataset(folder).meta, population={}) == dataclasses.replace(
+        meta({"train": 1, "validation": 1, "test": 1}, ("a.fits", "b.fits")), population={}
+    )
+    assert load_dataset(folder).meta.detection_rms == RMS
+
+
+def test_masks_are_where_own_light_exceeds_the_threshold(folder, blends):
+    dataset = load_dataset(folder)
+    for footprint, true in zip(dataset.footprints(2), blends[2].sources, strict=True):
+        full = np.zeros((150, 150), np.float32)
+        height, width = true.light.shape[1:]
+        full[true.y0 : true.y0 + height, true.x0 : true.x0 + width] = true.light[1]
+        np.testing.assert_array_equal(footprint.to_full(full.shape), full > 1.5 * RMS)
+    assert dataset.footprints(1) == []
+
+
+def test_stack_holds_the_light_of_the_detection_band(folder, blends):
+    dataset = load_dataset(folder)
+    layers = dataset.stack(0)
+    assert layers.shape == (2, 120, 120)
+    for layer, true in zip(layers, blends[0].sources, strict=True):
+        assert layer.sum(dtype=np.float64) == pytest.approx(true.flux[1])
+    np.testing.assert_array_equal(dataset.detection_image(0), blends[0].image[1])
+    assert dataset.stack(1).shape == (0, 120, 120)
+
+
+def test_splits_follow_each_other(folder):
+    dataset = load_dataset(folder)
+    assert [dataset.split(name) for name in ("train", "validation", "test")] == [
+        *(range(0, 1), range(1, 2), range(2, 3))
+    ]
+    with pytest.raises(DatasetError, match="no split 'trian'; there are train, validation, test"):
+        dataset.split("trian")
+
+
+def test_blends_without_any_source(tmp_path):
+    empty = blend(np.random.default_rng(1), 0)
+    write_shard(tmp_path / "a.fits", [empty], [derived(empty)], 0)
+    write_meta(tmp_path, meta({"train": 1, "validation": 0, "test": 0}, ("a.fits",)))
+    dataset = load_dataset(tmp_path)
+    assert len(dataset.truth) == dataset.light.size == 0
+    assert dataset.footprints(0) == []
+
+
+def test_units_are_in_the_shard(folder):
+    with fits.open(folder / "a.fits", checksum=True) as hdus:
+        assert hdus["BLENDS"].header["BUNIT"] == "electron"
+        assert hdus["TRUTH"].columns["flux"].unit == "electron"
+        assert hdus["TRUTH"].columns["x"].unit == "pix"
+        assert hdus[0].header["GSFORMAT"] == 1
+
+
+def test_only_a_finished_folder_is_a_data_set(folder):
+    assert is_dataset(folder)
+    (folder / "dataset.toml").unlink()
+    assert not is_dataset(folder)
+    with pytest.raises(DatasetError, match=r"no data set here .*; make one with galsep simulate"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        (
+            "format_version = 1",
+            "format_version = 99",
+            "of format version 99, .*; simulate it again",
+        ),
+        ("format_version = 1", "", "of format version None"),
+        ("seed = 1", "", "incomplete or with unknown keys"),
+        ("seed = 1", "seed = 1\nsede = 2", "incomplete or with unknown keys"),
+        ("seed = 1", "seed = ", "not readable"),
+        ("train = 1", "train = 5", "promises 7 blends, the shards hold 3"),
+        ("train = 1", "train = -1", "counts are positive"),
+        ("train = 1", "", "incomplete"),
+        ('"a.fits"', '"../a.fits"', "shards lie in the data set's own folder"),
+        ('"a.fits"', '"gone.fits"', r"gone\.fits: damaged or missing shard"),
+    ],
+)
+def test_wrong_descriptions_are_refused(folder, old, new, match):
+    path = folder / "dataset.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(DatasetError, match=match) as caught:
+        load_dataset(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", [0, 1000, 5000, 60_000, 240_000])
+def test_truncated_shards_are_refused(folder, end):
+    content = (folder / "a.fits").read_bytes()
+    (folder / "a.fits").write_bytes(content[:end])
+    with pytest.raises(DatasetError, match=r"a\.fits: damaged or missing shard") as caught:
+        load_dataset(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_of_other_bands_are_refused(folder):
+    text = (folder / "dataset.toml").read_text().replace('"g",\n    "i",\n]\ndet', '"i",\n]\ndet')
+    (folder / "dataset.toml").write_text(text)
+    with pytest.raises(DatasetError, match=r"a\.fits: "):
+        load_dataset(folder)
+
+
+def test_tables_that_do_not_fit_together_are_refused(folder):
+    with fits.open(folder / "a.fits", mode="update", memmap=False) as hdus:
+        hdus["SCENES"].data["n_source"] = 5
+    with pytest.raises(DatasetError, match="tables do not fit together; simulate"):
+        load_dataset(folder)

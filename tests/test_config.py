@@ -1,0 +1,160 @@
+import dataclasses
+import tomllib
+
+import pytest
+
+from galsep.config import (
+    RECIPES,
+    DeblendConfig,
+    EvaluateConfig,
+    SimulateConfig,
+    TrainConfig,
+    dump_toml,
+    field_shape,
+    parse_range,
+    read_toml,
+    resolve,
+)
+from galsep.errors import UsageError
+
+EVERY = (SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig)
+
+
+def test_the_defaults_are_those_of_the_report():
+    config = SimulateConfig()
+    assert (config.n, config.galaxies, config.survey, config.bands) == (20_000, "2", "LSST", ("i",))
+    assert (config.max_mag, config.max_shift) == (25.3, 2.4)
+
+
+@pytest.mark.parametrize("cls", EVERY)
+def test_a_dumped_configuration_resolves_to_itself(cls, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(dump_toml(cls()))
+    assert resolve(cls, file, {}) == cls()
+
+
+def test_unset_values_are_not_dumped():
+    assert "zeropoint" not in dump_toml(DeblendConfig())
+    assert "zeropoint = 27.0" in dump_toml(DeblendConfig(zeropoint=27.0))
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('n = 5\nmax-mag = 24\nbands = ["g", "i"]\n')
+    config = resolve(SimulateConfig, file, {"n": 7, "seed": None, "max_shift": 1})
+    assert (config.n, config.max_mag, config.max_shift, config.seed) == (7, 24.0, 1.0, 1)
+    assert config.bands == ("g", "i")
+    assert resolve(SimulateConfig, file, {"max_mag": 23.0}).max_mag == 23.0
+
+
+def test_unknown_settings_name_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match="unknown setting 'maxmag'; did you mean 'max_mag'"):
+        resolve(SimulateConfig, None, {"maxmag": 25.0})
+    with pytest.raises(UsageError, match="unknown setting 'xyzzy'; known: n, galaxies, "):
+        resolve(SimulateConfig, None, {"xyzzy": 1})
+
+
+@pytest.mark.parametrize("value", ["5", 5.5, True, [5], {"a": 1}])
+def test_wrong_types_are_refused(value):
+    with pytest.raises(UsageError, match=r"n: .* has the wrong type"):
+        resolve(SimulateConfig, None, {"n": value})
+
+
+@pytest.mark.parametrize("content", [b"n = ", b"\xff\xfe", b"n = 1\nn = 2"])
+def test_what_is_not_toml_is_refused(tmp_path, content):
+    (tmp_path / "c.toml").write_bytes(content)
+    with pytest.raises(UsageError, match="not a readable TOML file"):
+        read_toml(tmp_path / "c.toml")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"gone\.toml: not a readable TOML file"):
+        resolve(TrainConfig, tmp_path / "gone.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "match"),
+    [
+        (SimulateConfig, {"n": 0}, "n must be at least 1, got 0"),
+        (SimulateConfig, {"galaxies": "3-1"}, "reversed; write 1-3"),
+        (SimulateConfig, {"galaxies": "many"}, "galaxies is a number or a range"),
+        (SimulateConfig, {"galaxies": "-1"}, "galaxies is a number or a range"),
+        (SimulateConfig, {"stars": 1.5}, "stars must lie between"),
+        (SimulateConfig, {"max_mag": float("nan")}, "max_mag must lie between"),
+        (SimulateConfig, {"seeing": "0.5-9"}, "seeing must lie between"),
+        (SimulateConfig, {"bands": ()}, "one to six different names"),
+        (SimulateConfig, {"bands": ("i", "i")}, "one to six different names"),
+        (SimulateConfig, {"catalog": "a", "cosmos": "b"}, "exclude each other"),
+        (SimulateConfig, {"density": 0.0}, "density is 0 to 10000"),
+        (SimulateConfig, {"field": "100x100"}, "a field is 120 to 50000 pixels"),
+        (SimulateConfig, {"seed": -1}, "seed must be at least 0"),
+        (TrainConfig, {"recipe": "quick"}, "recipe is one of compact, paper, got 'quick'"),
+        (TrainConfig, {"recipe": ["paper"]}, "recipe: .* wrong type"),
+        (TrainConfig, {"optimizer": "adam"}, "optimizer is adamw or sgd"),
+        (TrainConfig, {"schedule": "flat"}, "schedule is cosine or steps"),
+        (TrainConfig, {"stages": [["tail", 12, 1e-3]]}, "a stage is"),
+        (TrainConfig, {"stages": [["all", 12]]}, "stages: expected 3 values"),
+        (TrainConfig, {"stages": []}, "stages lists at least one"),
+        (TrainConfig, {"stages": [["all", 3, 1e-3]]}, "the last stage ends with epoch 3, "),
+        (TrainConfig, {"ema": 1.0}, "ema must lie between"),
+        (DeblendConfig, {"threshold": 1.1}, "threshold must lie between"),
+        (DeblendConfig, {"background_mesh": 4}, "background_mesh must be at least 8"),
+        (DeblendConfig, {"gain": float("nan")}, "gain must be at least"),
+        (DeblendConfig, {"catalog_format": "xls"}, "one of fits, ecsv, csv, vot, parquet"),
+        (EvaluateConfig, {"limit": -1}, "limit must be at least 0"),
+    ],
+)
+def test_bad_values_are_refused(cls, values, match):
+    with pytest.raises(UsageError, match=match) as caught:
+        resolve(cls, None, values)
+    assert "\n" not in str(caught.value)
+
+
+def test_recipes_change_defaults_and_options_change_recipes():
+    paper = resolve(TrainConfig, None, {"recipe": "paper"})
+    assert (paper.optimizer, paper.init, paper.epochs) == ("sgd", "coco", 80)
+    assert [stage[0] for stage in paper.stages] == ["heads", "4+", "all", "all"]
+    assert resolve(TrainConfig, None, {"recipe": "paper", "init": "random"}).init == "random"
+    assert set(RECIPES) == {"compact", "paper"}
+
+
+def test_another_length_of_a_cosine_run_is_one_stage():
+    for epochs in (3, 30):
+        config = resolve(TrainConfig, None, {"epochs": epochs})
+        assert config.epochs == config.stages[-1][1] == epochs
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("2", int, (2, 2)),
+        ("1-6", int, (1, 6)),
+        ("0.6-0.9", float, (0.6, 0.9)),
+        ("3-3", int, (3, 3)),
+    ],
+)
+def test_ranges(text, kind, expected):
+    assert parse_range("x", text, kind) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-", "1-", "-3", "1-2-3", "a-b", "1.5"])
+def test_what_is_no_range(text):
+    with pytest.raises(UsageError, match="x is a number or a range such as 1-6"):
+        parse_range("x", text, int)
+
+
+def test_fields_are_width_times_height():
+    assert field_shape("2400x1200") == field_shape("2400X1200") == (1200, 2400)
+
+
+@pytest.mark.parametrize("text", ["2400", "2400x", "x5", "12e2x1200", "²400x1200", "-200x300"])
+def test_what_is_no_field(text):
+    with pytest.raises(UsageError, match="field is WIDTHxHEIGHT"):
+        field_shape(text)
+
+
+@pytest.mark.parametrize("cls", EVERY)
+def test_configurations_are_frozen(cls):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(cls(), dataclasses.fields(cls)[0].name, 2)
+    assert tomllib.loads(dump_toml(cls()))
