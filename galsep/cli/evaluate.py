@@ -48,19 +48,19 @@ _setting = setting(EvaluateConfig)
 _JUDGING = "What is judged"
 
 _FOUND = (
-    ("precision", "precision", "IoU≥0.5"),
+    ("precision", "prec.", "IoU≥0.5"),
     ("recall", "recall", "IoU≥0.5"),
     ("f1", "F1", "IoU≥0.5"),
-    ("precision_5px", "precision", "≤5 px"),
+    ("precision_5px", "prec.", "≤5 px"),
     ("recall_5px", "recall", "≤5 px"),
     ("f1_5px", "F1", "≤5 px"),
     ("exact", "exact", "blends"),
 )
 _QUALITY = (
-    ("map_box50", "box mAP", "0.5"),
-    ("map_box", "box mAP", "0.5:0.95"),
-    ("map_mask50", "mask mAP", "0.5"),
-    ("map_mask", "mask mAP", "0.5:0.95"),
+    ("map_box50", "box mAP", ".5"),
+    ("map_box", "box mAP", ".5:.95"),
+    ("map_mask50", "mask mAP", ".5"),
+    ("map_mask", "mask mAP", ".5:.95"),
     ("mask_iou", "mask", "IoU"),
     ("flux_error", "flux", "error"),
     ("flux_bias", "flux", "bias"),
@@ -148,16 +148,15 @@ def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "li
         From ``metrics.json``.
     """
     parts: list[Table | str] = [
-        f"{metrics['n_blends']} test blends, {metrics['n_sources']} sources, "
-        f"{metrics['n_not_detectable']} of them not detectable; "
-        f"score threshold {metrics['threshold']:.3g}"
+        f"{metrics['n_blends']} test blends, {metrics['n_sources']} sources "
+        f"({metrics['n_not_detectable']} not detectable), threshold {metrics['threshold']:.3g}"
     ]
     for selection, heading in (
         ("detectable", "Detectable sources"),
         ("all", "All sources"),
     ):
         chosen = [row for row in rows if row["sources"] == selection]
-        parts += ["", heading, _table(chosen, _FOUND), _table(chosen, _QUALITY)]
+        parts += ["", heading, _table(chosen, _FOUND), "", _table(chosen, _QUALITY)]
     return parts
 
 
@@ -165,7 +164,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, 
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
     for _, above, below in columns:
         table.add_column(f"{above}\n{below}", justify="right", no_wrap=True)

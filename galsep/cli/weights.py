@@ -1,6 +1,7 @@
 """``galsep weights``: what a network is and how it was trained."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,9 +28,8 @@ Examples:
   galsep weights --json
 """
 
-_FIRST = ("architecture", "threshold", "calibration", "scores")
-_LAST = ("init", "training", "dataset")
-_BESIDE = ("format_version", "galsep_version", "torch_version")
+_FIRST = ("architecture", "threshold", "calibration", "validation")
+_LAST = ("init", "training", "dataset", "format_version", "galsep_version", "torch_version")
 
 
 def weights(
@@ -63,34 +63,46 @@ def weights(
 
 
 def describe(name: str, entry: Mapping[str, Any]) -> str:
-    """Describe one network in lines of a name and a value."""
-    size = entry["bytes"] / 1e6
-    rows = [("file", f"{Path(str(entry['file'])).name}, {size:.1f} MB")]
-    rows.append(("SHA-256", str(entry["sha256"])))
-    shown = {"file", "sha256", "bytes"}
-    others = [key for key in entry if key not in {*shown, *_FIRST, *_LAST, *_BESIDE}]
-    for key in (*_FIRST, *others, *_LAST, *_BESIDE):
+    """Describe one network in lines of a name and a value, wrapped at 80 columns."""
+    rows = {
+        "file": f"{Path(str(entry['file'])).name}, {entry['bytes'] / 1e6:.1f} MB",
+        "SHA-256": str(entry["sha256"]),
+    }
+    others = [key for key in entry if key not in {"file", "sha256", "bytes", *_FIRST, *_LAST}]
+    for key in (*_FIRST, *others, *_LAST):
         if key in entry:
-            rows += _flatten(key, entry[key])
-    width = max(len(label) for label, _ in rows)
-    return "".join([f"{name}\n", *(f"  {label:{width}}  {text}\n" for label, text in rows)])
-
-
-def _flatten(label: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Give nested settings a line each."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flatten(f"{label}.{key}", inner)
-    else:
-        yield label, _as_text(value)
+            rows[key] = _as_text(entry[key])
+    width = max(map(len, rows)) + 2
+    lines = [name]
+    for key, text in rows.items():
+        lines += textwrap.wrap(
+            text,
+            80,
+            initial_indent=f"  {key:{width}}",
+            subsequent_indent=" " * (2 + width),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _as_text(value: Any) -> str:
+    """Write a stored value on one line; nested settings as ``name value`` pairs."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text}" for key, text in _flatten(value) if text)
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return f"[{', '.join(_as_text(item) for item in value)}]"
+        return f"[{','.join(_as_text(item) for item in value)}]"
     return str(value)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _as_text(value)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 """Galaxies from elsewhere: CatSim catalogues in BTK's columns, and real HST galaxies."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,10 +212,16 @@ def _read_table(path: Path) -> "Table":
     from astropy.table import Table
 
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with (
+            warnings.catch_warnings(),
+            path.open("rb") as file,
+            fits.open(file, memmap=False) as hdus,
+        ):
+            warnings.simplefilter("ignore")  # What is truncated is an error below.
             for hdu in hdus:
                 if isinstance(hdu, fits.BinTableHDU):
                     return Table(hdu.data)
-    except OSError as error:
-        raise CatalogError(f"{path}: not a readable FITS table ({error})") from error
+    except (OSError, LookupError, TypeError, ValueError, fits.VerifyError) as error:
+        reason = " ".join(str(error).split())
+        raise CatalogError(f"{path}: not a readable FITS table ({reason})") from error
     raise CatalogError(f"{path}: holds no FITS table")

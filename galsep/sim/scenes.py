@@ -47,11 +47,24 @@ class SceneMaker:
     survey : Survey
     galaxies : SourceModel
         Where galaxies come from.
+
+    Raises
+    ------
+    UsageError
+        When ``max_shift`` leaves the stamp.
     """
 
     config: SimulateConfig
     survey: Survey
     galaxies: SourceModel
+
+    def __post_init__(self) -> None:
+        largest = STAMP_SIZE / 2 * self.survey.pixel_scale
+        if not self.config.field and self.config.max_shift > largest:
+            raise UsageError(
+                f"max_shift {self.config.max_shift} arcsec leaves the stamp: at most "
+                f"{largest:g} arcsec for {self.survey.name}"
+            )
 
     def blend(self, rng: np.random.Generator) -> Blend:
         """Draw one blend on a 120×120 stamp.
@@ -59,11 +72,6 @@ class SceneMaker:
         Offsets from the stamp's centre are uniform in ± ``max_shift`` along both axes.
         """
         shift = self.config.max_shift / self.survey.pixel_scale
-        if shift > STAMP_SIZE / 2:
-            raise UsageError(
-                f"max_shift {self.config.max_shift} arcsec leaves the stamp: at most "
-                f"{STAMP_SIZE / 2 * self.survey.pixel_scale:g} arcsec for {self.survey.name}"
-            )
         seeing = self._draw_seeing(rng)
         psfs = [self._psf(band, seeing) for band in self.survey.bands]
         low, high = parse_range("galaxies", self.config.galaxies, int)

@@ -125,7 +125,7 @@ def train(
     if config.calibrate:
         model = load_model(weights, config.device)
         found = calibrate(model, data, reporter)
-        save_weights(weights, trainer.average, {**model.info, **found})
+        save_weights(weights, trainer.average, {**info, "epoch": trainer.epoch, **found})
     return TrainResult(folder, weights, trainer.history)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from galsep.cli import console
 from galsep.cli.main import main
 from galsep.config import SimulateConfig
 
@@ -32,8 +33,9 @@ class Outcome:
 
 
 @pytest.fixture
-def galsep(capsys) -> Callable[..., Outcome]:
-    """Run galsep in this process."""
+def galsep(capsys, monkeypatch) -> Callable[..., Outcome]:
+    """Run galsep in this process, without the lines of progress that depend on its speed."""
+    monkeypatch.setattr(console, "PLAIN_INTERVAL", float("inf"))
 
     def run(*arguments) -> Outcome:
         capsys.readouterr()
@@ -97,11 +99,11 @@ def other_version(dataset, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def field(tmp_path_factory) -> Path:
-    """A simulated field of 200×160 px."""
+    """A simulated field of 140×125 px."""
     from galsep.workflows.simulate import simulate
 
     folder = tmp_path_factory.mktemp("field")
-    config = SimulateConfig(field="200x160", galaxies="1", density=150.0, seed=3, workers=1)
+    config = SimulateConfig(field="140x125", galaxies="1", density=150.0, seed=3, workers=1)
     simulate(folder, config)
     return folder / "field_i.fits"
 

@@ -98,9 +98,7 @@ def test_a_device_that_is_not_there(galsep, dataset, tmp_path, no_cuda):
 
 def test_an_output_folder_that_cannot_be_made(galsep, dataset, tmp_path, weights):
     (tmp_path / "file").write_text("in the way")
-    outcome = galsep(
-        "evaluate", dataset, "--output", tmp_path / "file" / "x", "--weights", weights
-    )
+    outcome = galsep("evaluate", dataset, "--output", tmp_path / "file" / "x", "--weights", weights)
     assert outcome.code == 1
     assert "file" in outcome.error
     assert names(tmp_path) == ["file"]

@@ -13,7 +13,7 @@ def test_a_file(galsep, weights):
     assert (outcome.code, outcome.err) == (0, "")
     lines = {line.split(maxsplit=1)[0]: line for line in outcome.out.splitlines()}
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in lines["SHA-256"]
-    assert "compact" in lines["architecture.backbone"]
+    assert "backbone compact" in lines["architecture"]
     assert lines["threshold"].split() == ["threshold", "0.4"]
     assert "random.safetensors" in lines["file"]
 
@@ -35,9 +35,20 @@ def test_the_packaged_networks_are_listed(galsep):
     assert list(json.loads(outcome.out)) == list(list_weights())
 
 
-def test_nested_settings_have_a_line_each():
-    entry = {"file": "a", "sha256": "0", "bytes": 2e6, "training": {"stages": [["all", 9, 0.001]]}}
-    assert "training.stages  [[all, 9, 0.001]]\n" in describe("name", entry)
+def test_a_description_fits_80_columns():
+    training = {"stages": [["all", 9, 0.001]], "init": "", **dict.fromkeys("abcdefgh", 0.123456)}
+    entry = {
+        "file": "a",
+        "sha256": "0",
+        "bytes": 2e6,
+        "training": training,
+        "dataset": {"p": {"n": 5}},
+    }
+    text = describe("name", entry)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "stages [[all,9,0.001]], a 0.123456" in text
+    assert "p.n 5" in text
+    assert "init" not in text
 
 
 @pytest.mark.parametrize("content", [None, b"not safetensors", b""])

@@ -57,7 +57,7 @@ def test_missing_columns_are_named(tmp_path):
     with pytest.raises(CatalogError, match=r"c\.fits: lacks the column a_d$"):
         CatsimCatalog(write(tmp_path / "c.fits", rows), SURVEY, 25.0)
     rows.remove_columns(["g_ab", "fluxnorm_agn"])
-    with pytest.raises(CatalogError, match="lacks the columns fluxnorm_agn, a_d, g_ab$"):
+    with pytest.raises(CatalogError, match=r"lacks the columns fluxnorm_agn, a_d, g_ab$"):
         CatsimCatalog(write(tmp_path / "d.fits", rows), SURVEY, 25.0)
 
 

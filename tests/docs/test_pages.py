@@ -1,0 +1,78 @@
+"""The documentation says what the code does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from galsep.cli.main import app
+from galsep.io.dataset import truth_dtype
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
+
+
+def test_generated_parts_are_up_to_date():
+    run = subprocess.run(
+        [sys.executable, DOCS / "generate_reference.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, f"run docs/generate_reference.py: {run.stdout}{run.stderr}"
+
+
+def test_every_command_is_in_the_reference():
+    text = (DOCS / "reference.md").read_text()
+    for name, command in get_command(app).commands.items():
+        assert f"\n## galsep {name}\n" in text
+        for param in command.params:
+            if param.param_type_name == "option":
+                assert param.opts[0] in text
+
+
+def test_every_column_of_the_truth_is_described():
+    text = (DOCS / "formats.md").read_text()
+    for name in truth_dtype(1).names:
+        assert f"`{name}`" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_pages_name_exist(page):
+    known = {"--check"}
+    top = get_command(app)
+    for command in (top, *top.commands.values()):
+        for param in command.params:
+            known.update(param.opts, param.secondary_opts)
+    for line in page.read_text().splitlines():
+        if "galsep " in line or "`--" in line:
+            for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
+                assert option in known, f"{page.name}: {option}"
+
+
+def test_the_map_of_the_tree_is_true():
+    """Every module is on the map of docs/architecture.md, and nothing else."""
+    text = (DOCS / "architecture.md").read_text()
+    tree = text.split("```text")[2].split("```")[0]
+    on_map = set(re.findall(r"\b(\w+\.py)\b", tree)) - {"generate_reference.py"}
+    modules = {
+        path.name
+        for path in (ROOT / "galsep").rglob("*.py")
+        if path.parent.name in ("galsep", "cli", "workflows")
+    }
+    assert modules - {"__init__.py", "__main__.py"} == on_map
+    packages = {path.parent.name for path in (ROOT / "galsep").rglob("__init__.py")} - {"galsep"}
+    for package in packages:
+        assert f"  {package}/" in tree

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+import galsep.workflows.simulate as workflow
+from galsep.config import SimulateConfig
+from galsep.errors import CatalogError, OutputExistsError, UsageError
+from galsep.io.dataset import load_dataset
+from galsep.sim.catalogs import CatsimCatalog
+from galsep.sim.survey import load_survey
+from galsep.workflows.reporting import Reporter
+from galsep.workflows.simulate import simulate, write_population
+
+
+class Listener(Reporter):
+    def __init__(self) -> None:
+        self.heard: list = []
+
+    def begin(self, label: str, total: int) -> None:
+        self.heard.append((label, total))
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.heard.append(steps)
+
+    def end(self) -> None:
+        self.heard.append("end")
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_workers_leave_no_trace(tmp_path, monkeypatch):
+    # Workers start afresh and do not see this; the size of shards is the parent's business.
+    monkeypatch.setattr(workflow, "SHARD_SIZE", 2)
+    for workers in (1, 2):
+        config = SimulateConfig(n=3, galaxies="1-2", bands=("g", "i"), seed=4, workers=workers)
+        simulate(tmp_path / str(workers), config)
+    one, two = (contents(tmp_path / name) for name in ("1", "2"))
+    assert list(one) == ["dataset.toml", "shard-0000.fits", "shard-0001.fits"]
+    assert one == two
+
+
+def test_a_data_set_says_what_it_holds(tmp_path):
+    listener = Listener()
+    config = SimulateConfig(n=20, galaxies="1-2", seed=2, workers=1)
+    result = simulate(tmp_path, config, reporter=listener)
+    dataset = load_dataset(tmp_path)
+    assert (result.folder, result.blends, result.sources) == (tmp_path, 20, len(dataset.truth))
+    assert set(result.files) == set(tmp_path.iterdir())
+    assert dataset.meta.counts == {"train": 18, "validation": 1, "test": 1}
+    assert (dataset.meta.survey, dataset.meta.bands, dataset.meta.seed) == ("LSST", ("i",), 2)
+    assert dataset.meta.population["galaxies"] == "1-2"
+    assert "workers" not in dataset.meta.population
+    assert listener.heard == [("simulating", 20), 20, "end"]
+    # The truth of each blend adds up to its image but for the noise.
+    for index in range(3):
+        residual = dataset.detection_image(index) - dataset.stack(index).sum(axis=0)
+        assert residual.std() == pytest.approx(dataset.meta.detection_rms, rel=0.05)
+    areas = [f.area for index in range(20) for f in dataset.footprints(index)]
+    assert areas == dataset.truth["area"].tolist()
+
+
+def test_blends_depend_on_their_number_alone(tmp_path):
+    for n in (2, 3):
+        simulate(tmp_path / str(n), SimulateConfig(n=n, seed=8, workers=1))
+    two, three = (load_dataset(tmp_path / name) for name in ("2", "3"))
+    np.testing.assert_array_equal(two.images, three.images[:2])
+
+
+def test_a_data_set_is_replaced_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "SHARD_SIZE", 2)
+    simulate(tmp_path, SimulateConfig(n=5, galaxies="1", workers=1))
+    with pytest.raises(OutputExistsError, match="holds a data set; give --overwrite"):
+        simulate(tmp_path, SimulateConfig(n=1, workers=1))
+    simulate(tmp_path, SimulateConfig(n=1, galaxies="1", seed=3, workers=1), overwrite=True)
+    # No shard of the larger one stays behind.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.toml", "shard-0000.fits"]
+    assert len(load_dataset(tmp_path)) == 1
+
+
+def test_blends_without_galaxies(tmp_path):
+    simulate(tmp_path, SimulateConfig(n=2, galaxies="0", workers=1))
+    dataset = load_dataset(tmp_path)
+    assert len(dataset.truth) == 0
+    assert dataset.images.std() == pytest.approx(dataset.meta.detection_rms, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"survey": "nowhere"}, UsageError),
+        ({"bands": ("q",)}, UsageError),
+        ({"catalog": "gone.fits"}, CatalogError),
+        ({"cosmos": "gone"}, CatalogError),
+        ({"max_shift": 30.0}, UsageError),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(tmp_path, monkeypatch, settings, error):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error):
+        simulate(tmp_path / "out", SimulateConfig(n=1, workers=1, **settings))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("field")
+    config = SimulateConfig(field="240x160", bands=("g", "i"), density=40.0, stars=0.3, seed=6)
+    return simulate(folder, config)
+
+
+def test_a_field_lies_on_the_sky(field):
+    assert [path.name for path in field.files] == ["field_g.fits", "field_i.fits", "truth.fits"]
+    assert field.blends == 1
+    for name in ("g", "i"):
+        with fits.open(field.folder / f"field_{name}.fits", checksum=True) as hdus:
+            hdus.verify("exception")
+            header, image = hdus[0].header, hdus[0].data
+        assert image.shape == (160, 240)
+        assert (header["FILTER"], header["BUNIT"], header["GAIN"]) == (name, "electron", 1.0)
+        assert header["SKYRMS"] > 0
+        wcs = WCS(header)
+        centre = wcs.pixel_to_world(119.5, 79.5)
+        assert (centre.ra.deg, centre.dec.deg) == pytest.approx((150.1, 2.2))
+        aside = wcs.pixel_to_world(129.5, 79.5)
+        assert centre.separation(aside).arcsec == pytest.approx(10 * 0.2, rel=1e-6)
+        assert aside.ra < centre.ra
+
+
+def test_a_field_has_its_truth(field):
+    with fits.open(field.folder / "truth.fits", checksum=True) as hdus:
+        hdus.verify("exception")
+        truth, light = hdus["TRUTH"].data, hdus["LIGHT"].data
+        assert len(truth) == field.sources > 10
+        assert set(truth["class"]) == {"galaxy", "star"}
+        total = np.zeros((2, 160, 240))
+        for row in truth:
+            shape = (2, row["ny"], row["nx"])
+            stamp = light[row["offset"] : row["offset"] + np.prod(shape)].reshape(shape)
+            y, x = (slice(row[f"{a}0"], row[f"{a}0"] + row[f"n{a}"]) for a in "yx")
+            total[:, y, x] += stamp
+    for index, name in enumerate(("g", "i")):
+        with fits.open(field.folder / f"field_{name}.fits") as hdus:
+            residual = hdus[0].data - total[index]
+            assert residual.std() == pytest.approx(hdus[0].header["SKYRMS"], rel=0.05)
+
+
+def test_the_same_field_twice_is_the_same_bytes(field, tmp_path):
+    config = SimulateConfig(field="240x160", bands=("g", "i"), density=40.0, stars=0.3, seed=6)
+    simulate(tmp_path, config)
+    assert contents(tmp_path) == contents(field.folder)
+    with pytest.raises(OutputExistsError, match="exists already; give --overwrite"):
+        simulate(tmp_path, config)
+    simulate(tmp_path, config, overwrite=True)
+
+
+def test_a_population_can_be_simulated_from(tmp_path):
+    path = tmp_path / "new" / "catalog.fits"
+    config = SimulateConfig(n=50, bands=("r", "i"), max_mag=23.0)
+    result = write_population(path, config)
+    assert (result.files, result.sources) == ((path,), 50)
+    catalog = CatsimCatalog(path, load_survey("LSST", ("r", "i")), 23.0)
+    assert catalog.draw(np.random.default_rng(1)).magnitude[1] <= 23.0
+    again = tmp_path / "again.fits"
+    write_population(again, config)
+    assert again.read_bytes() == path.read_bytes()
+    with pytest.raises(OutputExistsError):
+        write_population(path, config)
+    simulate(tmp_path / "set", SimulateConfig(n=1, catalog=str(path), max_mag=23.0, workers=1))
+    assert load_dataset(tmp_path / "set").truth["magnitude"].max() <= 23.0
+
+
+def test_other_galaxies_are_no_population_of_galseps():
+    with pytest.raises(UsageError, match="writes galsep's own population"):
+        write_population("unused.fits", SimulateConfig(catalog="c.fits"))
+
+
+def test_real_galaxies(test_data, tmp_path):
+    cosmos = SimulateConfig(n=2, cosmos=str(test_data / "cosmos"), seed=5, workers=1)
+    simulate(tmp_path / "cosmos", cosmos)
+    dataset = load_dataset(tmp_path / "cosmos")
+    assert len(dataset.truth) == 4
+    assert (dataset.truth["snr"] > 0).all()
+    catalog = str(test_data / "catsim_sample.fits")
+    simulate(tmp_path / "catsim", SimulateConfig(n=2, catalog=catalog, max_mag=28.0, workers=1))
+    assert load_dataset(tmp_path / "catsim").truth["magnitude"].min() > 25.3
