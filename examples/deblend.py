@@ -1,6 +1,6 @@
 """galsep from Python: deblend an image, look at its blends, cut one source out.
 
-    python examples/deblend.py [IMAGE]
+python examples/deblend.py [IMAGE]
 """
 
 import sys
@@ -22,7 +22,10 @@ def main() -> None:
     catalog = result.catalog
     crowded = int(np.argmax(result.parents["n_child"])) + 1
     children = catalog[catalog["parent"] == crowded]
-    children["label", "x_centroid", "y_centroid", "deblend_flux", "score"].pprint(max_lines=-1)
+    shown = children["label", "x_centroid", "y_centroid", "deblend_flux", "score"]
+    for name, digits in {"x_centroid": 2, "y_centroid": 2, "deblend_flux": 0, "score": 2}.items():
+        shown[name].info.format = f".{digits}f"
+    shown.pprint(max_lines=-1)
 
     # The whole mask of the brightest of them, with the pixels it shares with others.
     brightest = children[int(np.argmax(children["deblend_flux"]))]
