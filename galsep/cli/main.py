@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 an input failed or something cannot be written, 2 wrong us
 exists, 130 interrupted, 143 terminated. An error is one line on stderr.
 """
 
+import contextlib
+import os
 import signal
 import sys
 import traceback
@@ -83,8 +85,23 @@ def _top(
 
 def run() -> NoReturn:
     """Run galsep as a program."""
+    # Threads that wait for one another without spinning: PyTorch is as fast on a free machine, and
+    # up to eight times faster on one where other programs take turns on the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without taking its modules apart, which takes PyTorch over a second.
+
+    All files are closed and all worker processes have ended by now.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Data has been flushed where it was written, with its errors told.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:

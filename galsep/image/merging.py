@@ -117,8 +117,9 @@ def _owns(cutout: int, footprint: Footprint, parent: int, tiling: Tiling) -> boo
     if owner != NO_CUTOUT:
         return cutout == owner
     x, y = _centre(footprint)
-    xmin, ymin, xmax, ymax = tiling.regions[cutout].tolist()
-    return bool(xmin - 0.5 <= x < xmax + 0.5 and ymin - 0.5 <= y < ymax + 0.5)
+    xmin, ymin, xmax, ymax = tiling.regions[tiling.region_owner == cutout].T
+    inside = (xmin - 0.5 <= x) & (x < xmax + 0.5) & (ymin - 0.5 <= y) & (y < ymax + 0.5)
+    return bool(inside.any())
 
 
 def _centre(footprint: Footprint) -> tuple[float, float]:

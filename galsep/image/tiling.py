@@ -2,8 +2,9 @@
 
 The plane is divided into cells of a fixed global grid. The blobs whose centres share a cell share
 a cutout if they fit into one with a margin; otherwise the cell is quartered, again and again.
-Whether a blob lies in a cell depends on nothing but global pixel coordinates, so the layout does
-not depend on how an image is read or by how many workers.
+Then cells of the same district (4×4 of the grid) are joined as long as what they hold fits into
+one cutout. What happens in a district depends on nothing but its blobs and their global pixel
+coordinates, so the layout does not depend on how an image is read or by how many workers.
 """
 
 from collections import defaultdict
@@ -18,6 +19,9 @@ __all__ = ["Tiling", "cut", "lay_cutouts"]
 
 CELL = 80
 """Side of a cell, pixels."""
+
+DISTRICT = 4 * CELL
+"""Side of a district, pixels."""
 
 MARGIN = 10
 """Pixels between a blob and its cutout's edge, where the image goes on beyond it."""
@@ -36,15 +40,17 @@ class Tiling:
     ----------
     origins : (m, 2) int array
         ``y0, x0`` of each cutout's first pixel; negative where an image is smaller than one.
-    regions : (m, 4) int array
-        ``xmin, ymin, xmax, ymax`` (inclusive) of the cell whose light outside all blobs, or
-        inside a large one, the cutout owns.
+    regions : (k, 4) int array
+        ``xmin, ymin, xmax, ymax`` (inclusive) of the cells, which do not overlap.
+    region_owner : (k,) int array
+        The cutout that owns a region's light outside all blobs, or inside a large one.
     owner : (n,) int array
         The cutout that owns each blob, −1 for a blob too large for one.
     """
 
     origins: npt.NDArray[np.int64]
     regions: npt.NDArray[np.int64]
+    region_owner: npt.NDArray[np.int64]
     owner: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -81,23 +87,28 @@ def lay_cutouts(
             large.append(blob)
         else:
             cells[y // CELL, x // CELL].append(blob)
-    pieces: list[tuple[int, int, int, list[int]]] = []
+    districts: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
     for (row, column), blobs in cells.items():
-        pieces += _divide(blobs, bounds, row * CELL, column * CELL, CELL, shape)
-    tiles = [(y, x, size, _origin(bounds[blobs], shape), blobs) for y, x, size, blobs in pieces]
-    for y, x in sorted({cell for blob in large for cell in _large_cells(blob, bounds, segm)}):
-        half = (STAMP_SIZE - LARGE_STRIDE) // 2
-        origin = _clip(y - half, shape[0]), _clip(x - half, shape[1])
-        tiles.append((y, x, LARGE_STRIDE, origin, []))
-    tiles.sort(key=lambda tile: tile[:3])
+        y, x = row * CELL, column * CELL
+        districts[y // DISTRICT, x // DISTRICT] += _divide(blobs, bounds, y, x, CELL, shape)
+    tiles = [tile for parts in districts.values() for tile in _join(parts, bounds, shape)]
+    tiles += [
+        _Tile([(y, x, LARGE_STRIDE)], [])
+        for y, x in {cell for blob in large for cell in _large_cells(blob, bounds, segm)}
+    ]
+    tiles.sort(key=lambda tile: (tile.cells[0], not tile.blobs))
     owner = np.full(len(bounds), NO_CUTOUT, dtype=np.int64)
     for index, tile in enumerate(tiles):
-        owner[tile[4]] = index
+        owner[tile.blobs] = index
+    cells_of = [(index, *cell) for index, tile in enumerate(tiles) for cell in tile.cells]
     return Tiling(
-        origins=np.array([tile[3] for tile in tiles], dtype=np.int64).reshape(-1, 2),
+        origins=np.array([_origin(tile, bounds, shape) for tile in tiles], dtype=np.int64).reshape(
+            -1, 2
+        ),
         regions=np.array(
-            [(x, y, x + size - 1, y + size - 1) for y, x, size, _, _ in tiles], dtype=np.int64
+            [(x, y, x + size - 1, y + size - 1) for _, y, x, size in cells_of], dtype=np.int64
         ).reshape(-1, 4),
+        region_owner=np.array([cell[0] for cell in cells_of], dtype=np.int64),
         owner=owner,
     )
 
@@ -123,6 +134,14 @@ def cut(image: npt.NDArray[np.float32], origins: npt.NDArray[np.int64]) -> npt.N
     return cutouts
 
 
+@dataclass(slots=True)
+class _Tile:
+    """A cutout in the making: its cells ``(y, x, side)`` and the blobs it owns."""
+
+    cells: list[tuple[int, int, int]]
+    blobs: list[int]
+
+
 def _divide(
     blobs: list[int],
     bounds: npt.NDArray[np.int64],
@@ -130,13 +149,12 @@ def _divide(
     x: int,
     size: int,
     shape: tuple[int, int],
-) -> list[tuple[int, int, int, list[int]]]:
+) -> list[_Tile]:
     """Quarter a cell until what each part holds fits into a cutout."""
-    inside = _with_margin(bounds[blobs], shape)
-    if len(blobs) == 1 or _span(inside[None]) <= STAMP_SIZE:
-        return [(y, x, size, blobs)]
+    if len(blobs) == 1 or _fits(blobs, bounds, shape):
+        return [_Tile([(y, x, size)], blobs)]
     if size < 2:
-        return [(y, x, size, [blob]) for blob in blobs]
+        return [_Tile([(y, x, size)], [blob]) for blob in blobs]
     half = (size + 1) // 2
     parts: dict[tuple[int, int], list[int]] = defaultdict(list)
     for blob in blobs:
@@ -147,6 +165,29 @@ def _divide(
     for (down, right), part in parts.items():
         divided += _divide(part, bounds, y + down * half, x + right * half, half, shape)
     return divided
+
+
+def _join(tiles: list[_Tile], bounds: npt.NDArray[np.int64], shape: tuple[int, int]) -> list[_Tile]:
+    """Join tiles of a district while their blobs fit into one cutout, nearest first."""
+    waiting = sorted(tiles, key=lambda tile: tile.cells[0])
+    joined = []
+    while waiting:
+        tile = waiting.pop(0)
+        y, x, _ = tile.cells[0]
+        near = sorted(
+            waiting, key=lambda t: (abs(t.cells[0][0] - y) + abs(t.cells[0][1] - x), t.cells[0])
+        )
+        for other in near:
+            if _fits(tile.blobs + other.blobs, bounds, shape):
+                tile = _Tile(tile.cells + other.cells, tile.blobs + other.blobs)
+                waiting.remove(other)
+        joined.append(tile)
+    return joined
+
+
+def _fits(blobs: list[int], bounds: npt.NDArray[np.int64], shape: tuple[int, int]) -> bool:
+    """Whether some blobs fit into one cutout with a margin."""
+    return _span(_with_margin(bounds[blobs], shape)[None]) <= STAMP_SIZE
 
 
 def _with_margin(bounds: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
@@ -162,11 +203,19 @@ def _span(bounds: npt.NDArray[np.int64]) -> int:
     return int(extent.max())
 
 
-def _origin(bounds: npt.NDArray[np.int64], shape: tuple[int, int]) -> tuple[int, int]:
-    """Origin of the cutout centred on some blobs, moved inside the image where it can be."""
-    low, high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
-    x, y = (low + high + 1) // 2 - STAMP_SIZE // 2
-    return _clip(int(y), shape[0]), _clip(int(x), shape[1])
+def _origin(tile: _Tile, bounds: npt.NDArray[np.int64], shape: tuple[int, int]) -> tuple[int, int]:
+    """Origin of the cutout centred on a tile's blobs, moved inside the image where it can be.
+
+    Without blobs of its own the cutout is centred on its cell.
+    """
+    if tile.blobs:
+        own = bounds[tile.blobs]
+        low, high = own[:, :2].min(axis=0), own[:, 2:].max(axis=0)
+        x, y = ((low + high + 1) // 2 - STAMP_SIZE // 2).tolist()
+    else:
+        y, x, size = tile.cells[0]
+        y, x = y - (STAMP_SIZE - size) // 2, x - (STAMP_SIZE - size) // 2
+    return _clip(y, shape[0]), _clip(x, shape[1])
 
 
 def _clip(start: int, size: int) -> int:

@@ -76,7 +76,7 @@ class Architecture:
     aspect_ratios: tuple[float, ...] = (1.0,)
     box_channels: int = 256
     mask_layers: tuple[int, ...] = (64, 64)
-    proposals: int = 100
+    proposals: int = 64
     proposals_trained: int = 64
     rpn_nms: float = 0.8
     box_nms: float = 0.5
@@ -103,7 +103,7 @@ ARCHITECTURES = {
         aspect_ratios=(0.5, 1.0, 2.0),
         box_channels=1024,
         mask_layers=(256, 256, 256, 256),
-        proposals=200,
+        proposals=100,
         proposals_trained=128,
         rpn_nms=0.7,
     ),
@@ -143,7 +143,7 @@ def build_network(architecture: Architecture) -> MaskRCNN:
             a.anchor_sizes, (a.aspect_ratios,) * len(a.anchor_sizes)
         ),
         rpn_pre_nms_top_n_train=500,
-        rpn_pre_nms_top_n_test=300,
+        rpn_pre_nms_top_n_test=100,
         rpn_post_nms_top_n_train=150,
         rpn_post_nms_top_n_test=a.proposals,
         rpn_nms_thresh=a.rpn_nms,

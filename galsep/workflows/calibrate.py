@@ -28,6 +28,12 @@ LIMIT = 500
 THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 """Calibrated scores tried as threshold."""
 
+F1_TOLERANCE = 0.002
+"""F1 values so close are equal: the difference of one source or two."""
+
+MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
+"""Mask probabilities tried as the level of a mask's edge."""
+
 LOWEST = 0.01
 """Calibrated score from which a detection takes part in the fit."""
 
@@ -50,8 +56,8 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
     -------
     dict
         ``calibration`` (``slope``, ``intercept``, ``missed``: the share of real sources among
-        SEP's detections of S/N ≥ 7 that the network has not), ``threshold``, and
-        ``validation`` with the counts and scores at the threshold.
+        SEP's detections of S/N ≥ 7 that the network has not), ``mask_level``, ``threshold``,
+        and ``validation`` with the counts and scores at the threshold.
     """
     reporter = reporter or Reporter()
     blends = list(data.split("validation"))[:LIMIT]
@@ -67,22 +73,52 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
     found = [finish(*item, plain, config, LOWEST) for item in seen]
     raw, real = _outcomes(data, blends, found)
     slope, intercept = _platt(raw, real)
-    fitted = dataclasses.replace(
-        model, info={**model.info, "calibration": {"slope": slope, "intercept": intercept}}
-    )
-    best: dict[str, Any] = {}
-    for threshold in THRESHOLDS:
-        found = [finish(*item, fitted, config, threshold) for item in seen]
-        figures = _judge(data, blends, found)
-        if not best or (figures["f1"] or 0) > (best["validation"]["f1"] or 0):
-            best = {"threshold": threshold, "validation": figures, "found": found}
-    missed = _missed_share(data, blends, best.pop("found"))
-    best["validation"]["blends"] = len(blends)
+    info = {**model.info, "calibration": {"slope": slope, "intercept": intercept}}
+    info["mask_level"] = _mask_level(dataclasses.replace(model, info=info), data, blends, seen)
+    fitted = dataclasses.replace(model, info=info)
+    threshold, figures, found = _threshold(fitted, data, blends, seen)
+    info["calibration"]["missed"] = _missed_share(data, blends, found)
     reporter.info(
-        f"threshold {best['threshold']}: validation precision {_show(best, 'precision')}, "
-        f"recall {_show(best, 'recall')}, F1 {_show(best, 'f1')} (centroid within 5 px)"
+        f"threshold {threshold}: validation precision {_show(figures['precision'])}, "
+        f"recall {_show(figures['recall'])}, F1 {_show(figures['f1'])} (centroid within 5 px)"
     )
-    return {"calibration": {"slope": slope, "intercept": intercept, "missed": missed}, **best}
+    return {
+        "calibration": info["calibration"],
+        "mask_level": info["mask_level"],
+        "threshold": threshold,
+        "validation": {**figures, "blends": len(blends)},
+    }
+
+
+def _threshold(
+    model: Model, data: Dataset, blends: list[int], seen: list[tuple[Prepared, list[Found]]]
+) -> tuple[float, dict[str, Any], list[FoundSources]]:
+    """Highest threshold whose F1 is as good as the best: purity that costs nothing is taken."""
+    tried = []
+    for threshold in THRESHOLDS:
+        found = [finish(*item, model, DeblendConfig(), threshold) for item in seen]
+        tried.append((threshold, _judge(data, blends, found), found))
+    best = max(figures["f1"] or 0 for _, figures, _ in tried)
+    return [item for item in tried if (item[1]["f1"] or 0) >= best - F1_TOLERANCE][-1]
+
+
+def _mask_level(
+    model: Model, data: Dataset, blends: list[int], seen: list[tuple[Prepared, list[Found]]]
+) -> float:
+    """Mask probability at which masks agree best with the true ones."""
+    agreement = {}
+    for level in MASK_LEVELS:
+        cut = dataclasses.replace(model, info={**model.info, "mask_level": level})
+        overlaps = [0.0]
+        for blend, item in zip(blends, seen, strict=True):
+            found = finish(*item, cut, DeblendConfig(), 0.5)
+            truth = data.footprints(blend)
+            overlaps += [
+                truth[i].iou(found.detections.footprints[j])
+                for i, j in _matches(data, blend, found).pairs.tolist()
+            ]
+        agreement[level] = sum(overlaps) / len(overlaps)
+    return max(MASK_LEVELS, key=lambda level: agreement[level])
 
 
 def _matches(data: Dataset, blend: int, found: FoundSources) -> Match:
@@ -149,6 +185,5 @@ def _missed_share(data: Dataset, blends: list[int], found: list[FoundSources]) -
     return (real + 1) / (total + 2)
 
 
-def _show(best: dict[str, Any], name: str) -> str:
-    value = best["validation"][name]
+def _show(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"

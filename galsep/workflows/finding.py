@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 MASK_LEVEL = 0.5
-"""A pixel belongs to a mask where the network gives it this probability."""
+"""A pixel belongs to a mask where the network gives it more than this probability, unless the
+weights come with a level of their own."""
 
 STATUSES = ("confirmed", "split", "missed", "rejected")
 """What became of a SEP detection: one source, several, none though it is significant, none."""
@@ -275,7 +276,8 @@ def finish(
 def _candidates(
     prepared: Prepared, found: list[Found], model: Model, threshold: float
 ) -> tuple[list[SoftMask], Candidates, npt.NDArray[np.float64]]:
-    """What the network found above the threshold, in image coordinates, masks cut at 0.5."""
+    """What the network found above the threshold, in image coordinates, masks cut to size."""
+    level = float(model.info.get("mask_level", MASK_LEVEL))
     masks: list[SoftMask] = []
     footprints, scores, star, cutout = [], [], [], []
     for index, (here, (y0, x0)) in enumerate(
@@ -283,7 +285,7 @@ def _candidates(
     ):
         probabilities = calibrated(model, here.scores)
         for position in np.flatnonzero(probabilities >= threshold).tolist():
-            mask = _hard(here.masks[position].shifted(y0, x0), prepared.mask)
+            mask = _hard(here.masks[position].shifted(y0, x0), prepared.mask, level)
             if mask is None:
                 continue
             masks.append(mask)
@@ -297,9 +299,9 @@ def _candidates(
     return masks, candidates, np.array(star, dtype=np.float64)
 
 
-def _hard(mask: SoftMask, unusable: npt.NDArray[np.bool_]) -> SoftMask | None:
+def _hard(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> SoftMask | None:
     """Set a mask to 0 outside itself, outside the image and on unusable pixels."""
-    footprint = mask.footprint(MASK_LEVEL).clipped((unusable.shape[0], unusable.shape[1]))
+    footprint = mask.footprint(level).clipped((unusable.shape[0], unusable.shape[1]))
     if footprint.area == 0:
         return None
     good = Footprint.from_mask(

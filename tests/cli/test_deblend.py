@@ -110,13 +110,19 @@ def test_several_inputs_make_one_table_with_their_names(galsep, field, tmp_path)
 @pytest.mark.parametrize("form", ["ecsv", "csv", "vot", "parquet"])
 def test_catalogue_formats(galsep, field, outputs, tmp_path, form):
     if form == "parquet":
-        pytest.importorskip("pyarrow")
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet")
     arguments = ("--output", tmp_path, "--catalog-format", form, "--threshold", 0.45)
     assert galsep("deblend", field, *arguments).code == 0
     assert names(tmp_path) == [f"field_i_cat.{form}", "field_i_segm.fits"]
-    reader = {"vot": "votable", "csv": "ascii.csv", "ecsv": "ascii.ecsv"}.get(form, form)
-    table = Table.read(tmp_path / f"field_i_cat.{form}", format=reader)
-    assert len(table) == len(Table.read(outputs / "field_i_cat.fits"))
+    path = tmp_path / f"field_i_cat.{form}"
+    if form == "parquet":
+        # astropy writes Parquet without pandas but does not read it.
+        n = pyarrow.parquet.read_metadata(path).num_rows
+    else:
+        reader = {"vot": "votable", "csv": "ascii.csv", "ecsv": "ascii.ecsv"}[form]
+        n = len(Table.read(path, format=reader))
+    assert n == len(Table.read(outputs / "field_i_cat.fits"))
 
 
 def test_an_empty_sky_is_done_with_a_warning(galsep, tmp_path):

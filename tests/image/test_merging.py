@@ -34,12 +34,12 @@ def merged(candidates, blobs):
 
 
 def test_a_source_seen_by_two_cutouts_is_kept_from_the_owner_of_its_blob():
-    # Two blobs either side of a cell border: two cutouts that overlap widely.
-    blobs = box_blobs([[60, 100, 70, 110], [90, 100, 100, 110]], (300, 300))
+    # Two blobs either side of a district's border: two cutouts that overlap widely.
+    blobs = box_blobs([[300, 100, 310, 110], [330, 100, 340, 110]], (300, 500))
 
     def candidates(tiling):
         assert len(tiling) == 2
-        footprints = [square(60, 100, 70, 110), square(90, 100, 100, 110)] * 2
+        footprints = [square(300, 100, 310, 110), square(330, 100, 340, 110)] * 2
         return Candidates(footprints, np.full(4, 0.9), np.array([0, 0, 1, 1]))
 
     tiling, result = merged(candidates, blobs)
@@ -64,8 +64,8 @@ def test_two_sources_of_one_blob_are_both_kept():
 
 
 def test_a_source_outside_all_blobs_has_no_parent_and_one_owner():
-    blobs = box_blobs([[60, 100, 70, 110], [90, 100, 100, 110]], (300, 300))
-    faint = square(50, 120, 54, 124)
+    blobs = box_blobs([[300, 100, 310, 110], [330, 100, 340, 110]], (300, 500))
+    faint = square(290, 120, 294, 124)
     result = merged(
         lambda _: Candidates([faint, faint], np.array([0.6, 0.7]), np.array([0, 1])), blobs
     )[1]
@@ -74,13 +74,13 @@ def test_a_source_outside_all_blobs_has_no_parent_and_one_owner():
 
 
 def test_doubles_of_different_cutouts_are_dropped():
-    blobs = box_blobs([[70, 100, 79, 110], [80, 100, 90, 110]], (300, 300))
+    blobs = box_blobs([[310, 100, 319, 110], [320, 100, 330, 110]], (300, 500))
 
     def candidates(tiling):
         # Each cutout sees the source mostly on its own blob.
         first, second = tiling.owner
         return Candidates(
-            [square(71, 100, 84, 110), square(73, 100, 88, 110)],
+            [square(311, 100, 324, 110), square(313, 100, 328, 110)],
             np.array([0.8, 0.9]),
             np.array([first, second]),
         )

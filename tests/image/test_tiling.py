@@ -40,6 +40,15 @@ def test_crowded_fields_need_far_fewer_cutouts_than_blobs():
     assert len(tiling) < 2000 / 6
 
 
+def test_neighbouring_cells_share_a_cutout_when_they_can():
+    # Four blobs about a corner of the grid, in four cells.
+    bounds = np.array([[70, 70, 75, 75], [85, 70, 90, 75], [70, 85, 75, 90], [85, 85, 90, 90]])
+    tiling = lay_cutouts(bounds, (300, 300), segm_of(bounds, (300, 300)))
+    assert len(tiling) == 1
+    assert (tiling.owner == 0).all()
+    assert len(tiling.regions) == 4
+
+
 def test_far_parts_of_an_image_do_not_change_the_layout_here():
     """Cutouts are a function of global coordinates: blobs far away make no difference."""
     rng = np.random.default_rng(5)
@@ -60,7 +69,7 @@ def test_a_blob_larger_than_a_cutout_is_covered_by_several():
     assert tiling.owner[0] == NO_CUTOUT
     assert tiling.owner[1] >= 0
     covered = np.zeros(shape, dtype=int)
-    for xmin, ymin, xmax, ymax in tiling.regions[np.arange(len(tiling)) != tiling.owner[1]]:
+    for xmin, ymin, xmax, ymax in tiling.regions[tiling.region_owner != tiling.owner[1]]:
         covered[ymin : ymax + 1, xmin : xmax + 1] += 1
     assert (covered[segm == 1] == 1).all()
 
