@@ -62,19 +62,21 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
     reporter = reporter or Reporter()
     blends = list(data.split("validation"))[:LIMIT]
     config = DeblendConfig()
-    plain = dataclasses.replace(model, info={**model.info, "calibration": {}})
+    # What an earlier calibration left in the weights must not bear on this one.
+    plain = {k: v for k, v in model.info.items() if k not in ("calibration", "mask_level")}
+    model = dataclasses.replace(model, info=plain)
     reporter.begin("calibrating", len(blends))
     seen: list[tuple[Prepared, list[Found]]] = []
     images = (data.detection_image(blend) for blend in blends)
-    for item in run_network(images, plain, config):
+    for item in run_network(images, model, config):
         seen.append(item)
         reporter.advance()
     reporter.end()
-    found = [finish(*item, plain, config, LOWEST) for item in seen]
-    raw, real = _outcomes(data, blends, found)
+    info = {**plain, "mask_level": _mask_level(model, data, blends, seen)}
+    model = dataclasses.replace(model, info=info)
+    raw, real = _outcomes(data, blends, [finish(*item, model, config, LOWEST) for item in seen])
     slope, intercept = _platt(raw, real)
-    info = {**model.info, "calibration": {"slope": slope, "intercept": intercept}}
-    info["mask_level"] = _mask_level(dataclasses.replace(model, info=info), data, blends, seen)
+    info["calibration"] = {"slope": slope, "intercept": intercept}
     fitted = dataclasses.replace(model, info=info)
     threshold, figures, found = _threshold(fitted, data, blends, seen)
     info["calibration"]["missed"] = _missed_share(data, blends, found)
