@@ -1,6 +1,7 @@
 # make demo: deblend the example image.   make test: lint, types and tests.
 # Both work in an own environment, .venv; PYTHON=python3.12 chooses the Python it is made with.
 PYTHON ?= python3
+PHOTUTILS_PYTHON ?= .venv/bin/python
 RUN = .venv/bin/python -m
 PIP = $(RUN) pip --disable-pip-version-check install --quiet
 
@@ -23,7 +24,7 @@ docs: .venv/installed-docs
 benchmark: .venv/installed
 	.venv/bin/python benchmarks/startup.py
 	.venv/bin/python benchmarks/simulate.py
-	.venv/bin/python benchmarks/deblend.py
+	.venv/bin/python benchmarks/deblend.py --photutils-python "$(PHOTUTILS_PYTHON)"
 
 clean:
 	rm -rf .venv demo-output site

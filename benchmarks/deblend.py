@@ -157,7 +157,11 @@ def print_stages(arguments: list[str]) -> None:
     """Print where one run's time goes."""
     script = f"STAGES = {WRAPPED!r}\n{STAGES}"
     run = subprocess.run(
-        [sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True
+        [sys.executable, "-c", script, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # As the command itself sets it.
     )
     rows = [line.split("\t") for line in run.stdout.splitlines() if "\t" in line]
     total = sum(float(seconds) for _, seconds in rows)

@@ -2,8 +2,7 @@
 # galsep in a shell pipeline: the ten brightest sources of the example that share their light.
 set -e
 cd "$(dirname "$0")"
-galsep="${GALSEP:-galsep}"
-$galsep deblend field.fits.fz --catalog - --catalog-format csv --quiet |
+galsep deblend field.fits.fz --catalog - --catalog-format csv --quiet |
     awk -F, '
         NR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; next }
         $column["overlap_fraction"] > 0 {

@@ -231,6 +231,7 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
     values: dict[str, Any] = {}
     if file is not None:
         values.update(read_toml(file))
+        _check_names(cls, values, f"{file}: ")
     values.update({key: value for key, value in options.items() if value is not None})
     if cls is TrainConfig:
         recipe = values.get("recipe", "compact")
@@ -243,16 +244,24 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
 
 def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
     """Make a configuration from plain values, checking keys and types."""
+    _check_names(cls, values)
     hints = typing.get_type_hints(cls)
     checked = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(hints)}"
-            raise UsageError(f"unknown setting {key!r}{hint}")
         checked[name] = _coerce(key, value, hints[name])
     return cls(**checked)
+
+
+def _check_names(cls: type[Any], values: Mapping[str, Any], where: str = "") -> None:
+    """Refuse settings that a configuration does not have; ``where`` names their file."""
+    known = cls.__dataclass_fields__
+    for key in values:
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise UsageError(f"{where}unknown setting {key!r}{hint}")
 
 
 def read_toml(file: Path) -> dict[str, Any]:

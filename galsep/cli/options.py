@@ -18,6 +18,9 @@ from galsep.config import (
 from galsep.errors import UsageError
 
 __all__ = [
+    "DEVICE_HELP",
+    "OUTPUT",
+    "WEIGHTS_HELP",
     "ConfigOption",
     "DebugOption",
     "DumpOption",

@@ -28,7 +28,7 @@ Examples:
   galsep weights --json
 """
 
-_FIRST = ("architecture", "threshold", "calibration", "validation")
+_FIRST = ("architecture", "threshold", "mask_level", "calibration", "validation")
 _LAST = ("init", "training", "dataset", "format_version", "galsep_version", "torch_version")
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from galsep.conventions import STAMP_SIZE
 
-__all__ = ["Tiling", "cut", "lay_cutouts"]
+__all__ = ["NO_CUTOUT", "Tiling", "cut", "lay_cutouts"]
 
 CELL = 80
 """Side of a cell, pixels."""

@@ -219,8 +219,9 @@ def truth_dtype(bands: int) -> np.dtype[np.void]:
     )
 
 
-_UNITS = {"x": "pix", "y": "pix", "flux": "electron", "magnitude": "mag",
-          "half_light_radius": "arcsec", "area": "pix2"}  # fmt: skip
+# Fluxes are in electrons, a unit that FITS tables have no name for.
+_UNITS = {"x": "pix", "y": "pix", "magnitude": "mag", "half_light_radius": "arcsec",
+          "area": "pix2"}  # fmt: skip
 
 
 def truth_hdu(rows: npt.NDArray[np.void]) -> Any:

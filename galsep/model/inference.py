@@ -1,12 +1,13 @@
 """Running the network on cutouts."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from galsep.conventions import STAMP_SIZE, boxes_to_bounds
+from galsep.conventions import STAMP_SIZE
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 
@@ -71,22 +72,22 @@ def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
 
 
 def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32]) -> SoftMask:
-    """Interpolate a mask given over a box to the pixels that the box touches."""
-    xmin, ymin, xmax, ymax = boxes_to_bounds(box[None])[0].tolist()
-    x0, y0, x1, y1 = box.tolist()
-    rows = _interpolation(ymin, ymax, y0, y1, mask.shape[0])
-    columns = _interpolation(xmin, xmax, x0, x1, mask.shape[1])
-    return SoftMask(ymin, xmin, np.asarray(rows @ mask @ columns.T, dtype=np.float32))
+    """Interpolate a mask given over a box to the pixels that the box touches.
 
-
-def _interpolation(
-    first: int, last: int, low: float, high: float, cells: int
-) -> npt.NDArray[np.float32]:
-    """Weights of linear interpolation from ``cells`` cells over [low, high] to pixel centres.
-
-    Beyond the outermost cells' centres the value falls to 0, as torchvision's pasting does it.
+    The inverse of how torchvision makes the masks to train on: its RoIAlign (``aligned=False``)
+    takes the ``k``-th of ``n`` cells from the position ``x0 + (k + ½) (x1 − x0) / n``, counted
+    with integers at pixel centres.
     """
-    centres = np.arange(first, last + 1) + 0.5
-    position = (centres - low) / max(high - low, 1e-6) * cells - 0.5
-    distance = np.abs(position[:, None] - np.arange(cells))
-    return np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)
+    x0, y0, x1, y1 = box.tolist()
+    top, rows = _interpolation(y0, y1, mask.shape[0])
+    left, columns = _interpolation(x0, x1, mask.shape[1])
+    return SoftMask(top, left, np.asarray(rows @ mask @ columns.T, dtype=np.float32))
+
+
+def _interpolation(low: float, high: float, cells: int) -> tuple[int, npt.NDArray[np.float32]]:
+    """First pixel of an interval, and weights of linear interpolation from cells to its pixels."""
+    first = min(max(math.ceil(low - 0.5), 0), STAMP_SIZE - 1)
+    last = max(min(math.floor(high + 0.5), STAMP_SIZE - 1), first)
+    position = (np.arange(first, last + 1) - low) / max(high - low, 1e-6) * cells - 0.5
+    distance = np.abs(np.clip(position, 0, cells - 1)[:, None] - np.arange(cells))
+    return first, np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)

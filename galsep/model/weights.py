@@ -25,6 +25,7 @@ from galsep.model.network import Architecture, build_network
 __all__ = [
     "DEFAULT_WEIGHTS",
     "Model",
+    "find_weights",
     "initial_weights",
     "list_weights",
     "load_model",

@@ -170,7 +170,8 @@ def deblend_files(
     overwrite, skip_existing : bool
         Replace outputs that exist, or pass over their inputs.
     command : str
-        For the outputs' HISTORY; file names without folders.
+        For the outputs' HISTORY; file names without folders. ``IMAGE...`` in it stands for the
+        input at hand.
     reporter : Reporter, optional
 
     Returns
@@ -277,7 +278,7 @@ def _deblend_file(
         for message in plane.messages:
             reporter.warn(message)
         found, catalog = _deblend_plane(plane, model, config)
-        _describe(catalog, model, config, command)
+        _describe(catalog, model, config, command.replace("IMAGE...", path.name))
         if plane.mask.all():
             reporter.warn(f"{path}: no valid pixel; the catalogue is empty")
         elif not len(catalog):

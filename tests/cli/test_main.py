@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.main import get_command
 
+from galsep import __version__
 from galsep.cli import main as cli
 from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig, TrainConfig
 from galsep.errors import (
@@ -78,7 +79,7 @@ def raising(monkeypatch):
 def test_version(galsep):
     outcome = galsep("--version")
     assert outcome.code == 0
-    assert outcome.out == "galsep 0.1.0\n"
+    assert outcome.out == f"galsep {__version__}\n"
     assert outcome.err == ""
 
 
