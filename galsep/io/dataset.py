@@ -301,6 +301,8 @@ def load_meta(folder: Path) -> DatasetMeta:
         raise DatasetError(f"{path}: incomplete or with unknown keys ({error})") from error
     if any(Path(name).name != name for name in meta.shards) or min(counts) < 0:
         raise DatasetError(f"{path}: shards lie in the data set's own folder, counts are positive")
+    if not meta.shards:
+        raise DatasetError(f"{path}: names no shard; simulate the data set again")
     return meta
 
 
@@ -313,27 +315,32 @@ def load_dataset(folder: Path) -> Dataset:
         When a part of it is missing, damaged or of another version.
     """
     meta = load_meta(folder)
-    images, fwhm, numbers, truth, light = [], [], [], [], []
-    offset = 0
+    promised = sum(meta.counts[split] for split in SPLITS)
+    # No more room than the files can fill, whatever dataset.toml promises.
+    size = sum(path.stat().st_size for name in meta.shards if (path := folder / name).is_file())
+    room = min(promised, size // (4 * len(meta.bands) * STAMP_SIZE**2))
+    # Shards are copied into place, changing byte order on the way: no second copy of the images.
+    images = np.empty((room, len(meta.bands), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    fwhm, numbers, truth, light = [], [], [], []
+    offset = total = 0
     for name in meta.shards:
         shard_images, scenes, rows, shard_light = _read_shard(folder / name, len(meta.bands))
         rows["offset"] += offset
         offset += shard_light.size
-        images.append(shard_images)
+        images[total : total + len(shard_images)] = shard_images[: max(0, room - total)]
+        total += len(shard_images)
         fwhm.append(np.asarray(scenes["psf_fwhm"], dtype=np.float64))
         numbers.append(np.asarray(scenes["n_source"], dtype=np.int64))
         truth.append(rows)
         light.append(shard_light)
-    total = sum(len(part) for part in images)
-    if total != sum(meta.counts[split] for split in SPLITS):
+    if total != promised:
         raise DatasetError(
-            f"{folder}: dataset.toml promises {sum(meta.counts.values())} blends, "
-            f"the shards hold {total}"
+            f"{folder}: dataset.toml promises {promised} blends, the shards hold {total}"
         )
     first = np.concatenate([[0], np.cumsum(np.concatenate(numbers))])
     return Dataset(
         meta=meta,
-        images=np.concatenate(images),
+        images=images,
         psf_fwhm=np.concatenate(fwhm),
         truth=np.concatenate(truth),
         light=np.concatenate(light),
@@ -346,7 +353,7 @@ def _read_shard(path: Path, bands: int) -> tuple[Any, Any, Any, Any]:
 
     try:
         with quiet_astropy(), path.open("rb") as file, fits.open(file, memmap=False) as hdus:
-            images = np.ascontiguousarray(hdus["BLENDS"].data, dtype=np.float32)
+            images = np.asanyarray(hdus["BLENDS"].data)
             scenes = np.array(hdus["SCENES"].data)
             table = hdus["TRUTH"].data
             # An image of no pixel, that of blends without sources, is read as None.

@@ -182,6 +182,7 @@ def test_only_a_finished_folder_is_a_data_set(folder):
         ("seed = 1", "seed = 1\nsede = 2", "incomplete or with unknown keys"),
         ("seed = 1", "seed = ", "not readable"),
         ("train = 1", "train = 5", "promises 7 blends, the shards hold 3"),
+        ("train = 1", "train = 1000000000000", "the shards hold 3"),
         ("train = 1", "train = -1", "counts are positive"),
         ("train = 1", "", "incomplete"),
         ('"a.fits"', '"../a.fits"', "shards lie in the data set's own folder"),
