@@ -113,23 +113,26 @@ class ExampleMaker:
         return len(self._blends)
 
     def epoch(self, size: int, rng: np.random.Generator) -> Iterator[Example]:
-        """Give ``size`` examples; each blend comes once before any comes again."""
-        done = 0
-        while done < size:
-            for position in rng.permutation(len(self._blends))[: size - done]:
-                yield self.example(int(position), rng)
-                done += 1
+        """Give ``size`` examples; each blend comes once before any comes again.
+
+        A blend that comes again is shown in another orientation, so that an epoch of four times
+        the split shows each blend in four.
+        """
+        n = len(self._blends)
+        turns = np.zeros((n, ORIENTATIONS), dtype=np.int64)
+        if self._augment and not self._compose:
+            turns = rng.permuted(np.tile(np.arange(ORIENTATIONS), (n, 1)), axis=1)
+        for start in range(0, size, max(n, 1)):
+            orientation = turns[:, start // n % ORIENTATIONS]
+            for position in rng.permutation(n)[: size - start].tolist():
+                if self._compose:
+                    yield self._composed(position, rng)
+                else:
+                    yield self._shown(int(self._blends[position]), int(orientation[position]))
 
     def plain(self, position: int) -> Example:
         """One blend of the split as it is."""
         return self._shown(int(self._blends[position]), 0)
-
-    def example(self, position: int, rng: np.random.Generator) -> Example:
-        """Make one example that holds (at least) one blend of the split."""
-        if self._compose:
-            return self._composed(position, rng)
-        orientation = int(rng.integers(ORIENTATIONS)) if self._augment else 0
-        return self._shown(int(self._blends[position]), orientation)
 
     def _shown(self, blend: int, orientation: int) -> Example:
         image, _, _ = turn(self._dataset.detection_image(blend), 0, 0, orientation)

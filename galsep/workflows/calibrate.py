@@ -17,7 +17,7 @@ from galsep.measure.matching import Match, centroid_distances, match_centroids
 from galsep.measure.metrics import scores as count_scores
 from galsep.model.inference import Found
 from galsep.model.weights import Model
-from galsep.workflows.finding import FoundSources, Prepared, finish, run_network
+from galsep.workflows.finding import FoundSources, Prepared, finish, logit, run_network
 from galsep.workflows.reporting import Reporter
 
 __all__ = ["calibrate"]
@@ -154,11 +154,11 @@ def _platt(raw: npt.NDArray[np.float64], real: npt.NDArray[np.bool_]) -> tuple[f
     positive, negative = int(real.sum()), int((~real).sum())
     if not positive or not negative:
         return 1.0, 0.0
-    logit = np.log(np.clip(raw, 1e-6, 1)) - np.log(np.clip(1 - raw, 1e-6, 1))
+    given = logit(raw)
     target = np.where(real, (positive + 1) / (positive + 2), 1 / (negative + 2))
 
     def loss(parameters: npt.NDArray[np.float64]) -> float:
-        value = parameters[0] * logit + parameters[1]
+        value = parameters[0] * given + parameters[1]
         return float((np.logaddexp(0, value) - target * value).mean())
 
     fit = minimize(loss, np.array([1.0, 0.0]), method="BFGS")

@@ -32,6 +32,7 @@ __all__ = [
     "calibrated",
     "find_sources",
     "finish",
+    "logit",
     "prepare",
     "run_network",
 ]
@@ -190,10 +191,14 @@ def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     p = 1 / (1 + exp(−(a · logit(raw) + b))) (Platt 1999); without a fit, a = 1 and b = 0.
     """
     fit = model.info.get("calibration", {})
-    logit = np.log(np.clip(raw, 1e-6, 1)) - np.log(np.clip(1 - raw, 1e-6, 1))
-    return np.asarray(
-        1 / (1 + np.exp(-(fit.get("slope", 1.0) * logit + fit.get("intercept", 0.0))))
-    )
+    value = fit.get("slope", 1.0) * logit(raw) + fit.get("intercept", 0.0)
+    return np.asarray(1 / (1 + np.exp(-value)))
+
+
+def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """log(p / (1 − p)), finite also at 0 and 1."""
+    low = 1e-6
+    return np.asarray(np.log(np.clip(probability, low, 1) / np.clip(1 - probability, low, 1)))
 
 
 def prepare(image: npt.NDArray[Any], config: DeblendConfig) -> Prepared:
