@@ -5,11 +5,8 @@ segmentation map, so they do not overlap; the flux is the light on them (isophot
 """
 
 import importlib.util
-import multiprocessing
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +16,7 @@ import numpy.typing as npt
 
 from galsep.measure.metrics import owned_footprints
 from galsep.scene import Detections, Footprint
+from galsep.workflows.pool import map_on_workers
 
 __all__ = [
     "PHOTUTILS",
@@ -201,15 +199,8 @@ def run_baselines(
         (images[start : start + CHUNK], rms[start : start + CHUNK], chosen)
         for start in range(0, len(images), CHUNK)
     ]
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
-    if workers <= 1:
-        for task in tasks:
-            yield from _run_chunk(task)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for results in pool.map(_run_chunk, tasks):
-            yield from results
+    for results in map_on_workers(_run_chunk, tasks, workers):
+        yield from results
 
 
 def _run_chunk(

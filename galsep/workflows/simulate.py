@@ -2,10 +2,7 @@
 
 import dataclasses
 import math
-import multiprocessing
-import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from galsep.sim.catalogs import CatsimCatalog, CosmosCatalog, population_table
 from galsep.sim.population import Population, SourceModel
 from galsep.sim.scenes import SceneMaker, truth_columns
 from galsep.sim.survey import Survey, load_survey
+from galsep.workflows.pool import map_on_workers
 from galsep.workflows.reporting import Reporter
 
 __all__ = ["SimulateResult", "simulate", "write_population"]
@@ -111,7 +109,8 @@ def simulate(
     (folder / "dataset.toml").unlink(missing_ok=True)
     sources = 0
     reporter.begin("simulating", config.n)
-    for task, drawn in zip(tasks, _run(tasks, config.workers), strict=True):
+    drawn_counts = map_on_workers(_write_task, tasks, config.workers)
+    for task, drawn in zip(tasks, drawn_counts, strict=True):
         sources += drawn
         reporter.advance(task[3] - task[2])
     reporter.end()
@@ -138,16 +137,6 @@ def write_population(
     make_folder(path.parent)
     write_fits(path, fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)]))
     return SimulateResult(path.parent, (path,), 0, config.n)
-
-
-def _run(tasks: list[tuple[SimulateConfig, Path, int, int]], workers: int) -> Iterator[int]:
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
-    if workers == 1:
-        yield from map(_write_task, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_write_task, tasks)
 
 
 def _write_task(task: tuple[SimulateConfig, Path, int, int]) -> int:
