@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "BANDS",
     "DETECTABLE_MIN_AREA",
     "DETECTABLE_SNR",
     "FITS_ORIGIN",
@@ -47,9 +46,6 @@ MATCH_RADIUS = 5.0
 
 FITS_ORIGIN = 1
 """FITS counts pixels from one."""
-
-BANDS = ("u", "g", "r", "i", "z", "y")
-"""Bands in order of wavelength; the most one data set may hold."""
 
 
 def to_fits(position: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -24,6 +24,7 @@ from galsep.scene import Blend, Footprint
 
 __all__ = [
     "FORMAT_VERSION",
+    "META_FILE",
     "Dataset",
     "DatasetMeta",
     "is_dataset",

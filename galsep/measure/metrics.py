@@ -42,6 +42,7 @@ __all__ = [
     "binned",
     "judge",
     "owned_footprints",
+    "score_matches",
     "scores",
     "summarise",
 ]
@@ -139,6 +140,15 @@ def scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
     }
 
 
+def score_matches(matches: Sequence[Match]) -> dict[str, Any]:
+    """Sum up the matches of several images; see :func:`scores`."""
+    return scores(
+        sum(len(match.pairs) for match in matches),
+        sum(len(match.spurious) for match in matches),
+        sum(len(match.missed) for match in matches),
+    )
+
+
 def owned_footprints(labels: npt.NDArray[np.integer[Any]], n: int) -> list[Footprint]:
     """Footprints of the labels 1 to ``n`` of a label map; empty where a label owns no pixel."""
     from scipy import ndimage
@@ -194,14 +204,7 @@ def summarise(judgements: Sequence[Judgement]) -> dict[str, Any]:
         matched by centroid; ``flux_error`` = median |f/f_true − 1|, ``flux_bias`` = median
         f/f_true − 1, ``n_flux`` pairs with a flux. What is undefined is ``None``.
     """
-    by_criterion = {
-        name: scores(
-            sum(len(j.matches[name].pairs) for j in judgements),
-            sum(len(j.matches[name].spurious) for j in judgements),
-            sum(len(j.matches[name].missed) for j in judgements),
-        )
-        for name in CRITERIA
-    }
+    by_criterion = {name: score_matches([j.matches[name] for j in judgements]) for name in CRITERIA}
     exact = {
         name: _ratio(sum(j.matches[name].exact for j in judgements), len(judgements))
         for name in CRITERIA

@@ -176,10 +176,10 @@ class SceneMaker:
                 for magnitude, band in zip(drawn.magnitude, bands, strict=True)
             ]
         )
-        size = STAMP_SIZE if shape == (STAMP_SIZE, STAMP_SIZE) else self._stamp_size(drawn, flux)
-        if size == STAMP_SIZE and shape == (STAMP_SIZE, STAMP_SIZE):
-            left, bottom = 0, 0
+        if shape == (STAMP_SIZE, STAMP_SIZE):
+            size, left, bottom = STAMP_SIZE, 0, 0
         else:
+            size = self._stamp_size(drawn, flux)
             left, bottom = round(x) - size // 2, round(y) - size // 2
         light = np.zeros((len(bands), size, size), dtype=np.float32)
         for index, psf in enumerate(psfs):

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from galsep.config import DeblendConfig
 from galsep.flags import Flag
 from galsep.io.dataset import Dataset
-from galsep.measure.matching import Match, centroid_distances, match_centroids
-from galsep.measure.metrics import scores as count_scores
+from galsep.measure.metrics import score_matches
 from galsep.model.inference import Found
 from galsep.model.weights import Model
 from galsep.workflows.finding import FoundSources, Prepared, finish, logit, run_network
+from galsep.workflows.judging import match_detectable
 from galsep.workflows.reporting import Reporter
 
 __all__ = ["calibrate"]
@@ -99,7 +99,11 @@ def _threshold(
     tried = []
     for threshold in THRESHOLDS:
         found = [finish(*item, model, DeblendConfig(), threshold) for item in seen]
-        tried.append((threshold, _judge(data, blends, found), found))
+        matches = [
+            match_detectable(data, blend, here.detections)
+            for blend, here in zip(blends, found, strict=True)
+        ]
+        tried.append((threshold, score_matches(matches), found))
     best = max(figures["f1"] or 0 for _, figures, _ in tried)
     return [item for item in tried if (item[1]["f1"] or 0) >= best - F1_TOLERANCE][-1]
 
@@ -117,18 +121,10 @@ def _mask_level(
             truth = data.footprints(blend)
             overlaps += [
                 truth[i].iou(found.detections.footprints[j])
-                for i, j in _matches(data, blend, found).pairs.tolist()
+                for i, j in match_detectable(data, blend, found.detections).pairs.tolist()
             ]
         agreement[level] = sum(overlaps) / len(overlaps)
     return max(MASK_LEVELS, key=lambda level: agreement[level])
-
-
-def _matches(data: Dataset, blend: int, found: FoundSources) -> Match:
-    truth = data.sources(blend)
-    distance = centroid_distances(
-        (truth["x"], truth["y"]), (found.detections.x, found.detections.y)
-    )
-    return match_centroids(distance, wanted=truth["detectable"])
 
 
 def _outcomes(
@@ -137,7 +133,7 @@ def _outcomes(
     """Scores of the network's detections, and whether each is real."""
     values, outcomes = [np.zeros(0)], [np.zeros(0, dtype=bool)]
     for blend, here in zip(blends, found, strict=True):
-        match = _matches(data, blend, here)
+        match = match_detectable(data, blend, here.detections)
         real = np.zeros(len(here.detections), dtype=bool)
         real[match.pairs[:, 1]] = True
         counted = (here.flags & (Flag.NETWORK_MISSED | Flag.LARGER_THAN_CUTOUT)) == 0
@@ -167,21 +163,12 @@ def _platt(raw: npt.NDArray[np.float64], real: npt.NDArray[np.bool_]) -> tuple[f
     return (float(slope), float(intercept)) if slope > 0 else (1.0, 0.0)
 
 
-def _judge(data: Dataset, blends: list[int], found: list[FoundSources]) -> dict[str, Any]:
-    matches = [_matches(data, blend, here) for blend, here in zip(blends, found, strict=True)]
-    return count_scores(
-        sum(len(match.pairs) for match in matches),
-        sum(len(match.spurious) for match in matches),
-        sum(len(match.missed) for match in matches),
-    )
-
-
 def _missed_share(data: Dataset, blends: list[int], found: list[FoundSources]) -> float:
     """Share of real sources among the blobs that the network missed, by Laplace's rule."""
     real = total = 0
     for blend, here in zip(blends, found, strict=True):
         missed = np.flatnonzero(here.flags & Flag.NETWORK_MISSED)
-        match = _matches(data, blend, here)
+        match = match_detectable(data, blend, here.detections)
         real += int(np.isin(missed, match.pairs[:, 1]).sum())
         total += int((~np.isin(missed, match.ignored)).sum())
     return (real + 1) / (total + 2)

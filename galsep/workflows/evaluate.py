@@ -52,14 +52,22 @@ from galsep.config import DeblendConfig, EvaluateConfig
 from galsep.flags import Flag
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_text
 from galsep.io.dataset import Dataset, DatasetMeta, load_dataset
-from galsep.measure.matching import centroid_distances, match_centroids, nearest_distance
-from galsep.measure.metrics import SELECTIONS, Found, Judgement, Truth, owned_footprints, scores
+from galsep.measure.matching import Match, nearest_distance
+from galsep.measure.metrics import (
+    SELECTIONS,
+    Found,
+    Judgement,
+    Truth,
+    owned_footprints,
+    score_matches,
+)
 from galsep.workflows.baselines import PHOTUTILS, baseline_names, run_baselines
 from galsep.workflows.judging import (
     NETWORK,
     MethodReport,
     best_sep,
     judge_methods,
+    match_detectable,
     true_sources,
 )
 from galsep.workflows.reporting import Reporter
@@ -260,22 +268,18 @@ def _choose_threshold(
     stored = network.model.threshold
     limit = min(config.limit or MAX_VALIDATION, MAX_VALIDATION)
     blends = network.data.split("validation")[:limit]
-    truths = [network.data.sources(blend) for blend in blends]
-    if not any(rows["detectable"].any() for rows in truths):
+    if not any(network.data.sources(blend)["detectable"].any() for blend in blends):
         return stored, None
     thresholds = sorted({*THRESHOLDS, stored})
-    counts = np.zeros((len(thresholds), 3), dtype=np.int64)
+    matches: list[list[Match]] = [[] for _ in thresholds]
     network.reporter.begin("choosing the threshold", len(blends))
-    for rows, founds in zip(truths, network.deblend(blends, thresholds), strict=True):
-        for count, found in zip(counts, founds, strict=True):
-            position = (found.detections.x, found.detections.y)
-            distance = centroid_distances((rows["x"], rows["y"]), position)
-            match = match_centroids(distance, wanted=rows["detectable"])
-            count += len(match.pairs), len(match.spurious), len(match.missed)
+    for blend, founds in zip(blends, network.deblend(blends, thresholds), strict=True):
+        for here, found in zip(matches, founds, strict=True):
+            here.append(match_detectable(network.data, blend, found.detections))
     network.reporter.end()
     grid = [
-        {"threshold": threshold, **scores(*count)}
-        for threshold, count in zip(thresholds, counts.tolist(), strict=True)
+        {"threshold": threshold, **score_matches(here)}
+        for threshold, here in zip(thresholds, matches, strict=True)
     ]
     best = max(grid, key=lambda row: (row["f1"], -abs(row["threshold"] - stored)))
     return (best["threshold"] if best["f1"] else stored), {"n_blends": len(blends), "grid": grid}

@@ -233,7 +233,7 @@ def finish(
     prepared: Prepared, found: list[Found], model: Model, config: DeblendConfig, threshold: float
 ) -> FoundSources:
     """Merge what the network found in an image's cutouts, split the light and measure it."""
-    height, width = shape = (prepared.light.shape[0], prepared.light.shape[1])
+    shape = (prepared.light.shape[0], prepared.light.shape[1])
     masks, candidates, class_star = _candidates(prepared, found, model, threshold)
     merged = merge(candidates, prepared.blobs, prepared.tiling, prepared.light, prepared.rms)
     sources = _with_outlines(
@@ -266,7 +266,7 @@ def finish(
         flags=flags,
         parent=sources.parent,
         tile=sources.tile,
-        segm=paint_labels(shares.weights, sources.scores, (height, width)),
+        segm=paint_labels(shares.weights, sources.scores, shape),
         noverlap=noverlap,
         background=prepared.background,
         rms=prepared.rms,
@@ -350,14 +350,15 @@ def _measured(
     prepared: Prepared, sources: _Sources, config: DeblendConfig
 ) -> tuple[Shares, Photometry, _Sources]:
     """Split and measure the light, with the sources sorted by position: rows first."""
-    centres = [mask.footprint(0).bounds for mask in sources.masks]
+    masks = sources.masks
+    # Masks are as tight as their crops.
     order = sorted(
-        range(len(centres)),
-        key=lambda k: (centres[k][1], centres[k][0], centres[k][3], centres[k][2], k),
+        range(len(masks)),
+        key=lambda k: (masks[k].y0, masks[k].x0, *masks[k].probability.shape, k),
     )
     index = np.array(order, dtype=np.int64)
     sources = _Sources(
-        masks=[sources.masks[k] for k in order],
+        masks=[masks[k] for k in order],
         scores=sources.scores[index],
         class_star=sources.class_star[index],
         parent=sources.parent[index],

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from galsep.io.dataset import Dataset
 from galsep.measure.average_precision import AveragePrecision, average_precision
+from galsep.measure.matching import Match, centroid_distances, match_centroids
 from galsep.measure.metrics import (
     SELECTIONS,
     Found,
@@ -27,7 +28,14 @@ from galsep.scene import Detections
 from galsep.workflows.baselines import SEP_SETTINGS
 from galsep.workflows.reporting import Reporter
 
-__all__ = ["NETWORK", "MethodReport", "best_sep", "judge_methods", "true_sources"]
+__all__ = [
+    "NETWORK",
+    "MethodReport",
+    "best_sep",
+    "judge_methods",
+    "match_detectable",
+    "true_sources",
+]
 
 NETWORK = "galsep"
 """Name of the network among the methods."""
@@ -64,6 +72,13 @@ class MethodReport:
     judgements: list[dict[str, Judgement]]
     block: dict[str, Any]
     curve: AveragePrecision
+
+
+def match_detectable(data: Dataset, blend: int, found: Detections) -> Match:
+    """Match what was found in a blend to its detectable sources, within 5 px."""
+    rows = data.sources(blend)
+    distance = centroid_distances((rows["x"], rows["y"]), (found.x, found.y))
+    return match_centroids(distance, wanted=rows["detectable"])
 
 
 def true_sources(data: Dataset, blend: int) -> Truth:

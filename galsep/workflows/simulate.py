@@ -15,6 +15,7 @@ from galsep.conventions import MASK_THRESHOLD
 from galsep.errors import OutputExistsError, UsageError
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_fits
 from galsep.io.dataset import (
+    META_FILE,
     DatasetMeta,
     is_dataset,
     load_dataset,
@@ -106,7 +107,7 @@ def simulate(
         (config, folder / name, index * SHARD_SIZE, min(config.n, (index + 1) * SHARD_SIZE))
         for index, name in enumerate(shards)
     ]
-    (folder / "dataset.toml").unlink(missing_ok=True)
+    (folder / META_FILE).unlink(missing_ok=True)
     sources = 0
     reporter.begin("simulating", config.n)
     drawn_counts = map_on_workers(_write_task, tasks, config.workers)
@@ -116,7 +117,7 @@ def simulate(
     reporter.end()
     _remove_stale_shards(folder, shards)
     write_meta(folder, _meta(config, maker.survey, shards))
-    files = [folder / "dataset.toml", *(folder / name for name in shards)]
+    files = [folder / META_FILE, *(folder / name for name in shards)]
     if preview:
         files += _draw_previews(folder)
     return SimulateResult(folder, tuple(files), config.n, sources)
