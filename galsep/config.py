@@ -49,6 +49,9 @@ class SimulateConfig:
     max_mag: float = 25.3
     max_shift: float = 2.4
     seeing: str = ""
+    depth: float = 0.0
+    pixel_scale: str = ""
+    varied: bool = False
     catalog: str = ""
     cosmos: str = ""
     field: str = ""
@@ -67,6 +70,11 @@ class SimulateConfig:
             low_seeing, high_seeing = parse_range("seeing", self.seeing, float)
             _between("seeing", low_seeing, 0.05, 5.0)
             _between("seeing", high_seeing, 0.05, 5.0)
+        _between("depth", self.depth, -5.0, 5.0)
+        if self.pixel_scale:
+            low_scale, high_scale = parse_range("pixel_scale", self.pixel_scale, float)
+            _between("pixel_scale", low_scale, 0.03, 1.0)
+            _between("pixel_scale", high_scale, 0.03, 1.0)
         if not 1 <= len(self.bands) <= 6 or len(set(self.bands)) != len(self.bands):
             raise UsageError(f"bands are one to six different names, got {','.join(self.bands)!r}")
         if self.catalog and self.cosmos:
@@ -90,19 +98,19 @@ class TrainConfig:
 
     recipe: str = "compact"
     init: str = "random"
-    epochs: int = 9
+    epochs: int = 22
     epoch_size: int = 8_000
     batch_size: int = 16
     optimizer: str = "adamw"
     weight_decay: float = 0.02
     schedule: str = "cosine"
     warmup: int = 200
-    stages: tuple[tuple[str, int, float], ...] = (("all", 9, 1e-3),)
-    ema: float = 0.998
+    stages: tuple[tuple[str, int, float], ...] = (("all", 22, 1e-3),)
+    ema: float = 0.999
     clip_norm: float = 5.0
     augment: bool = True
     compose: bool = True
-    max_groups: int = 6
+    max_groups: int = 8
     validation_size: int = 500
     calibrate: bool = True
     amp: bool = True

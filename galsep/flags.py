@@ -28,6 +28,7 @@ class Flag(IntFlag):
     IMAGE_EDGE = 4, "touches the edge of the image"
     MASKED_PIXELS = 8, "holds or touches pixels without valid data"
     OVERLAPS = 16, "shares pixels with another source"
+    OUT_OF_DOMAIN = 32, "PSF unlike those the network was trained on"
 
     @classmethod
     def legend(cls) -> dict[str, int]:

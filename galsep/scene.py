@@ -194,11 +194,14 @@ class Blend:
     sources : sequence of Source
     psf_fwhm : float
         Seeing in arcsec.
+    pixel_scale : float
+        Arcsec per pixel; NaN where it is not known.
     """
 
     image: npt.NDArray[np.float32]
     sources: Sequence[Source]
     psf_fwhm: float
+    pixel_scale: float = float("nan")
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3:

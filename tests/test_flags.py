@@ -2,7 +2,7 @@ from galsep.flags import Flag
 
 
 def test_flags_are_single_bits_with_a_line_each():
-    assert [flag.value for flag in Flag] == [1, 2, 4, 8, 16]
+    assert [flag.value for flag in Flag] == [1, 2, 4, 8, 16, 32]
     for flag in Flag:
         # Fits a FITS card beside the name.
         assert 0 < len(flag.description) <= 80 - 10 - 20 - 3
@@ -23,4 +23,5 @@ def test_legend_lists_all():
         "image_edge": 4,
         "masked_pixels": 8,
         "overlaps": 16,
+        "out_of_domain": 32,
     }

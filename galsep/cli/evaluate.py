@@ -1,6 +1,6 @@
 """``galsep evaluate``: judge the network beside SEP and photutils."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +43,9 @@ Examples:
   galsep evaluate pairs --output quick --limit 100 --no-baselines
   galsep evaluate pairs --output mine --weights run/weights.safetensors
 """
+
+NETWORK = "galsep"
+"""Name of the network among the methods."""
 
 _setting = setting(EvaluateConfig)
 _JUDGING = "What is judged"
@@ -149,15 +152,40 @@ def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "li
     """
     parts: list[Table | str] = [
         f"{metrics['n_blends']} test blends, {metrics['n_sources']} sources "
-        f"({metrics['n_not_detectable']} not detectable), threshold {metrics['threshold']:.3g}"
+        f"({metrics['n_not_detectable']} not detectable), threshold {metrics['threshold']:.3g}",
+        *_headline(rows, metrics),
     ]
     for selection, heading in (
         ("detectable", "Detectable sources"),
-        ("all", "All sources"),
+        ("all", f"All sources; share detectable {_figure(metrics['share_detectable'])}"),
     ):
         chosen = [row for row in rows if row["sources"] == selection]
         parts += ["", heading, _table(chosen, _FOUND), "", _table(chosen, _QUALITY)]
     return parts
+
+
+def _headline(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Say what the network makes of all sources, and what its scores and classes are worth."""
+    network = metrics["methods"][NETWORK]
+    row = next(row for row in rows if row["method"] == NETWORK and row["sources"] == "all")
+    yield (
+        f"{row['label']}: prec. {_figure(row['precision'])}, "
+        f"recall {_figure(row['recall'])}, mask mAP.5 {_figure(row['map_mask50'])}; "
+        f"share detectable {_figure(metrics['share_detectable'])}"
+    )
+    scores = network["reliability"]
+    yield (
+        f"calibration error (ECE) {_figure(scores['ece'])} in the catalogue, "
+        f"{_figure(scores['ece_candidates'])} from score {metrics['candidate_threshold']:g} on"
+    )
+    classes = metrics["class_star"]
+    for name in ("stars", "galaxies") if classes else ():
+        figures = classes[name]
+        yield (
+            f"{name} at class_star {classes['threshold']:g}: "
+            f"completeness {_figure(figures['completeness'])}, "
+            f"purity {_figure(figures['purity'])} ({_figure(figures['purity_80'])} at 80 %)"
+        )
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> "Table":

@@ -37,6 +37,7 @@ EPILOG = """
 Examples:
   galsep simulate pairs
   galsep simulate crowded --n 5000 --galaxies 1-6 --stars 0.15 --bands g,r,i
+  galsep simulate all-kinds --galaxies 1-4 --stars 0.15 --varied --pixel-scale 0.1-0.4
   galsep simulate sky --field 2400x2400 --density 60 --stars 0.1
   galsep simulate --write-catalog galaxies.fits --n 100000 --bands u,g,r,i,z,y
 """
@@ -101,6 +102,35 @@ def simulate(
             default="the survey's",
         ),
     ] = None,
+    depth: Annotated[
+        float | None,
+        _setting(
+            "depth",
+            "Magnitudes deeper than the survey's full depth; negative is shallower",
+            metavar="MAG",
+            group=_SCENES,
+        ),
+    ] = None,
+    pixel_scale: Annotated[
+        str | None,
+        _setting(
+            "pixel_scale",
+            "Arcsec per pixel; drawn anew for each blend from a range such as 0.1-0.4, with the "
+            "sky noise of the survey's own pixels",
+            metavar="ARCSEC|MIN-MAX",
+            group=_SCENES,
+            default="the survey's",
+        ),
+    ] = None,
+    varied: Annotated[
+        bool,
+        option(
+            "--varied",
+            text="Galaxies of all kinds (bulge + disk, Sérsic, irregular) with more scatter in "
+            "size, stars down to magnitude 15, PSFs of varied profile and ellipticity",
+            group=_SCENES,
+        ),
+    ] = False,
     seed: Annotated[int | None, _setting("seed", "Seed", metavar="N", group=_SCENES)] = None,
     catalog: Annotated[
         str | None,
@@ -170,6 +200,9 @@ def simulate(
         "max_mag": max_mag,
         "max_shift": max_shift,
         "seeing": seeing,
+        "depth": depth,
+        "pixel_scale": pixel_scale,
+        "varied": varied or None,
         "catalog": catalog,
         "cosmos": cosmos,
         "field": field,

@@ -8,13 +8,21 @@ import numpy.typing as npt
 
 from galsep.errors import ImageError
 
-__all__ = ["Blobs", "detect_blobs", "large_parts"]
+__all__ = ["Blobs", "detect_blobs", "large_parts", "noise_correlation"]
 
 THRESHOLD = 1.5
 MIN_AREA = 5
 DEBLEND_THRESHOLDS = 32
 DEBLEND_CONTRAST = 0.005
 """SExtractor's default deblending, used to take a blob larger than a cutout apart."""
+
+
+BLOCK = 5
+"""Side of the blocks of pixels whose sums tell how correlated the noise is, about a faint blob's
+size."""
+
+MIN_BLOCKS, MAX_BLOCKS = 100, 40_000
+"""Fewer empty blocks say too little; of more, a regular sample is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,8 @@ class Blobs:
         Barycentres, pixels.
     npix : (n,) int array
     snr : (n,) float array
-        Flux over its sky noise, Σ light / √Σ rms².
+        Flux over its sky noise, Σ light / √Σ rms², less where the noise of neighbouring pixels
+        is correlated, see :func:`noise_correlation`.
     bounds : (n, 4) int array
         ``xmin, ymin, xmax, ymax``, inclusive.
     """
@@ -71,16 +80,61 @@ def detect_blobs(
     variance = np.bincount(
         segm.ravel(), weights=np.square(rms, dtype=np.float64).ravel(), minlength=n + 1
     )
+    noise = np.sqrt(np.maximum(variance[1 : n + 1], 1e-30))
     return Blobs(
         segm=segm,
         x=objects["x"].astype(np.float64),
         y=objects["y"].astype(np.float64),
         npix=objects["npix"].astype(np.int64),
-        snr=flux / np.sqrt(np.maximum(variance[1 : n + 1], 1e-30)),
+        snr=flux / (noise * noise_correlation(light, rms, mask, segm)),
         bounds=np.stack([objects[k] for k in ("xmin", "ymin", "xmax", "ymax")], axis=1).astype(
             np.int64
         ),
     )
+
+
+def noise_correlation(
+    light: npt.NDArray[np.float32],
+    rms: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    segm: npt.NDArray[np.int32],
+) -> float:
+    """Measure how much noisier sums of pixels are than with independent noise.
+
+    Resampled and stacked images have correlated noise: the sum of ``n`` pixels is noisier than
+    √n times a pixel. Compared are the scatters (median absolute deviations) of the sums over
+    blocks of 5×5 pixels and of those pixels, where no source is.
+
+    Parameters
+    ----------
+    light, rms : (h, w) float32 arrays
+    mask : (h, w) bool array
+        True where a pixel is unusable.
+    segm : (h, w) int32 array
+        0 where no source is.
+
+    Returns
+    -------
+    float
+        At least 1; 1 too where fewer than 100 blocks are empty.
+    """
+    height, width = (side // BLOCK * BLOCK for side in light.shape)
+    shape = (height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    used = (mask | (segm > 0))[:height, :width].reshape(shape).any(axis=(1, 3))
+    rows, columns = np.nonzero(~used)
+    if len(rows) < MIN_BLOCKS:
+        return 1.0
+    step = -(-len(rows) // MAX_BLOCKS)
+    chosen = rows[::step], slice(None), columns[::step], slice(None)
+    unit = (
+        light[:height, :width].reshape(shape)[chosen] / rms[:height, :width].reshape(shape)[chosen]
+    )
+    pixel, block = _scatter(unit), _scatter(unit.sum(axis=(1, 2)))
+    return max(1.0, block / (BLOCK * pixel)) if pixel > 0 else 1.0
+
+
+def _scatter(values: npt.NDArray[np.float32]) -> float:
+    return float(np.median(np.abs(values - np.median(values))))
 
 
 def large_parts(

@@ -23,10 +23,10 @@ DUPLICATE_IOU = 0.5
 """Sources of different cutouts whose masks overlap this much are one."""
 
 LARGE_LIMIT = STAMP_SIZE - 20
-"""A part of a large blob that is wider than this keeps SEP's outline."""
+"""A part of a large blob that is wider than this keeps SEP's outline, pixels of a cutout."""
 
 LARGE_CORE = 5.0
-"""A network source so near to the centre of such a part is the part itself, pixels."""
+"""A network source so near to the centre of such a part is the part itself, pixels of a cutout."""
 
 NO_PARENT = 0
 
@@ -141,7 +141,7 @@ def _large_objects(
         pixels = blobs.segm[box] == blob + 1
         found += [
             (blob + 1, Footprint.from_mask(part, ymin, xmin))
-            for part in large_parts(light[box], rms[box], pixels, LARGE_LIMIT)
+            for part in large_parts(light[box], rms[box], pixels, LARGE_LIMIT * tiling.scale)
         ]
     return found
 
@@ -161,17 +161,18 @@ def _part_of_large(
         if parent != parents[index]:
             continue
         centre_x, centre_y = _centre(outline)
-        if np.hypot(x - centre_x, y - centre_y) <= LARGE_CORE:
+        if np.hypot(x - centre_x, y - centre_y) <= LARGE_CORE * tiling.scale:
             return True
         shared = footprint.intersection(outline)
-        cut = _touches_edge(footprint, tiling.origins[candidates.cutout[index]], shape)
+        origin = tiling.origins[candidates.cutout[index]]
+        cut = _touches_edge(footprint, origin, STAMP_SIZE * tiling.scale, shape)
         if cut and shared > footprint.area / 2:
             return True
     return False
 
 
 def _touches_edge(
-    footprint: Footprint, origin: npt.NDArray[np.int64], shape: tuple[int, ...]
+    footprint: Footprint, origin: npt.NDArray[np.int64], size: int, shape: tuple[int, ...]
 ) -> bool:
     """Whether a mask is cut by its cutout's edge where the image goes on."""
     xmin, ymin, xmax, ymax = footprint.bounds
@@ -179,8 +180,8 @@ def _touches_edge(
     return bool(
         xmin <= max(x0, 0) > 0
         or ymin <= max(y0, 0) > 0
-        or x0 + STAMP_SIZE - 1 <= xmax < shape[1] - 1
-        or y0 + STAMP_SIZE - 1 <= ymax < shape[0] - 1
+        or x0 + size - 1 <= xmax < shape[1] - 1
+        or y0 + size - 1 <= ymax < shape[0] - 1
     )
 
 

@@ -46,15 +46,27 @@ class Tiling:
         The cutout that owns a region's light outside all blobs, or inside a large one.
     owner : (n,) int array
         The cutout that owns each blob, −1 for a blob too large for one.
+    scale : int
+        Pixels of the image along the side of a cutout's pixel; 1 unless the cutouts were cut
+        from an image averaged over blocks. Origins and regions are in the image's pixels.
     """
 
     origins: npt.NDArray[np.int64]
     regions: npt.NDArray[np.int64]
     region_owner: npt.NDArray[np.int64]
     owner: npt.NDArray[np.int64]
+    scale: int = 1
 
     def __len__(self) -> int:
         return len(self.origins)
+
+    def magnified(self, scale: int) -> "Tiling":
+        """The same tiling of an image with ``scale`` times as many pixels along each side."""
+        regions = self.regions * scale
+        regions[:, 2:] += scale - 1
+        return Tiling(
+            self.origins * scale, regions, self.region_owner, self.owner, self.scale * scale
+        )
 
 
 def lay_cutouts(

@@ -51,7 +51,7 @@ class DatasetMeta:
     detection_band : int
         Index of the band that defines masks and ``snr``.
     pixel_scale : float
-        Arcsec per pixel.
+        Arcsec per pixel of the survey, to which ``sky_rms`` belongs; a blend may have its own.
     zeropoints, sky_rms, psf_fwhm : tuple of float
         One a band; magnitudes, electrons per pixel, arcsec.
     counts : mapping
@@ -93,6 +93,8 @@ class Dataset:
     images : (n, band, 120, 120) float32 array
     psf_fwhm : (n,) float array
         Seeing of each blend, arcsec.
+    pixel_scale : (n,) float array
+        Arcsec per pixel of each blend.
     truth : structured array
         One row a source, in the order of blends.
     light : (m,) float32 array
@@ -104,6 +106,7 @@ class Dataset:
     meta: DatasetMeta
     images: npt.NDArray[np.float32]
     psf_fwhm: npt.NDArray[np.float64]
+    pixel_scale: npt.NDArray[np.float64]
     truth: npt.NDArray[np.void]
     light: npt.NDArray[np.float32]
     first: npt.NDArray[np.int64] = field(repr=False)
@@ -245,11 +248,15 @@ def write_shard(
     from astropy.io import fits
 
     rows, light = pack_blends(blends, columns, first_blend)
-    scenes = np.zeros(len(blends), dtype=[("psf_fwhm", "f8"), ("n_source", "i4")])
+    scenes = np.zeros(
+        len(blends), dtype=[("psf_fwhm", "f8"), ("pixel_scale", "f8"), ("n_source", "i4")]
+    )
     scenes["psf_fwhm"] = [blend.psf_fwhm for blend in blends]
+    scenes["pixel_scale"] = [blend.pixel_scale for blend in blends]
     scenes["n_source"] = [len(blend.sources) for blend in blends]
     scene_hdu = fits.BinTableHDU(scenes, name="SCENES")
     scene_hdu.columns["psf_fwhm"].unit = "arcsec"
+    scene_hdu.columns["pixel_scale"].unit = "arcsec"
     blend_hdu = fits.ImageHDU(np.stack([blend.image for blend in blends]), name="BLENDS")
     blend_hdu.header["BUNIT"] = "electron"
     light_hdu = fits.ImageHDU(light, name="LIGHT")
@@ -322,7 +329,7 @@ def load_dataset(folder: Path) -> Dataset:
     room = min(promised, size // (4 * len(meta.bands) * STAMP_SIZE**2))
     # Shards are copied into place, changing byte order on the way: no second copy of the images.
     images = np.empty((room, len(meta.bands), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
-    fwhm, numbers, truth, light = [], [], [], []
+    fwhm, scales, numbers, truth, light = [], [], [], [], []
     offset = total = 0
     for name in meta.shards:
         shard_images, scenes, rows, shard_light = _read_shard(folder / name, len(meta.bands))
@@ -331,6 +338,7 @@ def load_dataset(folder: Path) -> Dataset:
         images[total : total + len(shard_images)] = shard_images[: max(0, room - total)]
         total += len(shard_images)
         fwhm.append(np.asarray(scenes["psf_fwhm"], dtype=np.float64))
+        scales.append(_pixel_scale(scenes, meta.pixel_scale))
         numbers.append(np.asarray(scenes["n_source"], dtype=np.int64))
         truth.append(rows)
         light.append(shard_light)
@@ -343,10 +351,19 @@ def load_dataset(folder: Path) -> Dataset:
         meta=meta,
         images=images,
         psf_fwhm=np.concatenate(fwhm),
+        pixel_scale=np.concatenate(scales),
         truth=np.concatenate(truth),
         light=np.concatenate(light),
         first=first,
     )
+
+
+def _pixel_scale(scenes: npt.NDArray[np.void], default: float) -> npt.NDArray[np.float64]:
+    """Pixel scale of each blend; shards of earlier versions have but the survey's."""
+    if "pixel_scale" not in (scenes.dtype.names or ()):
+        return np.full(len(scenes), default)
+    scale = np.asarray(scenes["pixel_scale"], dtype=np.float64)
+    return np.where(scale > 0, scale, default)
 
 
 def _read_shard(path: Path, bands: int) -> tuple[Any, Any, Any, Any]:

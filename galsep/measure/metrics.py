@@ -42,6 +42,7 @@ __all__ = [
     "binned",
     "judge",
     "owned_footprints",
+    "ratio",
     "score_matches",
     "scores",
     "summarise",
@@ -65,7 +66,8 @@ class Truth:
         The pixels where each source is the brightest, see :func:`owned_footprints`.
     x, y, flux, magnitude : (n,) float arrays
         Pixels, the image's unit and AB, in the detection band.
-    detectable : (n,) bool array
+    detectable, star : (n,) bool array
+        Whether a source is detectable (DESIGN.md section 4), and whether it is a star.
     """
 
     footprints: Sequence[Footprint]
@@ -75,10 +77,11 @@ class Truth:
     flux: Values
     magnitude: Values
     detectable: npt.NDArray[np.bool_]
+    star: npt.NDArray[np.bool_]
 
     def __post_init__(self) -> None:
         n = len(self.footprints)
-        for name in ("owned", "x", "y", "flux", "magnitude", "detectable"):
+        for name in ("owned", "x", "y", "flux", "magnitude", "detectable", "star"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{n} footprints but {name} has {len(getattr(self, name))}")
 
@@ -128,15 +131,20 @@ class Judgement:
     flux_ratio: Values
 
 
+def ratio(part: int, whole: int) -> float | None:
+    """Divide two counts; ``None`` where the denominator is zero."""
+    return float(part / whole) if whole else None
+
+
 def scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
     """Make precision, recall and F1 of counts; ``None`` where the denominator is zero."""
     return {
         "tp": int(tp),
         "fp": int(fp),
         "fn": int(fn),
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
     }
 
 
@@ -206,7 +214,7 @@ def summarise(judgements: Sequence[Judgement]) -> dict[str, Any]:
     """
     by_criterion = {name: score_matches([j.matches[name] for j in judgements]) for name in CRITERIA}
     exact = {
-        name: _ratio(sum(j.matches[name].exact for j in judgements), len(judgements))
+        name: ratio(sum(j.matches[name].exact for j in judgements), len(judgements))
         for name in CRITERIA
     }
     return {
@@ -324,10 +332,6 @@ def _flux_scores(ratio: Values) -> dict[str, Any]:
         "flux_bias": float(np.median(good - 1)),
         "n_flux": int(good.size),
     }
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return float(part / whole) if whole else None
 
 
 def _mean(values: Values) -> float | None:

@@ -10,8 +10,8 @@ from galsep.scene import SoftMask
 
 __all__ = ["Photometry", "Shares", "measure", "split_light"]
 
-ROUNDS = 3
-"""Rounds in which shares and fluxes are made to agree."""
+LEAST_CLAIM = 0.01
+"""A source claims at least this much of each pixel of its mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Shares:
     Parameters
     ----------
     weights : sequence of SoftMask
-        Mask probability × flux where the mask is, 0 outside; comparable between sources.
+        What each source claims of each pixel of its mask, 0 outside; comparable between sources.
     shares : sequence of SoftMask
         The same, divided by the sum over all sources: they add up to one in every masked pixel.
     """
@@ -48,42 +48,49 @@ class Photometry:
     blendedness: npt.NDArray[np.float64]
 
 
-def split_light(masks: Sequence[SoftMask], light: npt.NDArray[np.float32]) -> Shares:
-    """Split each pixel among the sources whose masks hold it, by mask probability × flux.
-
-    The fluxes follow from the shares and the shares from the fluxes; three rounds bring them
-    together.
+def split_light(
+    masks: Sequence[SoftMask], claims: Sequence[SoftMask | None], shape: tuple[int, int]
+) -> Shares:
+    """Split each pixel among the sources whose masks hold it, in proportion to their claims.
 
     Parameters
     ----------
     masks : sequence of SoftMask
         Mask probabilities, inside the image; 0 outside the mask.
-    light : (h, w) float32 array
-        Background-subtracted image, 0 where it is unusable.
+    claims : sequence of SoftMask or None
+        On the same crops, the share of the light that is predicted to be the source's own. A
+        source without a prediction claims what the others leave.
+    shape : (int, int)
+        Height and width of the image.
     """
-    flux = np.ones(len(masks))
-    weights, shares = list(masks), list(masks)
-    for _ in range(ROUNDS):
-        weights = [
-            SoftMask(mask.y0, mask.x0, mask.probability * np.float32(brightness))
-            for mask, brightness in zip(masks, flux, strict=True)
-        ]
-        total = np.zeros(light.shape, dtype=np.float32)
-        for weight in weights:
-            total[_box(weight)] += weight.probability
-        shares = []
-        for index, weight in enumerate(weights):
-            box = _box(weight)
-            share = np.divide(
-                weight.probability,
-                total[box],
-                out=np.zeros_like(weight.probability),
-                where=total[box] > 0,
-            )
-            shares.append(SoftMask(weight.y0, weight.x0, share))
-            # A source in a negative dip keeps a weight, else it would never get a pixel.
-            flux[index] = max(float((share * light[box]).sum()), 1e-6)
-    return Shares(weights, shares)
+    claimed = np.zeros(shape, dtype=np.float32)
+    weights: list[SoftMask | None] = []
+    for mask, claim in zip(masks, claims, strict=True):
+        if claim is None:
+            weights.append(None)
+            continue
+        own = np.where(mask.probability > 0, np.maximum(claim.probability, LEAST_CLAIM), 0)
+        weights.append(SoftMask(mask.y0, mask.x0, own.astype(np.float32)))
+        claimed[_box(mask)] += own
+    filled = []
+    for mask, weight in zip(masks, weights, strict=True):
+        if weight is None:
+            left = np.maximum(1 - claimed[_box(mask)], LEAST_CLAIM)
+            weight = SoftMask(mask.y0, mask.x0, np.where(mask.probability > 0, left, 0))
+        filled.append(weight)
+    total = np.zeros(shape, dtype=np.float32)
+    for weight in filled:
+        total[_box(weight)] += weight.probability
+    shares = []
+    for weight in filled:
+        share = np.divide(
+            weight.probability,
+            total[_box(weight)],
+            out=np.zeros_like(weight.probability),
+            where=weight.probability > 0,
+        )
+        shares.append(SoftMask(weight.y0, weight.x0, share))
+    return Shares(filled, shares)
 
 
 def measure(

@@ -30,7 +30,8 @@ LOSSES = {
     "loss": "total",
     "loss_classifier": "L_cls: is it a galaxy, a star, or nothing",
     "loss_box_reg": "L_box: where the box is",
-    "loss_mask": "L_mask: which pixels are its own",
+    "loss_mask": "L_mask: which pixels it covers",
+    "loss_share": "which part of the light there is its own",
     "loss_objectness": "region proposal network: is there anything",
     "loss_rpn_box_reg": "region proposal network: where",
 }

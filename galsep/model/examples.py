@@ -2,7 +2,9 @@
 
 Composition places whole blends of the data set, each turned or mirrored, at random positions of a
 new stamp and adds fresh noise, so that a stock of some 20,000 blends gives unlimited stamps.
-Blends that meet on a stamp have nearly the same seeing.
+Blends that meet on a stamp have nearly the same seeing. What differs from stamp to stamp beside
+the blends: depth, faint texture, the background's error, correlated noise, saturation, pixels
+without data.
 """
 
 from collections.abc import Iterator
@@ -13,7 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from galsep.conventions import DETECTABLE_MIN_AREA, MASK_THRESHOLD, STAMP_SIZE, bounds_to_boxes
+from galsep.conventions import (
+    DETECTABLE_MIN_AREA,
+    DETECTABLE_SNR,
+    MASK_THRESHOLD,
+    STAMP_SIZE,
+    bounds_to_boxes,
+)
 from galsep.io.dataset import Dataset
 from galsep.model.network import GALAXY, STAR, normalise
 from galsep.scene import Footprint
@@ -22,6 +30,19 @@ __all__ = ["Example", "ExampleMaker", "to_batch", "turn"]
 
 ORIENTATIONS = 8
 """Four rotations, each plain and mirrored."""
+
+EMPTY = 0.03
+"""Share of composed stamps without a source."""
+
+DEPTH_SCATTER, DEPTH_LIMIT = 0.7, 1.5
+"""Scatter (1 sigma) and limit of a composed stamp's depth about the data set's, magnitudes."""
+
+TEXTURE = 0.3
+"""Share of the blends on a composed stamp, after the first, that are dimmed by one to three
+magnitudes: most of their sources are then too faint to be found."""
+
+SATURATION = (500.0, 20_000.0)
+"""Range of saturation levels of composed stamps, sky rms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +57,10 @@ class Example:
         Masks of the sources to find.
     labels : list of int
         Class of each.
+    light : (n, 120, 120) float32 array
+        Noiseless light of each in sky rms.
+    total : (120, 120) float32 array
+        All noiseless light in sky rms, 0 where pixels have no data.
     ignored : list of tuple
         Inclusive bounds of sources that are neither positive nor negative.
     """
@@ -43,6 +68,8 @@ class Example:
     image: npt.NDArray[np.float32]
     footprints: list[Footprint]
     labels: list[int]
+    light: npt.NDArray[np.float32]
+    total: npt.NDArray[np.float32]
     ignored: list[tuple[int, int, int, int]]
 
 
@@ -54,7 +81,6 @@ class _Placed:
     y0: int
     x0: int
     label: int
-    detectable: bool
 
 
 def turn(
@@ -104,7 +130,8 @@ class ExampleMaker:
         self._max_groups = max_groups
         self._rms = dataset.meta.detection_rms
         # Neighbours in this order have nearly the same seeing.
-        order = np.argsort(dataset.psf_fwhm[self._blends], kind="stable")
+        seeing = dataset.psf_fwhm[self._blends] / dataset.pixel_scale[self._blends]
+        order = np.argsort(seeing, kind="stable")
         self._by_seeing = self._blends[order]
         self._rank = np.empty(len(order), dtype=np.int64)
         self._rank[order] = np.arange(len(order))
@@ -136,43 +163,55 @@ class ExampleMaker:
 
     def _shown(self, blend: int, orientation: int) -> Example:
         image, _, _ = turn(self._dataset.detection_image(blend), 0, 0, orientation)
-        return _example(
-            normalise(image, self._rms), self._sources(blend, orientation, 0, 0), _NOTHING_HIDDEN
-        )
+        sources = self._sources(blend, orientation, 0, 0, 1.0)
+        return _example(normalise(image, self._rms), sources, _stacked(sources), _NOTHING_HIDDEN)
 
-    def _sources(self, blend: int, orientation: int, dy: int, dx: int) -> list[_Placed]:
+    def _sources(
+        self, blend: int, orientation: int, dy: int, dx: int, brightness: float
+    ) -> list[_Placed]:
         dataset = self._dataset
         placed = []
         for row in range(dataset.first[blend], dataset.first[blend + 1]):
             light, y0, x0 = dataset.source_light(row)
             crop, y0, x0 = turn(light[dataset.meta.detection_band], y0, x0, orientation)
-            entry = dataset.truth[row]
-            label = STAR if entry["class"] == "star" else GALAXY
-            detectable = bool(entry["detectable"])
-            placed.append(_Placed(crop / self._rms, y0 + dy, x0 + dx, label, detectable))
+            label = STAR if dataset.truth[row]["class"] == "star" else GALAXY
+            scaled = crop * np.float32(brightness / self._rms)
+            placed.append(_Placed(scaled, y0 + dy, x0 + dx, label))
         return placed
 
     def _composed(self, position: int, rng: np.random.Generator) -> Example:
+        depth = np.clip(rng.normal(0, DEPTH_SCATTER), -DEPTH_LIMIT, DEPTH_LIMIT)
+        deeper = 10 ** (0.4 * float(depth))
+        sources: list[_Placed] = []
+        for number, blend in enumerate(self._companions(position, rng)):
+            dimming = rng.uniform(1, 3) if number and rng.random() < TEXTURE else 0.0
+            orientation = int(rng.integers(ORIENTATIONS))
+            dy, dx = rng.integers(-STAMP_SIZE // 2, STAMP_SIZE // 2 + 1, 2).tolist()
+            brightness = deeper * 10 ** (-0.4 * dimming)
+            sources += self._sources(blend, orientation, dy, dx, brightness)
+        light = _stacked(sources)
+        # An electron of light is 1 / (deeper · rms) of the sky's rms.
+        image = light + _noise(rng) * np.sqrt(1 + light / (deeper * self._rms))
+        hidden = _hidden(rng)
+        saturated = image > np.exp(rng.uniform(*np.log(SATURATION)))
+        if saturated.any() and rng.random() < 0.7:
+            image[saturated] = image[saturated].min()
+            # Surveys mask saturated pixels, or do not.
+            if rng.random() < 0.5:
+                hidden |= saturated
+        image = (image + _background_error(rng)) * rng.uniform(0.95, 1.05)
+        image[hidden] = 0
+        return _example(normalise(image, 1.0), sources, light, hidden)
+
+    def _companions(self, position: int, rng: np.random.Generator) -> list[int]:
+        """Blends to compose: one at a position of the split, and others of its seeing."""
+        if rng.random() < EMPTY:
+            return []
         n_groups = int(rng.integers(1, self._max_groups + 1))
         reach = max(1, len(self._by_seeing) // 50)
         rank = self._rank[position] + rng.integers(-reach, reach + 1, n_groups)
         blends = self._by_seeing[np.clip(rank, 0, len(self._by_seeing) - 1)]
-        blends[0] = self._blends[position]
-        light = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
-        sources: list[_Placed] = []
-        for blend in blends:
-            orientation = int(rng.integers(ORIENTATIONS))
-            dy, dx = rng.integers(-STAMP_SIZE // 2, STAMP_SIZE // 2 + 1, 2)
-            sources += self._sources(int(blend), orientation, int(dy), int(dx))
-        for source in sources:
-            there, here = _overlap(source)
-            light[there] += source.light[here]
-        image = light + _noise(rng) * np.sqrt(1 + light / self._rms)
-        # What the background and its rms are off by in real images, roughly.
-        image = (image + rng.normal(0, 0.05)) * rng.uniform(0.95, 1.05)
-        hidden = _hidden(rng)
-        image[hidden] = 0
-        return _example(normalise(image, 1.0), sources, hidden)
+        return [int(self._blends[position]), *blends[1:].tolist()]
 
 
 def to_batch(
@@ -193,6 +232,8 @@ def to_batch(
                 "boxes": torch.from_numpy(bounds_to_boxes(bounds)).to(device),
                 "labels": torch.tensor(example.labels, dtype=torch.int64, device=device),
                 "masks": torch.from_numpy(masks).to(device),
+                "light": torch.from_numpy(example.light).to(device),
+                "total": torch.from_numpy(example.total).to(device),
                 "ignored": torch.from_numpy(bounds_to_boxes(ignored)).to(device),
             }
         )
@@ -203,20 +244,40 @@ _NOTHING_HIDDEN: npt.NDArray[np.bool_] = np.zeros((STAMP_SIZE, STAMP_SIZE), dtyp
 
 
 def _example(
-    image: npt.NDArray[np.float32], sources: list[_Placed], hidden: npt.NDArray[np.bool_]
+    image: npt.NDArray[np.float32],
+    sources: list[_Placed],
+    total: npt.NDArray[np.float32],
+    hidden: npt.NDArray[np.bool_],
 ) -> Example:
-    """Cut the masks to what the stamp shows and sort sources into positives and ignored ones."""
-    footprints, labels, ignored = [], [], []
+    """Cut the masks to what the stamp shows and sort sources into positives and ignored ones.
+
+    A source is a positive if what the stamp shows of it is detectable.
+    """
+    footprints, labels, shown, ignored = [], [], [], []
     for source in sources:
         there, here = _overlap(source)
-        over = (source.light[here] > MASK_THRESHOLD) & ~hidden[there]
-        footprint = Footprint.from_mask(over, there[0].start, there[1].start)
-        if source.detectable and footprint.area >= DETECTABLE_MIN_AREA:
+        light = np.where(hidden[there], 0, source.light[here])
+        footprint = Footprint.from_mask(light > MASK_THRESHOLD, there[0].start, there[1].start)
+        power = float((light * light).sum())
+        if footprint.area >= DETECTABLE_MIN_AREA and power >= DETECTABLE_SNR**2:
             footprints.append(footprint)
             labels.append(source.label)
+            shown.append((there, light))
         elif (bounds := _ignored_bounds(source, footprint)) is not None:
             ignored.append(bounds)
-    return Example(image, footprints, labels, ignored)
+    layers = np.zeros((len(shown), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    for layer, (there, light) in zip(layers, shown, strict=True):
+        layer[there] = light
+    return Example(image, footprints, labels, layers, np.where(hidden, 0, total), ignored)
+
+
+def _stacked(sources: list[_Placed]) -> npt.NDArray[np.float32]:
+    """All light on the stamp."""
+    total = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    for source in sources:
+        there, here = _overlap(source)
+        total[there] += source.light[here]
+    return total
 
 
 def _ignored_bounds(source: _Placed, footprint: Footprint) -> tuple[int, int, int, int] | None:
@@ -251,6 +312,14 @@ def _noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:
         noise = gaussian_filter(noise, rng.uniform(0.3, 0.8), mode="wrap")
         noise /= noise.std()
     return noise
+
+
+def _background_error(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """What a background estimate is off by, roughly: a constant and a gradient, sky rms."""
+    ramp = np.linspace(-1, 1, STAMP_SIZE, dtype=np.float32)
+    constant, along_y, along_x = rng.normal(0, (0.07, 0.05, 0.05)).astype(np.float32)
+    error: npt.NDArray[np.float32] = constant + along_y * ramp[:, None] + along_x * ramp
+    return error
 
 
 def _hidden(rng: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -21,13 +21,16 @@ class Found:
     Parameters
     ----------
     masks : list of SoftMask
-        Mask probabilities over each box.
+        Mask probabilities about each box.
+    shares : list of SoftMask
+        On the same pixels, the share of the light that is the source's own.
     scores : (n,) float array
         Raw scores, not calibrated.
     class_star : (n,) float array
     """
 
     masks: list[SoftMask]
+    shares: list[SoftMask]
     scores: npt.NDArray[np.float64]
     class_star: npt.NDArray[np.float64]
 
@@ -59,11 +62,13 @@ def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
     results = model.network(tensor.contiguous(memory_format=torch.channels_last))
     found = []
     for result in results:
-        boxes = result["boxes"].float().cpu().numpy()
-        masks = result["masks"][:, 0].float().cpu().numpy()
+        boxes = result["mask_boxes"].float().cpu().numpy()
+        masks = result["masks"].float().cpu().numpy()
+        shares = result["shares"].float().cpu().numpy()
         found.append(
             Found(
                 masks=[_unfold(mask, box) for mask, box in zip(masks, boxes, strict=True)],
+                shares=[_unfold(share, box) for share, box in zip(shares, boxes, strict=True)],
                 scores=result["scores"].double().cpu().numpy(),
                 class_star=result["class_star"].double().cpu().numpy(),
             )
@@ -72,12 +77,7 @@ def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
 
 
 def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32]) -> SoftMask:
-    """Interpolate a mask given over a box to the pixels that the box touches.
-
-    The inverse of how torchvision makes the masks to train on: its RoIAlign (``aligned=False``)
-    takes the ``k``-th of ``n`` cells from the position ``x0 + (k + ½) (x1 − x0) / n``, counted
-    with integers at pixel centres.
-    """
+    """Interpolate a mask given over a box to the pixels whose centres the box holds."""
     x0, y0, x1, y1 = box.tolist()
     top, rows = _interpolation(y0, y1, mask.shape[0])
     left, columns = _interpolation(x0, x1, mask.shape[1])
@@ -87,7 +87,7 @@ def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32]) -> Soft
 def _interpolation(low: float, high: float, cells: int) -> tuple[int, npt.NDArray[np.float32]]:
     """First pixel of an interval, and weights of linear interpolation from cells to its pixels."""
     first = min(max(math.ceil(low - 0.5), 0), STAMP_SIZE - 1)
-    last = max(min(math.floor(high + 0.5), STAMP_SIZE - 1), first)
-    position = (np.arange(first, last + 1) - low) / max(high - low, 1e-6) * cells - 0.5
+    last = max(min(math.floor(high - 0.5), STAMP_SIZE - 1), first)
+    position = (np.arange(first, last + 1) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
     distance = np.abs(np.clip(position, 0, cells - 1)[:, None] - np.arange(cells))
     return first, np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)

@@ -6,9 +6,11 @@ galaxies are 6 to 20 px wide and their neighbours sit 2 to 12 px away.
 
 Both take ``float32[N, 1, 120, 120]``, background-subtracted light in units of the sky rms,
 asinh-stretched (see :func:`normalise`). Boxes are ``xyxy`` along pixel edges. Class 0 is the
-background, 1 a galaxy, 2 a star.
+background, 1 a galaxy, 2 a star. The first stage is torchvision's region proposal network, the
+second is in :mod:`galsep.model.heads`.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -16,30 +18,23 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet50
-from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops import boxes as box_ops
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from galsep.conventions import STAMP_SIZE
+from galsep.model.heads import GALAXY, STAR, SourceHeads, near_ignored
 
 __all__ = ["ARCHITECTURES", "GALAXY", "STAR", "Architecture", "build_network", "normalise"]
 
-GALAXY = 1
-STAR = 2
-NUM_CLASSES = 3
-
-IGNORE_IOU = 0.3
-"""Anchors and proposals that overlap an undetectable source this much are left out of the loss."""
+LOCAL_SIGMA = 2.0
+"""Width in pixels of the average that the contrast channel compares a pixel with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +62,13 @@ class Architecture:
         Box IoU above which the weaker of two proposals, of two detections, is dropped.
     detections : int
         Detections a cutout at most.
+    predictions : {1, 2}
+        Sources that one proposal may hold.
+    contrast : bool
+        Whether the backbone also sees each pixel relative to its surroundings, in which bright
+        cores keep their structure.
+    mask_margin : float
+        Share of a box's size by which masks reach beyond it.
     """
 
     backbone: str = "compact"
@@ -81,6 +83,14 @@ class Architecture:
     rpn_nms: float = 0.8
     box_nms: float = 0.5
     detections: int = 64
+    predictions: int = 2
+    contrast: bool = True
+    mask_margin: float = 0.2
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell of the levels that boxes are pooled from."""
+        return (2, 4, 8, 16) if self.backbone == "compact" else (4, 8, 16, 32)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
@@ -106,6 +116,9 @@ ARCHITECTURES = {
         proposals=100,
         proposals_trained=128,
         rpn_nms=0.7,
+        predictions=1,
+        contrast=False,
+        mask_margin=0.0,
     ),
 }
 """The architecture of each training recipe."""
@@ -116,7 +129,7 @@ def normalise(image: npt.NDArray[Any], rms: npt.NDArray[Any] | float) -> npt.NDA
     return np.arcsinh(image / rms).astype(np.float32)
 
 
-def build_network(architecture: Architecture) -> MaskRCNN:
+def build_network(architecture: Architecture) -> GeneralizedRCNN:
     """Build the network with random weights.
 
     Parameters
@@ -125,68 +138,58 @@ def build_network(architecture: Architecture) -> MaskRCNN:
 
     Returns
     -------
-    torchvision.models.detection.MaskRCNN
+    torchvision.models.detection.generalized_rcnn.GeneralizedRCNN
         In training mode it takes ``(images, targets)`` and returns the dictionary of losses; in
         evaluation mode it takes images and returns, for each, ``boxes`` ``FloatTensor[n, 4]``,
-        ``scores`` ``FloatTensor[n]``, ``class_star`` ``FloatTensor[n]`` and ``masks``
-        ``FloatTensor[n, 1, 28, 28]``, the mask probability over the box. Targets hold ``boxes``,
-        ``labels``, ``masks`` ``UInt8Tensor[n, 120, 120]`` and ``ignored`` ``FloatTensor[k, 4]``.
+        ``scores`` ``FloatTensor[n]``, ``class_star`` ``FloatTensor[n]``, and over ``mask_boxes``
+        ``FloatTensor[n, 4]`` the layers ``masks`` and ``shares`` ``FloatTensor[n, 28, 28]``: the
+        probability that a bin belongs to the source's mask, and the share of the light there
+        that is its own. Targets hold ``boxes``, ``labels``, ``masks``
+        ``UInt8Tensor[n, 120, 120]``, ``light`` ``FloatTensor[n, 120, 120]`` and ``total``
+        ``FloatTensor[120, 120]``, each source's and all noiseless light in sky rms, and
+        ``ignored`` ``FloatTensor[k, 4]``.
     """
     a = architecture
-    backbone = _CompactBackbone(a.widths, a.fpn_channels) if a.backbone == "compact" else (
-        _ResNetBackbone(a.fpn_channels)
-    )  # fmt: skip
-    levels = [str(level) for level in range(len(a.widths) or 4)]
-    network = MaskRCNN(
-        backbone,
-        rpn_anchor_generator=AnchorGenerator(
-            a.anchor_sizes, (a.aspect_ratios,) * len(a.anchor_sizes)
-        ),
-        rpn_pre_nms_top_n_train=500,
-        rpn_pre_nms_top_n_test=100,
-        rpn_post_nms_top_n_train=150,
-        rpn_post_nms_top_n_test=a.proposals,
-        rpn_nms_thresh=a.rpn_nms,
-        rpn_fg_iou_thresh=0.6,
-        rpn_batch_size_per_image=128,
-        box_roi_pool=_roi_align(levels, output_size=7),
-        box_head=TwoMLPHead(a.fpn_channels * 49, a.box_channels),
-        box_predictor=FastRCNNPredictor(a.box_channels, NUM_CLASSES),
-        box_score_thresh=0.05,
-        box_nms_thresh=a.box_nms,
-        box_detections_per_img=a.detections,
-        box_batch_size_per_image=a.proposals_trained,
-        mask_roi_pool=_roi_align(levels, output_size=14),
-        mask_head=MaskRCNNHeads(a.fpn_channels, a.mask_layers, 1),
-        mask_predictor=MaskRCNNPredictor(a.mask_layers[-1], a.mask_layers[-1], NUM_CLASSES),
-        min_size=STAMP_SIZE,
-        max_size=STAMP_SIZE,
+    backbone: nn.Module = (
+        _CompactBackbone(a.widths, a.fpn_channels, a.contrast)
+        if a.backbone == "compact"
+        else _ResNetBackbone(a.fpn_channels)
     )
-    network.transform = _NoTransform()
-    network.rpn.__class__ = _IgnoringRPN
-    network.roi_heads.__class__ = _SourceHeads
-    return network
-
-
-def _roi_align(levels: list[str], output_size: int) -> MultiScaleRoIAlign:
-    """Pool boxes from the level on which they are at most 14 cells wide.
-
-    A bin of the 7×7 grid is then at most two cells wide, so that one sample a bin suffices, and
-    the backward pass costs a quarter of that with torchvision's usual four samples.
-    """
-    return MultiScaleRoIAlign(
-        levels, output_size=output_size, sampling_ratio=1, canonical_scale=112
+    anchors = AnchorGenerator(a.anchor_sizes, (a.aspect_ratios,) * len(a.anchor_sizes))
+    rpn = _IgnoringRPN(
+        anchors,
+        RPNHead(a.fpn_channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.6,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=128,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 200, "testing": 100},
+        post_nms_top_n={"training": 150, "testing": a.proposals},
+        nms_thresh=a.rpn_nms,
     )
+    heads = SourceHeads(
+        channels=a.fpn_channels,
+        strides=a.strides,
+        box_channels=a.box_channels,
+        mask_layers=a.mask_layers,
+        predictions=a.predictions,
+        sampled=a.proposals_trained,
+        nms=a.box_nms,
+        detections=a.detections,
+        mask_margin=a.mask_margin,
+    )
+    return GeneralizedRCNN(backbone, rpn, heads, _NoTransform())
 
 
 class _CompactBackbone(nn.Module):
     """A narrow residual network with feature levels at strides 2, 4, 8 and 16."""
 
-    def __init__(self, widths: tuple[int, ...], out_channels: int) -> None:
+    def __init__(self, widths: tuple[int, ...], out_channels: int, contrast: bool) -> None:
         super().__init__()
         self.out_channels = out_channels
+        self.contrast = contrast
         self.stem = nn.Sequential(
-            nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False),
+            nn.Conv2d(1 + contrast, widths[0], 5, stride=2, padding=2, bias=False),
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(inplace=True),
         )
@@ -199,12 +202,34 @@ class _CompactBackbone(nn.Module):
         self.fpn = FeaturePyramidNetwork(list(widths), out_channels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = self.stem(x)
+        # Eight bits of mantissa are coarser than the noise on a bright core.
+        with torch.autocast(x.device.type, enabled=False):
+            if self.contrast:
+                x = torch.cat([x, _contrast(x)], 1)
+            x = self.stem(x)
         levels = OrderedDict()
         for index, stage in enumerate(self.stages):
             x = stage(x)
             levels[str(index)] = x
         return cast(dict[str, Tensor], self.fpn(levels))
+
+
+def _contrast(x: Tensor) -> Tensor:
+    """Light over its average within some pixels: bounded, however bright the source.
+
+    Parameters
+    ----------
+    x : FloatTensor[n, 1, h, w]
+        asinh of the light in sky rms.
+    """
+    light = torch.sinh(x)
+    reach = math.ceil(3 * LOCAL_SIGMA)
+    offset = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (offset / LOCAL_SIGMA) ** 2)
+    kernel = kernel / kernel.sum()
+    average = F.conv2d(light, kernel.view(1, 1, 1, -1), padding=(0, reach))
+    average = F.conv2d(average, kernel.view(1, 1, -1, 1), padding=(reach, 0))
+    return light / (1 + average.abs())
 
 
 def _stage(before: int, width: int, stride: int) -> nn.Sequential:
@@ -265,83 +290,8 @@ class _IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]
     ) -> tuple[list[Tensor], list[Tensor]]:
         labels, matched = super().assign_targets_to_anchors(anchors, targets)
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
-            label[(label == 0) & _near_ignored(boxes, target)] = -1.0
+            label[(label == 0) & near_ignored(boxes, target)] = -1.0
         return labels, matched
-
-
-class _SourceHeads(RoIHeads):  # type: ignore[misc]
-    """Box and mask heads that give each source one score, whatever its class."""
-
-    def assign_targets_to_proposals(
-        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
-        for label, boxes, target in zip(labels, proposals, self._targets, strict=True):
-            label[(label == 0) & _near_ignored(boxes, target)] = -1
-        return matched, labels
-
-    def select_training_samples(
-        self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        self._targets = targets or []
-        return cast(
-            tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]],
-            super().select_training_samples(proposals, targets),
-        )
-
-    def postprocess_detections(
-        self,
-        class_logits: Tensor,
-        box_regression: Tensor,
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Take each proposal's likelier class and its box; suppress across classes."""
-        counts = [len(boxes) for boxes in proposals]
-        boxes = self.box_coder.decode(box_regression.float(), proposals)
-        probabilities = torch.softmax(class_logits.float(), -1)
-        labels = probabilities[:, 1:].argmax(1) + 1
-        boxes = boxes[torch.arange(len(boxes), device=boxes.device), labels]
-        scores = 1 - probabilities[:, 0]
-        kept_boxes, kept_scores, kept_labels = [], [], []
-        self.class_star: list[Tensor] = []
-        star = probabilities[:, STAR] / scores.clamp_min(1e-6)
-        for box, score, label, point, shape in zip(
-            *(part.split(counts) for part in (boxes, scores, labels, star)),
-            image_shapes,
-            strict=True,
-        ):
-            box = box_ops.clip_boxes_to_image(box, shape)
-            good = torch.where(score > self.score_thresh)[0]
-            good = good[box_ops.remove_small_boxes(box[good], min_size=1.0)]
-            good = good[box_ops.nms(box[good], score[good], self.nms_thresh)]
-            good = good[: self.detections_per_img]
-            kept_boxes.append(box[good])
-            kept_scores.append(score[good])
-            kept_labels.append(label[good])
-            self.class_star.append(point[good])
-        return kept_boxes, kept_scores, kept_labels
-
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        result, losses = super().forward(features, proposals, image_shapes, targets)
-        if not self.training:
-            for found, star in zip(result, self.class_star, strict=True):
-                found["class_star"] = star
-        return result, losses
-
-
-def _near_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """Which boxes lie on a source that is neither a positive nor a negative."""
-    ignored = target["ignored"]
-    if ignored.numel() == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    return cast(Tensor, (box_ops.box_iou(ignored, boxes) > IGNORE_IOU).any(0))
 
 
 def _as_tuple(value: Any) -> Any:

@@ -14,7 +14,14 @@ from galsep.scene import Detections, Footprint
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Example", "plot_by_property", "plot_examples", "plot_precision_recall"]
+__all__ = [
+    "Example",
+    "bin_label",
+    "plot_by_property",
+    "plot_examples",
+    "plot_precision_recall",
+    "wilson_interval",
+]
 
 SOURCE_COLORS = ("#ff9f1c", "#2ec4b6", "#c77dff", "#9bc53d", "#5bc0eb", "#f7e15b")
 WRONG_COLOR = "#ff4d4d"
@@ -137,7 +144,7 @@ def plot_by_property(
         first = next(iter(methods.values()))[by]
         for position, row in enumerate(first):
             upper.text(position, 0.015, row["n_true"], ha="center", fontsize=9, color="0.35")
-        ticks = [_bin_label(row["low"], row["high"], whole=by == "n_sources") for row in first]
+        ticks = [bin_label(row["low"], row["high"], whole=by == "n_sources") for row in first]
         lower.set_xticks(range(len(ticks)), ticks, rotation=40, ha="right")
         lower.set_xlim(-0.5, max(len(ticks), 1) - 0.5)
         lower.set_xlabel(title, fontsize=13)
@@ -314,11 +321,8 @@ def _draw_completeness(
     total = np.array([row["n_true"] for row in rows], dtype=float)
     there = np.flatnonzero(total)
     if there.size:
-        n, share = total[there], found[there] / total[there]
-        centre = (share + 0.5 / n) / (1 + 1 / n)
-        half = np.sqrt(share * (1 - share) / n + 0.25 / n**2) / (1 + 1 / n)
-        low, high = np.minimum(centre - half, share), np.maximum(centre + half, share)
-        axes.vlines(there, np.clip(low, 0, 1), np.clip(high, 0, 1), color=style[0], lw=1.2)
+        low, high = wilson_interval(found[there], total[there])
+        axes.vlines(there, low, high, color=style[0], lw=1.2)
     _draw_line(axes, [row["centroid5"]["recall"] for row in rows], label, style)
 
 
@@ -330,7 +334,25 @@ def _draw_line(
     axes.plot(heights, marker + "-", color=color, lw=width, markersize=7, label=label)
 
 
-def _bin_label(low: float | None, high: float | None, *, whole: bool) -> str:
+def wilson_interval(
+    part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """68 % interval of a binomial share (Wilson 1927), widened to hold the share itself.
+
+    Parameters
+    ----------
+    part, whole : (n,) float arrays
+        Counts; ``whole`` is positive.
+    """
+    share = part / whole
+    centre = (share + 0.5 / whole) / (1 + 1 / whole)
+    half = np.sqrt(share * (1 - share) / whole + 0.25 / whole**2) / (1 + 1 / whole)
+    low, high = np.minimum(centre - half, share), np.maximum(centre + half, share)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+
+def bin_label(low: float | None, high: float | None, *, whole: bool) -> str:
+    """Name a bin on an axis; ``None`` is an open end, ``whole`` means it holds one number."""
     if low is None:
         return "all" if high is None else f"< {high:g}"
     if high is None:

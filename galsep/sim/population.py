@@ -4,11 +4,14 @@ Sizes, bulge fractions and ellipticities follow the priors of *lensfit* (Miller 
 MNRAS 429, 2858, appendix B), which were fitted to HST/ACS and SDSS galaxies; the counts have the
 slope 0.34 dex/mag of Kamath's report; colours are the medians and scatter of the CatSim sample
 that BTK distributes.
+
+:class:`VariedPopulation` spreads wider than these relations, for networks that are to meet images
+of other telescopes and depths.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,10 +22,23 @@ from galsep.sim.survey import REFERENCE_WAVELENGTH, Survey
 if TYPE_CHECKING:
     import galsim
 
-__all__ = ["Drawn", "Parameters", "Population", "SourceModel", "Stars", "colors"]
+__all__ = [
+    "BRIGHTEST_MAG",
+    "BRIGHTEST_VARIED_STAR",
+    "Drawn",
+    "Parameters",
+    "Population",
+    "SourceModel",
+    "Stars",
+    "VariedPopulation",
+    "colors",
+]
 
 BRIGHTEST_MAG = 18.0
 """Nothing brighter is drawn: such sources are rare and larger than a stamp."""
+
+BRIGHTEST_VARIED_STAR = 15.0
+"""Stars reach to here in varied scenes: their wings fill the stamp."""
 
 COUNT_SLOPE = 0.34
 """Slope of the galaxy counts, dex per magnitude (Kamath's report)."""
@@ -33,6 +49,15 @@ counts of models of the Galaxy rise by a factor of 1.2 to 1.4 a magnitude there)
 
 BULGE_DOMINATED = 0.1
 """Share of galaxies that are bulge only (Miller et al. 2013, appendix B3)."""
+
+# The make-up of varied galaxies; the rest are bulge + disk. These are choices, not measurements.
+_SERSIC_SHARE = 0.3
+_IRREGULAR_SHARE = 0.2
+_SIZE_SCATTER = 0.2
+
+SERSIC_INDICES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+"""Sérsic indices of varied galaxies, equally frequent. GalSim tabulates each index once, which
+takes longer than to draw a galaxy; so there are few."""
 
 # Median and scatter of (band - i) against effective wavelength in nm: the 76 galaxies of BTK's
 # CatSim sample in ugrizy. One number a galaxy, its redness, moves along the scatter.
@@ -129,9 +154,11 @@ class SourceModel(Protocol):
         ...
 
 
-def draw_magnitude(rng: np.random.Generator, slope: float, faintest: float) -> float:
-    """Draw from counts ∝ 10^(slope · m) between :data:`BRIGHTEST_MAG` and ``faintest``."""
-    low = 10 ** (slope * (BRIGHTEST_MAG - faintest))
+def draw_magnitude(
+    rng: np.random.Generator, slope: float, faintest: float, brightest: float = BRIGHTEST_MAG
+) -> float:
+    """Draw from counts ∝ 10^(slope · m) between ``brightest`` and ``faintest``."""
+    low = 10 ** (slope * (brightest - faintest))
     return faintest + math.log10(low + (1 - low) * rng.random()) / slope
 
 
@@ -190,8 +217,13 @@ class Population:
         )
 
 
-class Stars:
-    """Point sources with flat-ish counts and a grey mean colour.
+class VariedPopulation:
+    """Galaxies of several kinds: half bulge + disk, 30 % Sérsic profiles, 20 % irregular ones.
+
+    Magnitudes, sizes and shapes are those of :class:`Population`, with 20 % of extra scatter in
+    size. A Sérsic profile of index below 2.5 takes the size and the shape of the disk, the others
+    those of the bulge. An irregular galaxy is an exponential disk that holds 30 to 80 % of the
+    light, and 5 to 30 point-like knots strewn over it like the disk's light.
 
     Parameters
     ----------
@@ -201,12 +233,84 @@ class Stars:
     """
 
     def __init__(self, survey: Survey, max_mag: float) -> None:
+        self._population = Population(survey, max_mag)
+
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        """Draw one galaxy."""
+        galaxy = self._population.parameters(rng)
+        scatter = math.exp(_SIZE_SCATTER * rng.normal())
+        galaxy = replace(
+            galaxy,
+            disk_radius=galaxy.disk_radius * scatter,
+            bulge_radius=galaxy.bulge_radius * scatter,
+        )
+        kind = rng.random()
+        if kind < _SERSIC_SHARE:
+            return _sersic(galaxy, SERSIC_INDICES[int(rng.integers(len(SERSIC_INDICES)))])
+        if kind < _SERSIC_SHARE + _IRREGULAR_SHARE:
+            return _irregular(galaxy, rng)
+        return galaxy.drawn()
+
+
+def _sersic(galaxy: Parameters, index: float) -> Drawn:
+    """One Sérsic profile of a galaxy's size and shape."""
+    import galsim
+
+    disk_like = index < 2.5
+    radius = galaxy.disk_radius if disk_like else galaxy.bulge_radius
+    q = galaxy.disk_axis_ratio if disk_like else galaxy.bulge_axis_ratio
+    return _sheared(galaxy, galsim.Sersic(index, half_light_radius=radius), radius, q)
+
+
+def _irregular(galaxy: Parameters, rng: np.random.Generator) -> Drawn:
+    """A disk with bright knots of a galaxy's size and shape."""
+    import galsim
+
+    smooth = rng.uniform(0.3, 0.8)
+    disk = galsim.Exponential(half_light_radius=galaxy.disk_radius)
+    knots = galsim.RandomKnots(
+        int(rng.integers(5, 31)),
+        profile=disk,
+        rng=galsim.BaseDeviate(int(rng.integers(1, 2**31))),  # 0 would be a random seed.
+    )
+    profile = galsim.Add(disk.withFlux(smooth), knots.withFlux(1 - smooth))
+    return _sheared(galaxy, profile, galaxy.disk_radius, galaxy.disk_axis_ratio)
+
+
+def _sheared(galaxy: Parameters, profile: "galsim.GSObject", radius: float, q: float) -> Drawn:
+    """Give a round profile of unit flux the axis ratio and a galaxy's angle and magnitudes."""
+    import galsim
+
+    angle = galaxy.position_angle * galsim.degrees
+    ellipticity = (1 - q) / (1 + q)
+    return Drawn(
+        kind="galaxy",
+        magnitude=galaxy.magnitude,
+        half_light_radius=radius,
+        e1=ellipticity * math.cos(2 * angle.rad),
+        e2=ellipticity * math.sin(2 * angle.rad),
+        profile=profile.shear(q=q, beta=angle),
+    )
+
+
+class Stars:
+    """Point sources with flat-ish counts and a grey mean colour.
+
+    Parameters
+    ----------
+    survey : Survey
+    max_mag, brightest : float
+        Faintest and brightest i magnitude.
+    """
+
+    def __init__(self, survey: Survey, max_mag: float, brightest: float = BRIGHTEST_MAG) -> None:
         self.survey = survey
         self.max_mag = max_mag
+        self.brightest = brightest
 
     def draw(self, rng: np.random.Generator) -> Drawn:
         """Draw one star."""
-        magnitude = draw_magnitude(rng, STAR_COUNT_SLOPE, self.max_mag)
+        magnitude = draw_magnitude(rng, STAR_COUNT_SLOPE, self.max_mag, self.brightest)
         return Drawn(
             kind="star",
             magnitude=magnitude + colors(self.survey, rng.normal()),

@@ -21,8 +21,15 @@ from galsep.conventions import (
 )
 from galsep.errors import UsageError
 from galsep.scene import Blend, Footprint, Source
-from galsep.sim.population import Drawn, SourceModel, Stars
-from galsep.sim.survey import Band, Survey
+from galsep.sim.population import (
+    BRIGHTEST_MAG,
+    BRIGHTEST_VARIED_STAR,
+    Drawn,
+    SourceModel,
+    Stars,
+)
+from galsep.sim.psf import PsfShape, band_psf
+from galsep.sim.survey import Survey
 
 if TYPE_CHECKING:
     import galsim
@@ -33,8 +40,24 @@ CROP_LEVEL = 0.005
 """A source's light is stored where any band exceeds this many sky rms; what lies outside would
 change no mask and is part of the source's total flux in the truth table."""
 
+MAX_FFT = 8192
+"""Largest Fourier transform, pixels a side: about 1 GB. GalSim asks for several times that where a
+galaxy of several arcsec with wide wings meets pixels of a few hundredths."""
+
+WIDE = 40
+"""Half-light radius, pixels, from which the size of a source's Fourier transform is looked at."""
+
 MAX_FIELD_STAMP = 768
 """Largest stamp a source of a field is drawn on, pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Observation:
+    """What all sources of one scene share."""
+
+    psfs: "list[galsim.GSObject]"
+    fwhm: float
+    pixel_scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +67,8 @@ class SceneMaker:
     Parameters
     ----------
     config : SimulateConfig
+        ``depth`` and a single ``pixel_scale`` are for the caller to give to ``survey``; a range
+        of pixel scales is drawn from here, at the survey's noise in a pixel.
     survey : Survey
     galaxies : SourceModel
         Where galaxies come from.
@@ -59,11 +84,15 @@ class SceneMaker:
     galaxies: SourceModel
 
     def __post_init__(self) -> None:
-        largest = STAMP_SIZE / 2 * self.survey.pixel_scale
+        scale = self.survey.pixel_scale
+        if self.config.pixel_scale:
+            # The stamp is smallest on the sky where the pixels are.
+            scale, _ = parse_range("pixel_scale", self.config.pixel_scale, float)
+        largest = STAMP_SIZE / 2 * scale
         if not self.config.field and self.config.max_shift > largest:
             raise UsageError(
                 f"max_shift {self.config.max_shift} arcsec leaves the stamp: at most "
-                f"{largest:g} arcsec for {self.survey.name}"
+                f"{largest:g} arcsec with pixels of {scale:g} arcsec"
             )
 
     def blend(self, rng: np.random.Generator) -> Blend:
@@ -71,9 +100,8 @@ class SceneMaker:
 
         Offsets from the stamp's centre are uniform in ± ``max_shift`` along both axes.
         """
-        shift = self.config.max_shift / self.survey.pixel_scale
-        seeing = self._draw_seeing(rng)
-        psfs = [self._psf(band, seeing) for band in self.survey.bands]
+        observed = self._observe(rng)
+        shift = self.config.max_shift / observed.pixel_scale
         low, high = parse_range("galaxies", self.config.galaxies, int)
         sources = []
         shape = (STAMP_SIZE, STAMP_SIZE)
@@ -81,11 +109,12 @@ class SceneMaker:
         for _ in range(int(rng.integers(low, high + 1))):
             x, y = centre + rng.uniform(-shift, shift, 2)
             drawn = self._draw_source(rng)
-            sources.append(self._render(drawn, psfs, float(x), float(y), shape))
+            sources.append(self._render(drawn, observed, float(x), float(y), shape))
         image = np.zeros((len(self.survey.bands), *shape))
         for source in sources:
             _add(image, source)
-        return Blend(self._with_noise(image, rng), tuple(sources), self._fwhm(seeing))
+        noisy = self._with_noise(image, rng)
+        return Blend(noisy, tuple(sources), observed.fwhm, observed.pixel_scale)
 
     def field(self, rng: np.random.Generator) -> Blend:
         """Draw one wide field of ``config.density`` sources per arcmin².
@@ -94,25 +123,25 @@ class SceneMaker:
         ± ``max_shift`` about the group's position; positions are uniform over the field.
         """
         shape = field_shape(self.config.field)
-        seeing = self._draw_seeing(rng)
-        psfs = [self._psf(band, seeing) for band in self.survey.bands]
-        area = shape[0] * shape[1] * (self.survey.pixel_scale / 60) ** 2
+        observed = self._observe(rng)
+        expected = self.config.density * shape[0] * shape[1] * (observed.pixel_scale / 60) ** 2
+        shift = self.config.max_shift / observed.pixel_scale
         image = np.zeros((len(self.survey.bands), *shape))
         sources = []
-        for x, y in self._field_positions(rng, shape, self.config.density * area):
-            source = self._render(self._draw_source(rng), psfs, x, y, shape)
+        for x, y in self._field_positions(rng, shape, expected, shift):
+            source = self._render(self._draw_source(rng), observed, x, y, shape)
             _add(image, source)
             sources.append(source)
-        return Blend(self._with_noise(image, rng), tuple(sources), self._fwhm(seeing))
+        noisy = self._with_noise(image, rng)
+        return Blend(noisy, tuple(sources), observed.fwhm, observed.pixel_scale)
 
     def _field_positions(
-        self, rng: np.random.Generator, shape: tuple[int, int], expected: float
+        self, rng: np.random.Generator, shape: tuple[int, int], expected: float, shift: float
     ) -> Iterator[tuple[float, float]]:
         low, high = parse_range("galaxies", self.config.galaxies, int)
         mean_size = (low + high) / 2
         if mean_size <= 0:
             return
-        shift = self.config.max_shift / self.survey.pixel_scale
         for _ in range(round(expected / mean_size)):
             centre = rng.uniform(-0.5, [shape[1] - 0.5, shape[0] - 0.5])
             size = int(rng.integers(low, high + 1))
@@ -124,44 +153,28 @@ class SceneMaker:
 
     def _draw_source(self, rng: np.random.Generator) -> Drawn:
         if self.config.stars and rng.random() < self.config.stars:
-            return Stars(self.survey, self.config.max_mag).draw(rng)
+            brightest = BRIGHTEST_VARIED_STAR if self.config.varied else BRIGHTEST_MAG
+            return Stars(self.survey, self.config.max_mag, brightest).draw(rng)
         return self.galaxies.draw(rng)
 
-    def _draw_seeing(self, rng: np.random.Generator) -> float | None:
-        """PSF FWHM of the detection band if it varies, else ``None``: the survey's own."""
-        if not self.config.seeing:
-            return None
-        low, high = parse_range("seeing", self.config.seeing, float)
-        return float(rng.uniform(low, high))
-
-    def _fwhm(self, seeing: float | None) -> float:
-        return seeing or self.survey.bands[self.survey.detection_band].psf_fwhm
-
-    def _psf(self, band: Band, seeing: float | None) -> "galsim.GSObject":
-        """Kolmogorov seeing on the ground; in space an Airy pattern with jitter."""
-        import galsim
-
-        fwhm = band.psf_fwhm
-        if seeing is not None:
-            fwhm *= seeing / self.survey.bands[self.survey.detection_band].psf_fwhm
-        diffraction = math.degrees(1.03 * band.wavelength * 1e-9 / self.survey.mirror_diameter)
-        diffraction *= 3600
-        if diffraction < 0.3 * fwhm:
-            return galsim.Kolmogorov(fwhm=fwhm)
-        airy = galsim.Airy(
-            lam=band.wavelength,
-            diam=self.survey.mirror_diameter,
-            obscuration=self.survey.obscuration,
-            scale_unit=galsim.arcsec,
-        )
-        if fwhm <= 1.05 * diffraction:
-            return airy
-        return galsim.Convolve(airy, galsim.Gaussian(fwhm=math.sqrt(fwhm**2 - diffraction**2)))
+    def _observe(self, rng: np.random.Generator) -> "_Observation":
+        """Draw what all sources of a scene share."""
+        detection = self.survey.bands[self.survey.detection_band]
+        seeing, scale = None, self.survey.pixel_scale
+        if self.config.seeing:
+            seeing = float(rng.uniform(*parse_range("seeing", self.config.seeing, float)))
+        if self.config.pixel_scale:
+            low, high = parse_range("pixel_scale", self.config.pixel_scale, float)
+            if low < high:
+                scale = float(rng.uniform(low, high))
+        shape = PsfShape.draw(rng) if self.config.varied else None
+        psfs = [band_psf(self.survey, band, seeing, shape) for band in self.survey.bands]
+        return _Observation(psfs, seeing or detection.psf_fwhm, scale)
 
     def _render(
         self,
         drawn: Drawn,
-        psfs: "list[galsim.GSObject]",
+        observed: _Observation,
         x: float,
         y: float,
         shape: tuple[int, int],
@@ -179,14 +192,14 @@ class SceneMaker:
         if shape == (STAMP_SIZE, STAMP_SIZE):
             size, left, bottom = STAMP_SIZE, 0, 0
         else:
-            size = self._stamp_size(drawn, flux)
+            size = self._stamp_size(drawn, flux, observed.pixel_scale)
             left, bottom = round(x) - size // 2, round(y) - size // 2
         light = np.zeros((len(bands), size, size), dtype=np.float32)
-        for index, psf in enumerate(psfs):
-            profile = psf if drawn.profile is None else galsim.Convolve(drawn.profile, psf)
+        for index, psf in enumerate(observed.psfs):
+            profile = _convolved(drawn, psf, observed.pixel_scale)
             stamp = galsim.Image(light[index], xmin=left, ymin=bottom)
             profile.withFlux(flux[index]).drawImage(
-                stamp, scale=self.survey.pixel_scale, center=galsim.PositionD(x, y)
+                stamp, scale=observed.pixel_scale, center=galsim.PositionD(x, y)
             )
         np.maximum(light, 0, out=light)
         rms = np.array([band.sky_rms for band in bands], dtype=np.float32)
@@ -215,14 +228,14 @@ class SceneMaker:
             x0=crop.x0,
         )
 
-    def _stamp_size(self, drawn: Drawn, flux: npt.NDArray[np.float64]) -> int:
+    def _stamp_size(self, drawn: Drawn, flux: npt.NDArray[np.float64], pixel_scale: float) -> int:
         """Side of a stamp that holds the light down to the crop level, roughly."""
         contrast = max(
             float(f) / (CROP_LEVEL * band.sky_rms)
             for f, band in zip(flux, self.survey.bands, strict=True)
         )
         # The wings of seeing and of a de Vaucouleurs bulge fall like r^(-11/3) and faster.
-        radius = drawn.half_light_radius / self.survey.pixel_scale
+        radius = drawn.half_light_radius / pixel_scale
         size = 24 + 6 * radius + 2 * contrast ** (1 / 3)
         return int(min(MAX_FIELD_STAMP, 2 * math.ceil(size / 2)))
 
@@ -233,6 +246,28 @@ class SceneMaker:
         for index, band in enumerate(self.survey.bands):
             noisy[index] = rng.poisson(image[index] + band.sky_level) - band.sky_level
         return noisy
+
+
+def _convolved(drawn: Drawn, psf: "galsim.GSObject", pixel_scale: float) -> "galsim.GSObject":
+    """A source under the PSF; its far wings fold back where the FFT would exceed MAX_FFT."""
+    import galsim
+
+    if drawn.profile is None:
+        return psf
+    if drawn.half_light_radius < WIDE * pixel_scale:
+        return galsim.Convolve(drawn.profile, psf)
+    for folding in (0.005, 0.01, 0.02, 0.04, 0.08, 0.16):
+        # The first are GalSim's defaults, but for a limit of its own: that makes GalSim copy the
+        # profile, which else would keep the extent it once worked out.
+        loose = galsim.GSParams(
+            folding_threshold=folding,
+            stepk_minimum_hlr=5.0 if folding == 0.005 else 2.0,
+            maximum_fft_size=2 * MAX_FFT,
+        )
+        profile = galsim.Convolve(drawn.profile, psf, gsparams=loose)
+        if 2 * max(profile.maxk, math.pi / pixel_scale) / profile.stepk <= MAX_FFT:
+            break
+    return profile
 
 
 def truth_columns(blend: Blend, sky_rms: float, band: int) -> dict[str, npt.NDArray[np.generic]]:

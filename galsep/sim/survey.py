@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from galsep.errors import UsageError
 
@@ -68,6 +68,33 @@ class Survey:
         """Index of the band that defines masks and ``snr``: the one nearest to i."""
         offsets = [abs(band.wavelength - REFERENCE_WAVELENGTH) for band in self.bands]
         return offsets.index(min(offsets))
+
+    def deepened(self, depth: float) -> "Survey":
+        """The survey with ``depth`` magnitudes more of depth (less where negative).
+
+        The exposure time is 10^(0.8 · depth) times as long: the light grows with it, the noise
+        of the sky with its square root.
+        """
+        if depth == 0:
+            return self
+        time = 10 ** (0.8 * depth)
+        bands = tuple(
+            replace(
+                band,
+                zeropoint=band.zeropoint + 2.5 * math.log10(time),
+                sky_level=band.sky_level * time,
+            )
+            for band in self.bands
+        )
+        return replace(self, bands=bands)
+
+    def resampled(self, pixel_scale: float) -> "Survey":
+        """The survey with pixels of ``pixel_scale`` arcsec, which collect sky by their area."""
+        if pixel_scale == self.pixel_scale:
+            return self
+        area = (pixel_scale / self.pixel_scale) ** 2
+        bands = tuple(replace(band, sky_level=band.sky_level * area) for band in self.bands)
+        return replace(self, pixel_scale=pixel_scale, bands=bands)
 
 
 def load_survey(name: str, bands: Sequence[str]) -> Survey:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from galsep.config import DeblendConfig
 from galsep.flags import Flag
 from galsep.io.dataset import Dataset
+from galsep.measure.calibration import outcomes
 from galsep.measure.metrics import score_matches
 from galsep.model.inference import Found
 from galsep.model.weights import Model
@@ -22,7 +23,7 @@ from galsep.workflows.reporting import Reporter
 
 __all__ = ["calibrate"]
 
-LIMIT = 500
+LIMIT = 1000
 """At most so many validation blends are looked at."""
 
 THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
@@ -49,7 +50,7 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
     ----------
     model : Model
     data : Dataset
-        Its validation split is used, at most 500 blends.
+        Its validation split is used, at most 1,000 blends.
     reporter : Reporter, optional
 
     Returns
@@ -131,16 +132,17 @@ def _outcomes(
     data: Dataset, blends: list[int], found: list[FoundSources]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Scores of the network's detections, and whether each is real."""
-    values, outcomes = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    values, real = [np.zeros(0)], [np.zeros(0, dtype=bool)]
     for blend, here in zip(blends, found, strict=True):
         match = match_detectable(data, blend, here.detections)
-        real = np.zeros(len(here.detections), dtype=bool)
-        real[match.pairs[:, 1]] = True
-        counted = (here.flags & (Flag.NETWORK_MISSED | Flag.LARGER_THAN_CUTOUT)) == 0
-        counted[match.ignored] = False
-        values.append(here.detections.scores[counted])
-        outcomes.append(real[counted])
-    return np.concatenate(values), np.concatenate(outcomes)
+        outlines = np.flatnonzero(here.flags & (Flag.NETWORK_MISSED | Flag.LARGER_THAN_CUTOUT))
+        left_out = np.union1d(match.ignored, outlines)
+        scores, good = outcomes(
+            here.detections.scores, dataclasses.replace(match, ignored=left_out)
+        )
+        values.append(scores)
+        real.append(good)
+    return np.concatenate(values), np.concatenate(real)
 
 
 def _platt(raw: npt.NDArray[np.float64], real: npt.NDArray[np.bool_]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import galsep
 from galsep.config import CATALOG_FORMATS, DeblendConfig
 from galsep.errors import GalsepError, ImageError, OutputExistsError, UsageError
+from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
 from galsep.io.atomic import make_folder, whole_file
 from galsep.io.image import Plane, input_stem, read_plane
@@ -38,6 +39,12 @@ PROVENANCE = {
     "SCORECUT": "lowest score of a network source",
 }
 """Header cards of the outputs that say how they were made."""
+
+PSF_CARDS = {
+    "PSFFWHM": "[pix] estimated FWHM of the PSF",
+    "RESAMPLE": "side of the blocks averaged for the network",
+}
+"""... and, where the weights set limits to the PSF and it is known, how the image meets them."""
 
 MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10)
 
@@ -218,7 +225,10 @@ def stack_catalogs(results: Sequence[FileResult]) -> "Table":
         return catalogs.empty_catalog()
     if len(results) == 1:
         return done[0][1]
-    return catalogs.stack_catalogs([name for name, _ in done], [table for _, table in done])
+    table = catalogs.stack_catalogs([name for name, _ in done], [table for _, table in done])
+    for key in PSF_CARDS:  # Each image has its own.
+        table.meta.pop(key, None)
+    return table
 
 
 def _targets(
@@ -278,7 +288,8 @@ def _deblend_file(
         for message in plane.messages:
             reporter.warn(message)
         found, catalog = _deblend_plane(plane, model, config)
-        _describe(catalog, model, config, command.replace("IMAGE...", path.name))
+        _describe(catalog, found, model, config, command.replace("IMAGE...", path.name))
+        _report_domain(path, found.domain, reporter)
         if plane.mask.all():
             reporter.warn(f"{path}: no valid pixel; the catalogue is empty")
         elif not len(catalog):
@@ -373,13 +384,34 @@ def _sky(
     return position.ra.deg, position.dec.deg
 
 
-def _describe(catalog: "Table", model: Model, config: DeblendConfig, command: str) -> None:
+def _report_domain(path: Path, domain: Domain, reporter: Reporter) -> None:
+    """Say so where an image's PSF is not one that the network was trained on."""
+    if domain.fwhm is None or domain.limits is None:
+        return
+    low, high = domain.limits
+    outside = (
+        f"{path}: PSF FWHM about {domain.fwhm:.1f} px is outside the trained range "
+        f"{low:.1f}–{high:.1f} px"
+    )
+    k = domain.binning
+    if not domain.inside:
+        reporter.warn(f"{outside}: sources are flagged out_of_domain")
+    elif k > 1:
+        reporter.info(f"{outside}: the network sees means of {k}×{k} px")
+
+
+def _describe(
+    catalog: "Table", found: FoundSources, model: Model, config: DeblendConfig, command: str
+) -> None:
     """Say in the catalogue's meta data how it was made."""
     catalog.meta |= {
         "GALSEP": galsep.__version__,
         "WEIGHTS": model.sha256,
         "SCORECUT": config.threshold or model.threshold,
     }
+    if found.domain.fwhm is not None:
+        catalog.meta["PSFFWHM"] = round(found.domain.fwhm, 2)
+        catalog.meta["RESAMPLE"] = found.domain.binning
     if command:
         catalog.meta["HISTORY"] = [command]
 
@@ -393,6 +425,7 @@ def _write(
     config: DeblendConfig,
 ) -> None:
     segmentation, table, *pictures = targets
+    comments = PROVENANCE | PSF_CARDS
     for picture in pictures:
         from galsep.plot.preview import plot_preview
 
@@ -416,10 +449,14 @@ def _write(
         parents=_parents_table(found),
         header=wcs_cards(plane),
         history=catalog.meta.get("HISTORY", []),
-        cards={name: (catalog.meta[name], comment) for name, comment in PROVENANCE.items()},
+        cards={
+            name: (catalog.meta[name], comment)
+            for name, comment in comments.items()
+            if name in catalog.meta
+        },
     )
     # Last, so that a catalogue that exists has its label map beside it.
-    write_catalog(table, catalog, config.catalog_format, comments=PROVENANCE)
+    write_catalog(table, catalog, config.catalog_format, comments=comments)
 
 
 def _parents_table(found: FoundSources) -> "Table":

@@ -9,6 +9,7 @@ images and noise level.
     format_version, galsep_version
     dataset             name, survey, bands, detection_band, seed, galsep_version, split
     n_blends, n_sources, n_detectable, n_not_detectable
+    share_detectable    n_detectable / n_sources
     n_seen              test blends that the network may have been trained on (should be 0)
     n_network_missed    catalogue rows that are SEP's outlines where the network saw nothing
     weights_sha256
@@ -19,6 +20,7 @@ images and noise level.
     candidate_threshold from this score on detections enter the network's mAP
     best_sep            name of the SEP setting with the highest F1 (detectable, centroid5)
     methods             {name: method}, "galsep" first, then SEP's settings and "photutils"
+    class_star          classes, the network's stars and galaxies; null without true stars
 
     method              {label, all: block, detectable: block}
     block               {n_true, n_left_out, n_ignored,
@@ -28,12 +30,23 @@ images and noise level.
                          by: {n_sources: [bin], separation: [bin], magnitude: [bin]}}
                         and for "galsep" map_at_threshold {map_box50, ...}, the mAP of what the
                         catalogue holds, without the candidates below its threshold
+    methods.galsep has  reliability: {n, ece, bins, n_candidates, ece_candidates, bins_candidates}:
+                        expected calibration error of the catalogue's scores, and of all that
+                        score at least candidate_threshold;
+                        bins: [{low, high, n, n_real, mean_score, share_real}], ten of 0.1
+    classes             {threshold, n_unclassified, stars: class, galaxies: class,
+                         curve: [{threshold, stars: {completeness, purity}, galaxies: {...}}],
+                         by_magnitude: [{low, high, stars: class, galaxies: class}]}
+                        of the detectable sources found within 5 px
+    class               {n, completeness, purity} at class_star 0.5, and purity_80, the purity at
+                        80 % completeness
     scores              {tp, fp, fn, precision, recall, f1}
     bin                 {low, high, n_true, centroid5: scores, iou50: scores,
                          mask_iou, label_iou, flux_error, flux_bias, n_flux}
 
 ``null`` stands for what is undefined, such as the precision of no detections, and for the open
-end of a bin. :mod:`galsep.measure.metrics` defines the figures. mAP is COCO's, over all detections
+end of a bin. :mod:`galsep.measure.metrics`, :mod:`galsep.measure.calibration` and
+:mod:`galsep.measure.classes` define the figures. mAP is COCO's, over all detections
 in order of score; the network's begin at ``candidate_threshold``, a classical method has what it
 has.
 """
@@ -59,6 +72,7 @@ from galsep.measure.metrics import (
     Judgement,
     Truth,
     owned_footprints,
+    ratio,
     score_matches,
 )
 from galsep.workflows.baselines import PHOTUTILS, baseline_names, run_baselines
@@ -66,6 +80,7 @@ from galsep.workflows.judging import (
     NETWORK,
     MethodReport,
     best_sep,
+    judge_classes,
     judge_methods,
     match_detectable,
     true_sources,
@@ -76,7 +91,11 @@ __all__ = ["EvaluateResult", "evaluate", "summary_rows"]
 
 FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
-FIGURES = ("success.png", "failure.png", "by-property.png", "precision-recall.png")
+FIGURES = (
+    "success.png", "failure.png", "by-property.png", "precision-recall.png", "reliability.png",
+)  # fmt: skip
+STAR_FIGURE = "star-galaxy.png"
+"""Drawn only where there are stars."""
 
 THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 """Score thresholds tried on the validation split, beside the stored one."""
@@ -141,7 +160,8 @@ def evaluate(
     config = config or EvaluateConfig()
     reporter = reporter or Reporter()
     folder = Path(output)
-    refuse_existing([folder / name for name in (METRICS_FILE, *FIGURES)], overwrite=overwrite)
+    outputs = [folder / name for name in (METRICS_FILE, *FIGURES, STAR_FIGURE)]
+    refuse_existing(outputs, overwrite=overwrite)
     data = load_dataset(Path(dataset))
     model = load_model(config.weights, config.device)
     make_folder(folder)
@@ -176,14 +196,18 @@ def evaluate(
         labelled.update(_baselines(images, rms, config.workers, reporter))
     methods = judge_methods(data, truths, labelled, candidates, reporter)
     rival = best_sep(methods)
+    n_sources = sum(len(truth) for truth in truths)
+    n_detectable = sum(int(truth.detectable.sum()) for truth in truths)
+    classes = judge_classes(truths, methods[NETWORK])
     metrics = {
         "format_version": FORMAT_VERSION,
         "galsep_version": galsep.__version__,
         "dataset": _about(Path(dataset), data.meta),
         "n_blends": len(test),
-        "n_sources": sum(len(truth) for truth in truths),
-        "n_detectable": sum(int(truth.detectable.sum()) for truth in truths),
-        "n_not_detectable": sum(int((~truth.detectable).sum()) for truth in truths),
+        "n_sources": n_sources,
+        "n_detectable": n_detectable,
+        "n_not_detectable": n_sources - n_detectable,
+        "share_detectable": ratio(n_detectable, n_sources),
         "n_seen": seen,
         "n_network_missed": missed,
         "weights_sha256": model.sha256,
@@ -195,9 +219,11 @@ def evaluate(
         "methods": {
             name: {"label": method.label, **method.block} for name, method in methods.items()
         },
+        "class_star": classes,
     }
-    (folder / METRICS_FILE).unlink(missing_ok=True)
-    files = _draw(folder, images, data.meta.detection_rms, truths, methods, rival)
+    for stale in (METRICS_FILE, STAR_FIGURE):
+        (folder / stale).unlink(missing_ok=True)
+    files = _draw(folder, images, data.meta.detection_rms, truths, methods, rival, classes)
     # Last, so that metrics that exist have their figures beside them.
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     return EvaluateResult(folder, metrics, (folder / METRICS_FILE, *files))
@@ -340,9 +366,11 @@ def _draw(
     truths: Sequence[Truth],
     methods: Mapping[str, MethodReport],
     rival: str | None,
+    classes: Mapping[str, Any] | None,
 ) -> list[Path]:
     """Draw the figures."""
     from galsep.plot import evaluation as plot
+    from galsep.plot.scores import plot_classes, plot_reliability
 
     network = methods[NETWORK]
     good, bad = _choose_examples(truths, network.judgements)
@@ -369,6 +397,12 @@ def _draw(
             {m.label: m.block["all"]["iou50"] for m in methods.values()},
             file,
         )
+    with whole_file(paths[4]) as file:
+        plot_reliability(network.block["reliability"], file)
+    if classes is not None:
+        paths.append(folder / STAR_FIGURE)
+        with whole_file(paths[5]) as file:
+            plot_classes(classes, file)
     return paths
 
 

@@ -15,9 +15,11 @@ from galsep.config import DeblendConfig
 from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
 from galsep.image.background import estimate_background
+from galsep.image.binning import bin_labels, bin_light, magnify
 from galsep.image.detect import Blobs, detect_blobs
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
+from galsep.image.psf import Domain, choose_domain, estimate_fwhm
 from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry, Shares, measure, split_light
 from galsep.model.inference import Found, detect
@@ -91,6 +93,8 @@ class FoundSources:
     photometry : Photometry
     parents : Parents
     tiling : Tiling
+    domain : Domain
+        How the image's PSF compares with those that the network was trained on.
     """
 
     detections: Detections
@@ -106,6 +110,7 @@ class FoundSources:
     photometry: Photometry
     parents: Parents
     tiling: Tiling
+    domain: Domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ class Prepared:
     blobs : Blobs
     tiling : Tiling
     cutouts : (m, 120, 120) float32 array
-        Network input.
+        Network input: pixels of the image, or of its average over blocks of ``domain.binning``.
+    domain : Domain
     """
 
     light: npt.NDArray[np.float32]
@@ -130,6 +136,7 @@ class Prepared:
     blobs: Blobs
     tiling: Tiling
     cutouts: npt.NDArray[np.float32]
+    domain: Domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,7 @@ class _Sources:
     """Sources on their way to a catalogue, before they are sorted."""
 
     masks: list[SoftMask]
+    claims: list[SoftMask | None]
     scores: npt.NDArray[np.float64]
     class_star: npt.NDArray[np.float64]
     parent: npt.NDArray[np.int64]
@@ -177,8 +185,9 @@ def run_network(
 ) -> Iterator[tuple[Prepared, list[Found]]]:
     """Prepare images and run the network on their cutouts, several images a batch."""
     waiting: list[Prepared] = []
+    limits = _psf_limits(model)
     for image in images:
-        waiting.append(prepare(image, config))
+        waiting.append(prepare(image, config, limits))
         if sum(len(prepared.cutouts) for prepared in waiting) >= 4 * config.batch_size:
             yield from _run_waiting(waiting, model, config)
             waiting = []
@@ -201,8 +210,16 @@ def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(np.clip(probability, low, 1) / np.clip(1 - probability, low, 1)))
 
 
-def prepare(image: npt.NDArray[Any], config: DeblendConfig) -> Prepared:
-    """Subtract the background, run SEP, and cut the image into the network's input."""
+def prepare(
+    image: npt.NDArray[Any],
+    config: DeblendConfig,
+    psf_limits: tuple[float, float] | None = None,
+) -> Prepared:
+    """Subtract the background, run SEP, and cut the image into the network's input.
+
+    An image whose PSF is wider than ``psf_limits`` (smallest and largest FWHM, pixels) allow is
+    averaged over blocks of pixels for the network, and for nothing else.
+    """
     mask = np.ma.getmaskarray(image) | ~np.isfinite(np.ma.getdata(image))
     data = np.where(mask, 0, np.ma.getdata(image))
     data = np.ascontiguousarray(data, dtype=np.float32 if data.dtype == np.float32 else np.float64)
@@ -210,9 +227,38 @@ def prepare(image: npt.NDArray[Any], config: DeblendConfig) -> Prepared:
     light = (data - background.level).astype(np.float32)
     light[mask] = 0
     blobs = detect_blobs(light, background.rms, mask)
-    tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
-    cutouts = cut(normalise(light, background.rms), tiling.origins)
-    return Prepared(light, mask, background.level, background.rms, blobs, tiling, cutouts)
+    domain = choose_domain(estimate_fwhm(light, mask, blobs) if psf_limits else None, psf_limits)
+    if domain.binning == 1:
+        tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
+        cutouts = cut(normalise(light, background.rms), tiling.origins)
+    else:
+        tiling, cutouts = _cut_binned(light, mask, blobs, domain.binning, config.background_mesh)
+    return Prepared(light, mask, background.level, background.rms, blobs, tiling, cutouts, domain)
+
+
+def _cut_binned(
+    light: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    blobs: Blobs,
+    binning: int,
+    mesh: int,
+) -> tuple[Tiling, npt.NDArray[np.float32]]:
+    """Cut an image averaged over blocks; the tiling comes back in the image's own pixels."""
+    binned, unusable = bin_light(light, mask, binning)
+    # Measured anew, since the noise of neighbouring pixels may be correlated.
+    rms = estimate_background(binned, unusable, mesh).rms
+    tiling = lay_cutouts(
+        blobs.bounds // binning,
+        (binned.shape[0], binned.shape[1]),
+        bin_labels(blobs.segm, binning),
+    )
+    return tiling.magnified(binning), cut(normalise(binned, rms), tiling.origins)
+
+
+def _psf_limits(model: Model) -> tuple[float, float] | None:
+    """Smallest and largest FWHM, in pixels, that the network was trained on, where it says so."""
+    limits = model.info.get("psf_fwhm_range")
+    return (float(limits[0]), float(limits[1])) if limits else None
 
 
 def _run_waiting(
@@ -234,13 +280,14 @@ def finish(
 ) -> FoundSources:
     """Merge what the network found in an image's cutouts, split the light and measure it."""
     shape = (prepared.light.shape[0], prepared.light.shape[1])
-    masks, candidates, class_star = _candidates(prepared, found, model, threshold)
+    masks, claims, candidates, class_star = _candidates(prepared, found, model, threshold)
     merged = merge(candidates, prepared.blobs, prepared.tiling, prepared.light, prepared.rms)
     sources = _with_outlines(
         prepared,
         merged,
         _Sources(
             masks=[masks[index] for index in merged.kept.tolist()],
+            claims=[claims[index] for index in merged.kept.tolist()],
             scores=candidates.scores[merged.kept],
             class_star=class_star[merged.kept],
             parent=merged.parent,
@@ -253,6 +300,8 @@ def finish(
     footprints = [mask.footprint(0) for mask in sources.masks]
     noverlap = count_overlaps(footprints, shape)
     flags = sources.flags | _pixel_flags(footprints, noverlap, prepared.mask)
+    if not prepared.domain.inside:
+        flags |= Flag.OUT_OF_DOMAIN
     detections = Detections(
         footprints=footprints,
         x=photometry.x,
@@ -275,33 +324,43 @@ def finish(
         photometry=photometry,
         parents=_parents(prepared.blobs, sources),
         tiling=prepared.tiling,
+        domain=prepared.domain,
     )
 
 
 def _candidates(
     prepared: Prepared, found: list[Found], model: Model, threshold: float
-) -> tuple[list[SoftMask], Candidates, npt.NDArray[np.float64]]:
-    """What the network found above the threshold, in image coordinates, masks cut to size."""
+) -> tuple[list[SoftMask], list[SoftMask | None], Candidates, npt.NDArray[np.float64]]:
+    """What the network found above the threshold, in image coordinates, masks cut to size.
+
+    Beside the masks come the shares of the light that their sources claim.
+    """
     level = float(model.info.get("mask_level", MASK_LEVEL))
+    binning = prepared.domain.binning
     masks: list[SoftMask] = []
+    claims: list[SoftMask | None] = []
     footprints, scores, star, cutout = [], [], [], []
     for index, (here, (y0, x0)) in enumerate(
         zip(found, prepared.tiling.origins.tolist(), strict=True)
     ):
         probabilities = calibrated(model, here.scores)
         for position in np.flatnonzero(probabilities >= threshold).tolist():
-            mask = _hard(here.masks[position].shifted(y0, x0), prepared.mask, level)
+            whole = magnify(here.masks[position], binning).shifted(y0, x0)
+            mask = _hard(whole, prepared.mask, level)
             if mask is None:
                 continue
+            footprint = mask.footprint(0)
             masks.append(mask)
-            footprints.append(mask.footprint(0))
+            claim = magnify(here.shares[position], binning).shifted(y0, x0)
+            claims.append(claim.cropped(footprint))
+            footprints.append(footprint)
             scores.append(probabilities[position])
             star.append(here.class_star[position])
             cutout.append(index)
     candidates = Candidates(
         footprints, np.array(scores, dtype=np.float64), np.array(cutout, dtype=np.int64)
     )
-    return masks, candidates, np.array(star, dtype=np.float64)
+    return masks, claims, candidates, np.array(star, dtype=np.float64)
 
 
 def _hard(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> SoftMask | None:
@@ -337,6 +396,7 @@ def _with_outlines(
     return _Sources(
         masks=sources.masks
         + [SoftMask(f.y0, f.x0, f.mask.astype(np.float32)) for _, f, _ in outlines],
+        claims=sources.claims + [None] * n,
         scores=np.concatenate([sources.scores, np.full(n, missed_score)]),
         # Nothing has been learnt about the class of a source that the network did not see.
         class_star=np.concatenate([sources.class_star, np.full(n, math.nan)]),
@@ -359,13 +419,15 @@ def _measured(
     index = np.array(order, dtype=np.int64)
     sources = _Sources(
         masks=[masks[k] for k in order],
+        claims=[sources.claims[k] for k in order],
         scores=sources.scores[index],
         class_star=sources.class_star[index],
         parent=sources.parent[index],
         tile=sources.tile[index],
         flags=sources.flags[index],
     )
-    shares = split_light(sources.masks, prepared.light)
+    shape = (prepared.light.shape[0], prepared.light.shape[1])
+    shares = split_light(sources.masks, sources.claims, shape)
     photometry = measure(shares.shares, prepared.light, prepared.rms, config.gain)
     return shares, photometry, sources
 

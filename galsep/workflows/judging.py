@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from galsep.io.dataset import Dataset
 from galsep.measure.average_precision import AveragePrecision, average_precision
+from galsep.measure.calibration import outcomes, reliability
+from galsep.measure.classes import class_scores
 from galsep.measure.matching import Match, centroid_distances, match_centroids
 from galsep.measure.metrics import (
     SELECTIONS,
@@ -32,6 +34,7 @@ __all__ = [
     "NETWORK",
     "MethodReport",
     "best_sep",
+    "judge_classes",
     "judge_methods",
     "match_detectable",
     "true_sources",
@@ -62,7 +65,7 @@ class MethodReport:
     judgements : list of dict of str to Judgement
         By selection, as :func:`galsep.measure.metrics.judge` gives them.
     block : dict
-        The figures, by selection.
+        The figures, by selection; the network's ``reliability`` too.
     curve : AveragePrecision
         Of masks, all sources.
     """
@@ -75,10 +78,9 @@ class MethodReport:
 
 
 def match_detectable(data: Dataset, blend: int, found: Detections) -> Match:
-    """Match what was found in a blend to its detectable sources, within 5 px."""
+    """Match what was found in a blend to its detectable sources, within 5 px, by score."""
     rows = data.sources(blend)
-    distance = centroid_distances((rows["x"], rows["y"]), (found.x, found.y))
-    return match_centroids(distance, wanted=rows["detectable"])
+    return _match(rows["x"], rows["y"], rows["detectable"], found)
 
 
 def true_sources(data: Dataset, blend: int) -> Truth:
@@ -99,6 +101,7 @@ def true_sources(data: Dataset, blend: int) -> Truth:
         flux=rows["flux"][:, band],
         magnitude=rows["magnitude"][:, band],
         detectable=rows["detectable"],
+        star=rows["class"] == "star",
     )
 
 
@@ -149,10 +152,63 @@ def judge_methods(
                 )
             if selection == "all":
                 curve = precisions["mask"]
+        if name == NETWORK:
+            block["reliability"] = _reliability(truths, founds, candidates)
         methods[name] = MethodReport(label, founds, judgements, block, curve)
         reporter.advance()
     reporter.end()
     return methods
+
+
+def _match(x: Values, y: Values, wanted: npt.NDArray[np.bool_], found: Detections) -> Match:
+    """Match where the more certain of two that claim one source is it.
+
+    By distance alone, a doubtful candidate at 1 px would make a certain one at 2 px spurious.
+    """
+    distance = centroid_distances((x, y), (found.x, found.y))
+    return match_centroids(distance, wanted=wanted, scores=found.scores)
+
+
+def judge_classes(truths: Sequence[Truth], network: MethodReport) -> dict[str, Any] | None:
+    """Judge the network's classes of the detectable sources it found; ``None`` without stars."""
+    if not any(truth.star.any() for truth in truths):
+        return None
+    class_star, star, magnitude = [], [], []
+    for truth, found, judgement in zip(truths, network.founds, network.judgements, strict=True):
+        i, j = judgement["detectable"].matches["centroid5"].pairs.T
+        given = found.detections.class_star
+        class_star.append(given[j] if given.size else np.full(len(j), np.nan))
+        star.append(truth.star[i])
+        magnitude.append(truth.magnitude[i])
+    return class_scores(
+        np.concatenate(class_star),
+        np.concatenate(star),
+        np.concatenate(magnitude),
+        _edges(truths)["magnitude"],
+    )
+
+
+def _reliability(
+    truths: Sequence[Truth],
+    founds: Sequence[Found],
+    candidates: Sequence[Detections],
+) -> dict[str, Any]:
+    """Compare scores with shares of real sources, in the catalogue and for all candidates."""
+    parts = [
+        [
+            outcomes(found.scores, _match(truth.x, truth.y, truth.detectable, found))
+            for truth, found in zip(truths, detections, strict=True)
+        ]
+        for detections in ([found.detections for found in founds], candidates)
+    ]
+    catalogue, every = (
+        reliability(
+            np.concatenate([np.zeros(0), *(scores for scores, _ in part)]),
+            np.concatenate([np.zeros(0, dtype=bool), *(real for _, real in part)]),
+        )
+        for part in parts
+    )
+    return {**catalogue, **{f"{key}_candidates": value for key, value in every.items()}}
 
 
 def _precisions(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import galsep
-from galsep.config import SimulateConfig
+from galsep.config import SimulateConfig, parse_range
 from galsep.conventions import MASK_THRESHOLD
 from galsep.errors import OutputExistsError, UsageError
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_fits
@@ -26,7 +26,7 @@ from galsep.io.dataset import (
 )
 from galsep.scene import Blend
 from galsep.sim.catalogs import CatsimCatalog, CosmosCatalog, population_table
-from galsep.sim.population import Population, SourceModel
+from galsep.sim.population import Population, SourceModel, VariedPopulation
 from galsep.sim.scenes import SceneMaker, truth_columns
 from galsep.sim.survey import Survey, load_survey
 from galsep.workflows.pool import map_on_workers
@@ -131,6 +131,8 @@ def write_population(
 
     if config.catalog or config.cosmos:
         raise UsageError("write-catalog writes galsep's own population: leave catalog and cosmos")
+    if config.varied:
+        raise UsageError("write-catalog lists bulge + disk galaxies, varied ones do not fit in")
     refuse_existing([path], overwrite=overwrite)
     survey = load_survey(config.survey, config.bands)
     population = Population(survey, config.max_mag)
@@ -160,13 +162,25 @@ def _derived(blends: Iterable[Blend], survey: Survey) -> Iterator[dict[str, Any]
         yield truth_columns(blend, survey.bands[band].sky_rms, band)
 
 
+def _survey(config: SimulateConfig) -> Survey:
+    """The survey at the depth and the pixel scale asked for."""
+    survey = load_survey(config.survey, config.bands).deepened(config.depth)
+    if config.pixel_scale:
+        low, high = parse_range("pixel_scale", config.pixel_scale, float)
+        if low == high:
+            return survey.resampled(low)
+    return survey
+
+
 def _maker(config: SimulateConfig) -> SceneMaker:
-    survey = load_survey(config.survey, config.bands)
+    survey = _survey(config)
     galaxies: SourceModel
     if config.catalog:
         galaxies = CatsimCatalog(Path(config.catalog), survey, config.max_mag)
     elif config.cosmos:
         galaxies = CosmosCatalog(Path(config.cosmos), survey, config.max_mag)
+    elif config.varied:
+        galaxies = VariedPopulation(survey, config.max_mag)
     else:
         galaxies = Population(survey, config.max_mag)
     return SceneMaker(config, survey, galaxies)
@@ -216,7 +230,7 @@ def _simulate_field(
     make_folder(folder)
     blend = maker.field(_generator(config.seed, 0))
     for path, band, image in zip(images, survey.bands, blend.image, strict=True):
-        hdu = fits.PrimaryHDU(image, header=_field_header(survey, image.shape))
+        hdu = fits.PrimaryHDU(image, header=_field_header(blend.pixel_scale, image.shape))
         hdu.header["FILTER"] = band.name
         hdu.header["MAGZERO"] = (band.zeropoint, "magnitude of one electron")
         hdu.header["SKYRMS"] = (band.sky_rms, "noise of the empty sky, electrons")
@@ -273,13 +287,13 @@ def _draw_previews(folder: Path) -> list[Path]:
     return [blends, augmentation]
 
 
-def _field_header(survey: Survey, shape: tuple[int, ...]) -> Any:
+def _field_header(pixel_scale: float, shape: tuple[int, ...]) -> Any:
     from astropy.io import fits
 
     header = fits.Header()
     header["BUNIT"] = "electron"
     header["GAIN"] = (1.0, "electrons per unit")
-    degrees = survey.pixel_scale / 3600
+    degrees = pixel_scale / 3600
     for axis, (kind, value, size, step) in enumerate(
         (
             ("RA---TAN", FIELD_CENTRE[0], shape[1], -degrees),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import galsep
@@ -14,7 +15,7 @@ from galsep.config import TrainConfig, dump_toml, read_toml, resolve
 from galsep.errors import OutputExistsError, UsageError
 from galsep.io.atomic import make_folder, whole_file, write_text
 from galsep.io.dataset import Dataset, load_dataset
-from galsep.model.device import choose_device
+from galsep.model.device import choose_device, keep_memory
 from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
 from galsep.model.network import ARCHITECTURES, build_network
@@ -23,6 +24,9 @@ from galsep.workflows.calibrate import calibrate
 from galsep.workflows.reporting import Reporter
 
 __all__ = ["TrainResult", "train"]
+
+DOMAIN_SLACK = 0.1
+"""Share by which an image's PSF may be narrower or wider than those of the training set."""
 
 STATE_FILE = "state.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
@@ -97,6 +101,7 @@ def train(
         _check_same(folder, config)
     if config.threads:
         torch.set_num_threads(config.threads)
+    keep_memory()
     data = load_dataset(Path(dataset))
     if not data.split("train") or not data.split("validation"):
         raise UsageError(f"{dataset}: needs blends in its train and validation splits")
@@ -173,16 +178,19 @@ def _examples(data: Dataset, config: TrainConfig) -> tuple[ExampleMaker, Example
 
 
 def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
+    scales = data.pixel_scale
+    seen = np.percentile(data.psf_fwhm / scales, [1, 99]) * (1 - DOMAIN_SLACK, 1 + DOMAIN_SLACK)
     return {
         "architecture": ARCHITECTURES[config.recipe].to_dict(),
         "galsep_version": galsep.__version__,
         "torch_version": torch.__version__,
         "init": origin,
+        "psf_fwhm_range": [round(float(limit), 2) for limit in seen],
         "training": dataclasses.asdict(config),
         "dataset": {
             "survey": data.meta.survey,
             "bands": list(data.meta.bands),
-            "pixel_scale": data.meta.pixel_scale,
+            "pixel_scale": [float(scales.min()), float(scales.max())],
             "psf_fwhm_arcsec": [float(data.psf_fwhm.min()), float(data.psf_fwhm.max())],
             "population": dict(data.meta.population),
             "seed": data.meta.seed,

@@ -14,11 +14,16 @@ FIGURES = (
     "map_box", "map_mask50", "map_mask", "mask_iou", "label_iou", "flux_error", "flux_bias",
 )  # fmt: skip
 
-METRICS = {"n_blends": 1000, "n_sources": 2000, "n_not_detectable": 312, "threshold": 0.5}
+METRICS = {
+    "n_blends": 1000, "n_sources": 2000, "n_not_detectable": 312, "share_detectable": 0.844,
+    "threshold": 0.5, "candidate_threshold": 0.05, "class_star": None,
+    "methods": {"galsep": {"reliability": {"ece": 0.0213, "ece_candidates": 0.0344}}},
+}  # fmt: skip
+CLASS = {"n": 10, "completeness": 0.9, "purity": 0.95, "purity_80": None}
 
 
 def row(label, selection, value):
-    return {"label": label, "sources": selection, **dict.fromkeys(FIGURES, value)}
+    return {"method": label, "label": label, "sources": selection, **dict.fromkeys(FIGURES, value)}
 
 
 def test_tables_fit_80_columns_and_show_what_is_undefined():
@@ -28,10 +33,22 @@ def test_tables_fit_80_columns_and_show_what_is_undefined():
     text = render(*tables(rows, METRICS))
     assert max(map(len, text.splitlines())) <= 80
     for label in labels:
-        assert text.count(label) == 4
+        assert text.count(label) == 4 + (label == "galsep")
     assert "-0.012" in text
     assert "–" in text
     assert "312" in text
+    assert "mask mAP.5 -0.012; share detectable 0.844" in text
+    assert "ECE) 0.021 in the catalogue, 0.034 from score 0.05 on" in text
+    assert "class_star" not in text
+
+
+def test_stars_have_a_line():
+    rows = [row("galsep", s, 0.5) for s in ("all", "detectable")]
+    classes = {"threshold": 0.5, "stars": CLASS, "galaxies": {**CLASS, "purity_80": 0.99}}
+    text = render(*tables(rows, {**METRICS, "class_star": classes}))
+    assert "stars at class_star 0.5: completeness 0.900, purity 0.950 (– at 80 %)" in text
+    assert "galaxies at class_star 0.5: completeness 0.900, purity 0.950 (0.990 at 80 %)" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_report(galsep, dataset, tmp_path, weights):
@@ -57,6 +74,7 @@ def test_beside_the_classical_methods(galsep, dataset, tmp_path, weights):
     outcome = galsep(*run, "--limit", 1)
     assert outcome.code == 0
     assert outcome.out.count("SEP 1.5σ/32/0.005") == 4
+    assert "share detectable 1.000" in outcome.out
 
 
 @pytest.mark.parametrize(

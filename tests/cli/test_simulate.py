@@ -104,10 +104,41 @@ def test_a_catalogue_alone(galsep, tmp_path):
     assert len(load_dataset(tmp_path / "set")) == 4
 
 
+def test_varied_scenes(galsep, tmp_path):
+    outcome = galsep(
+        "simulate", tmp_path / "set", "--n", 6, "--galaxies", "1-3", "--stars", 0.3, "--varied",
+        "--depth", -0.5, "--pixel-scale", "0.15-0.3", "--workers", 1, "-q",
+    )  # fmt: skip
+    assert outcome.code == 0
+    data = load_dataset(tmp_path / "set")
+    assert data.meta.population["varied"] is True
+    assert data.meta.population["depth"] == -0.5
+    assert ((data.pixel_scale >= 0.15) & (data.pixel_scale <= 0.3)).all()
+    assert (np.hypot(data.truth["e1"], data.truth["e2"]) < 1).all()
+    assert (data.light >= 0).all()
+
+
+def test_varied_may_stand_in_the_file(galsep, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('varied = true\npixel_scale = "0.3"\ndepth = 1\n')
+    outcome = galsep("simulate", "--config", file, "--dump-config", "--depth", 2)
+    settings = tomllib.loads(outcome.out)
+    assert (settings["varied"], settings["pixel_scale"], settings["depth"]) == (True, "0.3", 2.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "OUT"),
+        (["out", "--depth", "5.5"], "depth must lie between -5.0 and 5.0, got 5.5"),
+        (["out", "--depth", "nan"], "depth"),
+        (["out", "--pixel-scale", "0.4-0.1"], "0.1-0.4"),
+        (["out", "--pixel-scale", "fine"], "fine"),
+        (["out", "--pixel-scale", "0"], "pixel_scale must lie between"),
+        (["out", "--pixel-scale", "0.1-3"], "pixel_scale must lie between"),
+        (["out", "--pixel-scale", "nan"], "pixel_scale must lie between"),
+        (["out", "--pixel-scale", "0.1", "--max-shift", "6.5"], "max_shift"),
+        (["--write-catalog", "w.fits", "--varied"], "varied"),
         (["out", "--survey", "Hubble"], "LSST"),
         (["out", "--bands", "q"], "u, g, r, i, z, y"),
         (["out", "--bands", "i,i"], "i,i"),

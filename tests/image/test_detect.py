@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from galsep.image.detect import detect_blobs, large_parts
+from galsep.image.detect import detect_blobs, large_parts, noise_correlation
 
 
 def gaussian(shape, x, y, peak, sigma):
@@ -43,3 +43,39 @@ def test_large_parts_are_told_from_small_ones():
     assert len(parts) == 1
     assert parts[0][150, 120]
     assert not parts[0][150, 270]
+
+
+def test_correlated_noise_lowers_the_significance_of_blobs():
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(3)
+    white = rng.normal(0, 2, (400, 400)).astype(np.float32)
+    smooth = gaussian_filter(white, 0.8)
+    nothing = np.zeros(white.shape, dtype=bool)
+    empty = np.zeros(white.shape, dtype=np.int32)
+    factors = []
+    for noise in (white, smooth):
+        rms = np.full(noise.shape, noise.std(), dtype=np.float32)
+        factors.append(noise_correlation(noise, rms, nothing, empty))
+    assert factors[0] == pytest.approx(1, abs=0.03)
+    # What sums of 5×5 pixels scatter by, directly.
+    sums = smooth.reshape(80, 5, 80, 5).sum(axis=(1, 3))
+    assert factors[1] == pytest.approx(sums.std() / (5 * smooth.std()), rel=0.03)
+    assert factors[1] > 1.8
+
+
+def test_a_source_does_not_count_as_correlated_noise():
+    rng = np.random.default_rng(3)
+    light = rng.normal(0, 1, (200, 200)).astype(np.float32)
+    light[50:150, 50:150] += 30
+    rms = np.ones(light.shape, dtype=np.float32)
+    blobs = detect_blobs(light, rms, np.zeros(light.shape, dtype=bool))
+    factor = noise_correlation(light, rms, np.zeros(light.shape, dtype=bool), blobs.segm)
+    assert factor == pytest.approx(1, abs=0.05)
+    assert blobs.snr.max() == pytest.approx(30 * 100, rel=0.1)
+
+
+def test_without_empty_sky_noise_counts_as_independent():
+    light = np.ones((60, 60), dtype=np.float32)
+    full = np.ones(light.shape, dtype=np.int32)
+    assert noise_correlation(light, light, light > 2, full) == 1

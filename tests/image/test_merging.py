@@ -113,6 +113,36 @@ def test_an_object_larger_than_a_cutout_keeps_its_outline():
     assert outline.area > 0.9 * segm.sum()
 
 
+def test_of_an_averaged_image_large_means_larger_than_its_cutouts():
+    # 150 px wide: larger than a cutout's 120, smaller than the 240 that one covers here.
+    shape = (500, 500)
+    segm = np.zeros(shape, dtype=np.int32)
+    segm[100:250, 150:300] = 1
+    light = np.where(segm > 0, 50, 0).astype(np.float32)
+    bounds = np.array([[150, 100, 299, 249]])
+    blobs = Blobs(segm, np.array([224.5]), np.array([174.5]), np.array([150**2]),
+                  np.array([1e4]), bounds)  # fmt: skip
+    tiling = lay_cutouts(bounds // 2, (250, 250), segm[::2, ::2]).magnified(2)
+    assert tiling.owner.tolist() == [0]
+    y0, x0 = tiling.origins[0]
+    assert y0 <= 100 - 20
+    assert x0 <= 150 - 20
+    assert y0 + 240 >= 250 + 20
+    assert x0 + 240 >= 300 + 20
+    beside = square(x0 + 2, 100, x0 + 8, 110)
+    result = merge(
+        Candidates([square(150, 100, 299, 249), beside], np.array([0.9, 0.8]), np.array([0, 0])),
+        blobs,
+        tiling,
+        light,
+        np.ones(shape, dtype=np.float32),
+    )
+    assert result.large == []
+    # The second one lies in the same cutout, but outside the cell that it owns.
+    assert result.kept.tolist() == [0]
+    assert result.parent.tolist() == [1]
+
+
 def test_nothing_found():
     blobs = box_blobs([[60, 100, 70, 110]], (300, 300))
     result = merged(lambda _: Candidates([], np.zeros(0), np.zeros(0, dtype=np.int64)), blobs)[1]

@@ -86,3 +86,15 @@ def test_cut_copies_pixels_and_pads_with_zero():
     assert np.array_equal(cutout[35:85], image[:, 70:190])
     assert (cutout[:35] == 0).all()
     assert (cutout[85:] == 0).all()
+
+
+def test_a_magnified_tiling_covers_the_same_sky():
+    bounds = np.array([[70, 70, 75, 75], [285, 70, 290, 75]])
+    small = lay_cutouts(bounds, (200, 400), segm_of(bounds, (200, 400)))
+    large = small.magnified(3)
+    assert large.scale == 3
+    assert np.array_equal(large.origins, 3 * small.origins)
+    # Inclusive bounds: a pixel becomes three.
+    assert np.array_equal(large.regions[:, :2], 3 * small.regions[:, :2])
+    assert np.array_equal(large.regions[:, 2:] + 1, 3 * (small.regions[:, 2:] + 1))
+    assert np.array_equal(large.owner, small.owner)

@@ -107,6 +107,29 @@ def test_a_data_set_is_read_as_it_was_written(folder, blends):
         np.testing.assert_array_equal(rows["detectable"], np.arange(len(rows)) % 2 == 1)
 
 
+def test_blends_have_their_own_pixel_scale(tmp_path, blends):
+    scales = (0.1, float("nan"), 0.3)
+    own = [
+        dataclasses.replace(blend, pixel_scale=scale)
+        for blend, scale in zip(blends, scales, strict=True)
+    ]
+    write_shard(tmp_path / "a.fits", own, [derived(b) for b in own], 0)
+    write_meta(tmp_path, meta({"train": 1, "validation": 1, "test": 1}, ("a.fits",)))
+    # Where it is not known it is the survey's.
+    assert load_dataset(tmp_path).pixel_scale.tolist() == [0.1, 0.2, 0.3]
+
+
+def test_shards_without_pixel_scales_are_read(folder):
+    for name in ("a.fits", "b.fits"):
+        with fits.open(folder / name) as hdus:
+            scenes = Table(hdus["SCENES"].data)
+            scenes.remove_column("pixel_scale")
+            hdus["SCENES"].data = fits.table_to_hdu(scenes).data
+            hdus.writeto(folder / "old.fits")
+        (folder / "old.fits").replace(folder / name)
+    assert load_dataset(folder).pixel_scale.tolist() == [0.2, 0.2, 0.2]
+
+
 def test_meta_survives(folder):
     assert dataclasses.replace(load_dataset(folder).meta, population={}) == dataclasses.replace(
         meta({"train": 1, "validation": 1, "test": 1}, ("a.fits", "b.fits")), population={}

@@ -142,3 +142,29 @@ def test_nearest_neighbour():
     )
     assert nearest_distance(np.array([1.0]), np.array([1.0])).tolist() == [np.inf]
     assert nearest_distance(np.zeros(0), np.zeros(0)).size == 0
+
+
+def test_a_wide_field_is_matched_part_by_part(monkeypatch):
+    rng = np.random.default_rng(3)
+    true = rng.uniform(0, 150, (2, 120))
+    found = np.concatenate(
+        [true[:, 20:] + rng.normal(0, 2, (2, 100)), rng.uniform(0, 150, (2, 9))], 1
+    )
+    distance = centroid_distances((true[0], true[1]), (found[0], found[1]))
+    wanted = rng.random(120) < 0.7
+    parts = match_centroids(distance, wanted=wanted)
+    monkeypatch.setattr("galsep.measure.matching.LARGE", distance.size)
+    whole = match_centroids(distance, wanted=wanted)
+    for name in ("pairs", "missed", "spurious", "ignored"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_of_two_that_claim_one_source_the_more_certain_is_it():
+    distance = np.array([[1.0, 2.0, 6.0]])
+    scores = np.array([0.1, 0.9, 0.99])
+    assert match_centroids(distance).pairs.tolist() == [[0, 0]]
+    assert match_centroids(distance, scores=scores).pairs.tolist() == [[0, 1]]
+    # Of equal scores, the nearer one; and never fewer pairs.
+    assert match_centroids(distance, scores=np.full(3, 0.5)).pairs.tolist() == [[0, 0]]
+    both = np.array([[1.0, 2.0], [np.inf, 3.0]])
+    assert match_centroids(both, scores=scores[:2]).pairs.tolist() == [[0, 0], [1, 1]]

@@ -31,6 +31,7 @@ def truth(*sources, detectable=None, flux=1000.0):
     return Truth(
         masks, masks, x, y, np.full(n, flux), 30 - 2.5 * np.log10(np.full(n, flux)),
         np.ones(n, dtype=bool) if detectable is None else np.array(detectable, dtype=bool),
+        np.zeros(n, dtype=bool),
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def test_a_true_source_without_a_mask_has_no_overlap_to_average():
     t, f = truth((30, 30), (60, 60)), found((30, 30), (60, 60))
     hollow = Truth(
         [t.footprints[0], nothing], [t.owned[0], nothing], t.x, t.y, t.flux, t.magnitude,
-        t.detectable,
+        t.detectable, t.star,
     )  # fmt: skip
     result = summary([hollow], [f])
     assert result["centroid5"]["tp"] == 2
@@ -172,7 +173,7 @@ def test_lengths_are_checked():
     with pytest.raises(ValueError, match="1 detections but 0 owned"):
         Found(f.detections, [])
     with pytest.raises(ValueError, match="1 footprints but x has 0"):
-        Truth([disc(9, 9)], [disc(9, 9)], *[np.zeros(0)] * 4, np.zeros(0, dtype=bool))
+        Truth([disc(9, 9)], [disc(9, 9)], *[np.zeros(0)] * 4, *[np.zeros(0, dtype=bool)] * 2)
 
 
 def test_bins_add_up_to_the_whole():

@@ -102,7 +102,37 @@ def test_batches_have_the_shapes_torchvision_wants(pairs):
         assert target["masks"].shape == (n, 120, 120)
         assert target["masks"].dtype == torch.uint8
         assert target["ignored"].shape[1] == 4
+        assert target["light"].shape == (n, 120, 120)
+        # A mask is where a source's own light exceeds 1.5 sky rms.
+        assert torch.equal(target["light"] > 1.5, target["masks"] > 0)
+        assert (target["total"] >= target["light"].sum(0) * 0.9999).all()
         # Boxes run along pixel edges.
         rows, columns = np.nonzero(target["masks"][0].numpy())
         expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert target["boxes"][0].tolist() == expected
+
+
+def test_composed_scenes_differ_in_depth_and_some_are_empty(pairs):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=2)
+    examples = list(maker.epoch(200, np.random.default_rng(5)))
+    brightest = np.array([example.total.max() for example in examples])
+    assert 0 < np.count_nonzero(brightest == 0) < 20
+    for example in examples:
+        for light, footprint in zip(example.light, example.footprints, strict=True):
+            assert np.count_nonzero(light > 1.5) == footprint.area
+            assert (light**2).sum() >= 49
+
+
+def test_saturated_cores_are_flat_or_hidden(pairs, monkeypatch):
+    monkeypatch.setattr("galsep.model.examples.SATURATION", (20.0, 20.001))
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=2)
+    flat = hidden = 0
+    for example in maker.epoch(100, np.random.default_rng(5)):
+        core = example.total > 40
+        light = np.sinh(example.image)
+        flat += core.any() and light.max() < 25
+        hidden += ((example.total == 0) & (example.light.max(0, initial=0) == 0)).any() and (
+            (light == 0).any()
+        )
+    assert flat > 10
+    assert hidden > 10

@@ -6,11 +6,12 @@ import pytest
 from galsep.plot.evaluation import (
     MIN_SIDE,
     Example,
-    _bin_label,
     _window,
+    bin_label,
     plot_by_property,
     plot_examples,
     plot_precision_recall,
+    wilson_interval,
 )
 from galsep.scene import Detections, Footprint
 
@@ -97,11 +98,19 @@ def test_by_property(tmp_path):
 
 
 def test_bin_labels():
-    assert _bin_label(2.0, 3.0, whole=True) == "2"
-    assert _bin_label(6.0, None, whole=True) == "≥ 6"
-    assert _bin_label(None, 22.5, whole=False) == "< 22.5"
-    assert _bin_label(2.0, 3.0, whole=False) == "2–3"
-    assert _bin_label(None, None, whole=False) == "all"
+    assert bin_label(2.0, 3.0, whole=True) == "2"
+    assert bin_label(6.0, None, whole=True) == "≥ 6"
+    assert bin_label(None, 22.5, whole=False) == "< 22.5"
+    assert bin_label(2.0, 3.0, whole=False) == "2–3"
+    assert bin_label(None, None, whole=False) == "all"
+
+
+def test_wilson_intervals_by_hand():
+    low, high = wilson_interval(np.array([0.0, 5.0, 4.0]), np.array([1.0, 10.0, 4.0]))
+    # 5 of 10: 0.5 ± √(0.25/10 + 0.25/100) / 1.1.
+    half = np.sqrt(0.0275) / 1.1
+    np.testing.assert_allclose(low, [0, 0.5 - half, 0.8], atol=1e-12)
+    np.testing.assert_allclose(high, [0.5, 0.5 + half, 1], atol=1e-12)
 
 
 def test_precision_recall(tmp_path):

@@ -5,11 +5,14 @@ import pytest
 
 from galsep.sim.population import (
     BRIGHTEST_MAG,
+    BRIGHTEST_VARIED_STAR,
     COUNT_SLOPE,
+    SERSIC_INDICES,
     STAR_COUNT_SLOPE,
     Parameters,
     Population,
     Stars,
+    VariedPopulation,
     colors,
     draw_magnitude,
     draw_scale_length,
@@ -155,3 +158,37 @@ def test_the_same_generator_draws_the_same_galaxies():
     one, other = (population.parameters(np.random.default_rng(9)) for _ in range(2))
     assert (one.magnitude == other.magnitude).all()
     assert one.disk_radius == other.disk_radius
+
+
+def test_varied_galaxies_are_of_all_kinds():
+    import galsim
+
+    population, rng = VariedPopulation(SURVEY, 26.5), np.random.default_rng(6)
+    drawn = [population.draw(rng) for _ in range(1500)]
+    for galaxy in drawn:
+        assert galaxy.kind == "galaxy"
+        assert galaxy.profile.flux == pytest.approx(1.0)
+        assert galaxy.half_light_radius > 0
+        assert math.hypot(galaxy.e1, galaxy.e2) <= 0.9
+    inner = [getattr(galaxy.profile, "original", galaxy.profile) for galaxy in drawn]
+    sersic = [profile for profile in inner if isinstance(profile, galsim.Sersic)]
+    assert {profile.n for profile in sersic} == set(SERSIC_INDICES)
+    parts = [profile.obj_list[1] for profile in inner if isinstance(profile, galsim.Sum)]
+    knotty = [part for part in parts if isinstance(part, galsim.RandomKnots)]
+    assert len(sersic) / len(drawn) == pytest.approx(0.3, abs=0.05)
+    assert len(knotty) / len(drawn) == pytest.approx(0.2, abs=0.05)
+    assert {knots.npoints for knots in knotty} == set(range(5, 31))
+
+
+def test_varied_galaxies_come_again_from_the_same_seed():
+    population = VariedPopulation(SURVEY, 25.3)
+    for seed in range(12):
+        one, other = (population.draw(np.random.default_rng(seed)) for _ in range(2))
+        assert one.profile == other.profile
+
+
+def test_bright_stars_where_they_are_asked_for():
+    rng = np.random.default_rng(7)
+    stars = Stars(SURVEY, 24.0, BRIGHTEST_VARIED_STAR)
+    magnitude = [stars.draw(rng).magnitude[DETECTION] for _ in range(300)]
+    assert BRIGHTEST_VARIED_STAR <= min(magnitude) < 17

@@ -6,8 +6,8 @@ import pytest
 from galsep.config import SimulateConfig
 from galsep.errors import UsageError
 from galsep.scene import Blend, Source
-from galsep.sim.population import Drawn, Parameters, Population
-from galsep.sim.scenes import SceneMaker, truth_columns
+from galsep.sim.population import Drawn, Parameters, Population, VariedPopulation
+from galsep.sim.scenes import MAX_FFT, SceneMaker, _convolved, truth_columns
 from galsep.sim.survey import load_survey
 
 SURVEY = load_survey("LSST", ("i",))
@@ -127,6 +127,84 @@ def test_space_telescopes_have_their_diffraction():
 def test_shifts_that_leave_the_stamp_are_refused():
     with pytest.raises(UsageError, match=r"max_shift 20\.0 arcsec leaves the stamp: at most 12"):
         maker(max_shift=20.0)
+
+
+def test_shifts_are_checked_against_the_smallest_pixels():
+    maker(max_shift=6.0, pixel_scale="0.1-0.4")
+    with pytest.raises(UsageError, match=r"at most 6 arcsec with pixels of 0\.1 arcsec"):
+        maker(max_shift=6.1, pixel_scale="0.1-0.4")
+
+
+def test_pixel_scales_are_drawn_at_the_same_noise():
+    scene = maker(Fixed(star(21.0)), galaxies="1", max_shift=5.0, pixel_scale="0.1-0.4")
+    blends = [scene.blend(np.random.default_rng(seed)) for seed in range(25)]
+    scale = np.array([blend.pixel_scale for blend in blends])
+    assert 0.1 <= scale.min() < 0.15
+    assert 0.35 < scale.max() <= 0.4
+    shift = [abs(blend.sources[0].x - 59.5) for blend in blends] * scale
+    assert 4 < shift.max() <= 5
+    corner = np.array([blend.image[0, :12, :12].std() for blend in blends])
+    assert np.median(corner) == pytest.approx(RMS, rel=0.05)
+    # Coarser pixels, a smaller picture of the same source.
+    area = [np.count_nonzero(blend.sources[0].light > 1.5 * RMS) for blend in blends]
+    assert np.corrcoef(scale, area)[0, 1] < -0.8
+
+
+def test_one_pixel_scale_is_no_draw():
+    # Exactly what the survey's own pixels would have given.
+    one, other = (maker(pixel_scale=scale).blend(np.random.default_rng(3)) for scale in ("", "0.2"))
+    np.testing.assert_array_equal(one.image, other.image)
+    assert (one.pixel_scale, other.pixel_scale) == (0.2, 0.2)
+
+
+def test_fields_have_one_pixel_scale():
+    scene = maker(field="400x400", pixel_scale="0.1-0.4", density=40.0, galaxies="1")
+    field = scene.field(np.random.default_rng(4))
+    assert 0.1 <= field.pixel_scale <= 0.4
+    assert len(field.sources) == round(40.0 * (400 * field.pixel_scale / 60) ** 2)
+
+
+def test_varied_scenes_are_sound():
+    scene = maker(
+        VariedPopulation(THREE, 26.0), THREE, galaxies="1-4", stars=0.2, varied=True, max_mag=26.0
+    )
+    blends = [scene.blend(np.random.default_rng(seed)) for seed in range(25)]
+    for blend in blends:
+        assert np.isfinite(blend.image).all()
+        for source in blend.sources:
+            assert source.light.min() >= 0
+            assert source.light.max() > 0
+            assert np.hypot(source.e1, source.e2) < 1
+            assert source.light[1].sum() <= 1.02 * source.flux[1]
+    again = scene.blend(np.random.default_rng(7))
+    np.testing.assert_array_equal(again.image, blends[7].image)
+
+
+def test_point_sources_are_not_round_in_varied_scenes():
+    scene = maker(Fixed(star(18.0)), galaxies="1", max_shift=0.0, varied=True)
+    ellipticity = []
+    for seed in range(12):
+        source = scene.blend(np.random.default_rng(seed)).sources[0]
+        y, x = np.mgrid[: source.light.shape[1], : source.light.shape[2]]
+        x, y = x + source.x0 - source.x, y + source.y0 - source.y
+        light = source.light[0] * np.exp(-(x**2 + y**2) / (2 * 3.0**2))
+        xx, yy, xy = ((light * m).sum() for m in (x * x, y * y, x * y))
+        ellipticity.append(math.hypot(xx - yy, 2 * xy) / (xx + yy))
+    assert max(ellipticity) > 0.02
+    assert max(ellipticity) < 0.13
+    assert np.std(ellipticity) > 0.003
+
+
+def test_huge_galaxies_on_fine_pixels_are_affordable():
+    import galsim
+
+    wide = Parameters(np.array([18.0]), 1.0, 0.0, 1.0, 6.0, 1.0, 0.3, 0.0).drawn()
+    psf = galsim.Kolmogorov(fwhm=0.8)
+    eased = _convolved(wide, psf, 0.03)
+    plain = galsim.Convolve(wide.profile, psf)
+    assert 2 * math.pi / 0.03 / plain.stepk > MAX_FFT >= 2 * math.pi / 0.03 / eased.stepk
+    # The usual ones are left as they are.
+    assert _convolved(wide, psf, 0.2) == plain
 
 
 def test_fields_hold_the_density_asked_for():

@@ -49,3 +49,25 @@ def test_unknown_names_are_listed():
         load_survey("LSTS", ("i",))
     with pytest.raises(UsageError, match="LSST has no band 'H'; it has u, g, r, i, z, y"):
         load_survey("LSST", ("i", "H"))
+
+
+def test_depth_is_exposure_time():
+    survey = load_survey("LSST", ("g", "i"))
+    assert survey.deepened(0.0) is survey
+    for depth in (-2.0, 1.0):
+        time = 10 ** (0.8 * depth)
+        for band, changed in zip(survey.bands, survey.deepened(depth).bands, strict=True):
+            assert changed.sky_level == pytest.approx(time * band.sky_level)
+            # The light of a source grows with the time too, so its S/N with the square root.
+            gain = 10 ** (0.4 * (changed.zeropoint - band.zeropoint))
+            assert gain == pytest.approx(time)
+            assert gain / (changed.sky_rms / band.sky_rms) == pytest.approx(10 ** (0.4 * depth))
+
+
+def test_pixels_collect_sky_by_their_area():
+    survey = load_survey("LSST", ("i",))
+    wide = survey.resampled(0.4)
+    assert wide.pixel_scale == 0.4
+    assert wide.bands[0].sky_level == pytest.approx(4 * survey.bands[0].sky_level)
+    assert wide.bands[0].zeropoint == survey.bands[0].zeropoint
+    assert survey.resampled(0.2) is survey

@@ -39,19 +39,19 @@ class Listener(Reporter):
         self.warnings.append(message)
 
 
-def gaussian(x, y, flux, sigma=2.0):
+def gaussian(x, y, flux, kind="galaxy", sigma=2.0):
     rows, columns = np.indices((120, 120))
     light = flux / (2 * np.pi * sigma**2)
     light = light * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
     magnitude = np.array([ZEROPOINT - 2.5 * np.log10(flux)])
     return Source(
-        "galaxy", x, y, magnitude, np.array([flux]), 0.5, 0.0, 0.0,
+        kind, x, y, magnitude, np.array([flux]), 0.5, 0.0, 0.0,
         light[None].astype(np.float32), 0, 0,
     )  # fmt: skip
 
 
 def make_dataset(folder, blends, counts):
-    """Write blends of (x, y, flux) sources."""
+    """Write blends of (x, y, flux) sources, or (x, y, flux, kind)."""
     folder.mkdir()
     rng = np.random.default_rng(4)
     scenes, columns = [], []
@@ -97,7 +97,7 @@ def found_sources(truth, keep, image):
         labels[truth.owned[index].to_full(image.shape)] = label
     detections = Detections(
         [truth.footprints[i] for i in keep], truth.x[keep], truth.y[keep],
-        np.full(len(keep), 0.9), truth.flux[keep],
+        np.full(len(keep), 0.9), truth.flux[keep], np.where(truth.star[keep], 0.7, 0.2),
     )  # fmt: skip
     return SimpleNamespace(
         detections=detections,
@@ -159,8 +159,70 @@ def test_perfect_detections(monkeypatch, dataset, tmp_path):
     for key in ("map_box50", "map_box", "map_mask50", "map_mask"):
         assert detectable[key] == pytest.approx(1)
         assert detectable["map_at_threshold"][key] == pytest.approx(1)
+    assert metrics["share_detectable"] == 7 / 8
+    assert metrics["class_star"] is None
     assert listener.warnings == []
     assert listener.open == 0
+
+
+def test_calibration_counts_detectable_sources(monkeypatch, dataset, tmp_path):
+    def choose(truth, threshold):
+        return list(range(len(truth)))[: 1 if threshold > 0.1 else None]
+
+    install(monkeypatch, dataset, choose)
+    metrics = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics
+    figures = metrics["methods"]["galsep"]["reliability"]
+    # All scores are 0.9. Four blends have a first source; seven of all eight are detectable, and
+    # the eighth is left out.
+    assert (figures["n"], figures["n_candidates"]) == (4, 7)
+    assert figures["ece"] == pytest.approx(0.1)
+    assert figures["bins"][9]["n_real"] == 4
+    assert figures["bins_candidates"][9]["share_real"] == 1
+    assert figures["bins"][3] == {
+        "low": 0.3, "high": 0.4, "n": 0, "n_real": 0, "mean_score": None, "share_real": None
+    }  # fmt: skip
+
+
+def test_spurious_sources_lower_the_share_of_real_ones(monkeypatch, dataset, tmp_path):
+    original = found_sources
+
+    def shifted(truth, keep, image):
+        found = original(truth, keep, image)
+        found.detections.x[:1] += 30
+        found.flags[:1] = Flag.NETWORK_MISSED
+        return found
+
+    monkeypatch.setattr(sys.modules[__name__], "found_sources", shifted)
+    install(monkeypatch, dataset)
+    figures = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics["methods"]["galsep"]
+    figures = figures["reliability"]
+    assert (figures["n"], figures["bins"][9]["n_real"]) == (7, 3)
+    assert figures["ece"] == pytest.approx(0.9 - 3 / 7)
+
+
+STARS = ((40, 60, 900.0, "star"), (66, 64, 500.0), (90, 90, 700.0, "star"))
+
+
+def test_classes_where_there_are_stars(monkeypatch, tmp_path):
+    dataset = make_dataset(tmp_path / "set", [STARS, PAIR], (0, 0, 2))
+    install(monkeypatch, dataset, draw=True)
+    result = evaluate(dataset, tmp_path / "out", NO_BASELINES)
+    classes = result.metrics["class_star"]
+    right = {"completeness": 1.0, "purity": 1.0, "purity_80": 1.0}
+    assert (classes["stars"], classes["galaxies"]) == ({"n": 2, **right}, {"n": 3, **right})
+    assert sum(row["galaxies"]["n"] for row in classes["by_magnitude"]) == 3
+    assert (tmp_path / "out" / "star-galaxy.png").read_bytes()[1:4] == b"PNG"
+    assert tmp_path / "out" / "star-galaxy.png" in result.files
+
+
+def test_a_report_without_stars_leaves_no_figure_of_an_older_one(monkeypatch, dataset, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "star-galaxy.png").write_bytes(b"old")
+    install(monkeypatch, dataset)
+    with pytest.raises(OutputExistsError, match="star-galaxy"):
+        evaluate(dataset, tmp_path / "out", NO_BASELINES)
+    evaluate(dataset, tmp_path / "out", NO_BASELINES, overwrite=True)
+    assert not (tmp_path / "out" / "star-galaxy.png").exists()
 
 
 def test_the_file_holds_the_metrics(monkeypatch, dataset, tmp_path):
@@ -225,6 +287,8 @@ def test_an_empty_test_split(monkeypatch, tmp_path):
     listener = Listener()
     metrics = evaluate(dataset, tmp_path / "out", reporter=listener).metrics
     assert metrics["n_blends"] == metrics["n_sources"] == 0
+    assert metrics["share_detectable"] is metrics["class_star"] is None
+    assert metrics["methods"]["galsep"]["reliability"]["ece"] is None
     assert any("test split is empty" in message for message in listener.warnings)
     for row in summary_rows(metrics):
         assert row["n_true"] == 0

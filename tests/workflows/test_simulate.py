@@ -31,11 +31,16 @@ def contents(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_workers_leave_no_trace(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "settings", [{}, {"varied": True, "stars": 0.3, "pixel_scale": "0.15-0.3", "depth": -1.0}]
+)
+def test_workers_leave_no_trace(tmp_path, monkeypatch, settings):
     # Workers start afresh and do not see this; the size of shards is the parent's business.
     monkeypatch.setattr(workflow, "SHARD_SIZE", 2)
     for workers in (1, 2):
-        config = SimulateConfig(n=3, galaxies="1-2", bands=("g", "i"), seed=4, workers=workers)
+        config = SimulateConfig(
+            n=3, galaxies="1-2", bands=("g", "i"), seed=4, workers=workers, **settings
+        )
         simulate(tmp_path / str(workers), config)
     one, two = (contents(tmp_path / name) for name in ("1", "2"))
     assert list(one) == ["dataset.toml", "shard-0000.fits", "shard-0001.fits"]
@@ -60,6 +65,49 @@ def test_a_data_set_says_what_it_holds(tmp_path):
         assert residual.std() == pytest.approx(dataset.meta.detection_rms, rel=0.05)
     areas = [f.area for index in range(20) for f in dataset.footprints(index)]
     assert areas == dataset.truth["area"].tolist()
+
+
+def test_depth_raises_the_signal_to_noise(tmp_path):
+    for depth in (0.0, 1.5):
+        simulate(tmp_path / str(depth), SimulateConfig(n=4, depth=depth, workers=1))
+    survey, deep = (load_dataset(tmp_path / name) for name in ("0.0", "1.5"))
+    # The same galaxies in the same places.
+    np.testing.assert_array_equal(survey.truth["magnitude"], deep.truth["magnitude"])
+    bright = survey.truth["snr"] > 5
+    ratio = deep.truth["snr"][bright] / survey.truth["snr"][bright]
+    np.testing.assert_allclose(ratio, 10 ** (0.4 * 1.5), rtol=0.01)
+    assert deep.meta.zeropoints[0] == pytest.approx(survey.meta.zeropoints[0] + 3.0)
+    assert deep.meta.detection_rms == pytest.approx(survey.meta.detection_rms * 10**0.6)
+    assert (deep.truth["area"] >= survey.truth["area"]).all()
+
+
+def test_one_pixel_scale_for_all_blends(tmp_path):
+    for scale in ("", "0.4"):
+        simulate(tmp_path / f"s{scale}", SimulateConfig(n=2, pixel_scale=scale, workers=1))
+    own, wide = (load_dataset(tmp_path / name) for name in ("s", "s0.4"))
+    assert (own.meta.pixel_scale, wide.meta.pixel_scale) == (0.2, 0.4)
+    assert wide.pixel_scale.tolist() == [0.4, 0.4]
+    assert wide.meta.detection_rms == pytest.approx(2 * own.meta.detection_rms)
+    np.testing.assert_allclose(wide.truth["x"] - 59.5, (own.truth["x"] - 59.5) / 2)
+
+
+def test_a_range_of_pixel_scales_keeps_the_noise(tmp_path):
+    config = SimulateConfig(n=6, pixel_scale="0.1-0.4", workers=1)
+    simulate(tmp_path, config)
+    dataset = load_dataset(tmp_path)
+    assert dataset.meta.pixel_scale == 0.2
+    assert len(set(dataset.pixel_scale)) == 6
+    assert ((dataset.pixel_scale >= 0.1) & (dataset.pixel_scale <= 0.4)).all()
+    for index in range(6):
+        residual = dataset.detection_image(index) - dataset.stack(index).sum(axis=0)
+        assert residual.std() == pytest.approx(dataset.meta.detection_rms, rel=0.05)
+
+
+def test_a_field_has_the_pixel_scale_in_its_header(tmp_path):
+    config = SimulateConfig(field="150x130", galaxies="1", pixel_scale="0.3-0.4", seed=2)
+    simulate(tmp_path, config)
+    with fits.open(tmp_path / "field_i.fits") as hdus:
+        assert 0.3 <= hdus[0].header["CDELT2"] * 3600 <= 0.4
 
 
 def test_blends_depend_on_their_number_alone(tmp_path):
@@ -95,6 +143,7 @@ def test_blends_without_galaxies(tmp_path):
         ({"catalog": "gone.fits"}, CatalogError),
         ({"cosmos": "gone"}, CatalogError),
         ({"max_shift": 30.0}, UsageError),
+        ({"pixel_scale": "0.03-0.3"}, UsageError),
     ],
 )
 def test_bad_settings_leave_nothing_behind(tmp_path, monkeypatch, settings, error):
@@ -175,6 +224,23 @@ def test_a_population_can_be_simulated_from(tmp_path):
 def test_other_galaxies_are_no_population_of_galseps():
     with pytest.raises(UsageError, match="writes galsep's own population"):
         write_population("unused.fits", SimulateConfig(catalog="c.fits"))
+
+
+def test_varied_scenes_of_catalogue_galaxies(test_data, tmp_path):
+    catalog = str(test_data / "catsim_sample.fits")
+    config = SimulateConfig(n=8, catalog=catalog, max_mag=28.0, stars=0.5, varied=True, workers=1)
+    simulate(tmp_path, config)
+    truth = load_dataset(tmp_path).truth
+    listed = fits.getdata(catalog)["i_ab"]
+    galaxies = truth[truth["class"] == "galaxy"]
+    assert 0 < len(galaxies) < len(truth)
+    assert np.isin(galaxies["magnitude"][:, 0], listed).all()
+
+
+def test_a_table_lists_no_varied_galaxies(tmp_path):
+    with pytest.raises(UsageError, match="write-catalog lists bulge"):
+        write_population(tmp_path / "c.fits", SimulateConfig(varied=True))
+    assert not any(tmp_path.iterdir())
 
 
 def test_real_galaxies(test_data, tmp_path):

@@ -1,0 +1,83 @@
+"""Averaging an image over blocks of pixels, and bringing what is found there back.
+
+Pixel ``i`` of an image averaged over blocks of ``k`` covers the pixels ``k i … k i + k − 1``.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.scene import SoftMask
+
+__all__ = ["bin_labels", "bin_light", "magnify"]
+
+MIN_VALID = 0.5
+"""A block needs at least this share of valid pixels to be one."""
+
+
+def bin_light(
+    light: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], binning: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Average an image over blocks of pixels.
+
+    Parameters
+    ----------
+    light : (h, w) float32 array
+    mask : (h, w) bool array
+        True where a pixel is unusable; it counts for nothing.
+    binning : int
+        Side of a block, pixels. Blocks that reach beyond the image hold what is inside.
+
+    Returns
+    -------
+    light : (⌈h/k⌉, ⌈w/k⌉) float32 array
+        0 where unusable.
+    mask : bool array of the same shape
+        True for blocks of which less than half is valid.
+    """
+    inside = np.ones(light.shape, dtype=np.float32)
+    total = _blocks(np.where(mask, np.float32(0), light), binning).sum(axis=(1, 3))
+    valid = _blocks(np.where(mask, np.float32(0), inside), binning).sum(axis=(1, 3))
+    unusable = valid < MIN_VALID * _blocks(inside, binning).sum(axis=(1, 3))
+    mean = np.where(unusable, 0, total / np.maximum(valid, 1))
+    return mean.astype(np.float32), unusable
+
+
+def bin_labels(segm: npt.NDArray[np.int32], binning: int) -> npt.NDArray[np.int32]:
+    """Give each block the highest label in it."""
+    return np.asarray(_blocks(segm, binning).max(axis=(1, 3)))
+
+
+def magnify(mask: SoftMask, binning: int) -> SoftMask:
+    """Interpolate a mask of an averaged image to the image's own pixels, bilinearly.
+
+    Parameters
+    ----------
+    mask : SoftMask
+        In the averaged image's pixels, relative to any pixel of it.
+    binning : int
+
+    Returns
+    -------
+    SoftMask
+        In the image's pixels, relative to the first one of that pixel.
+    """
+    if binning == 1:
+        return mask
+    height, width = mask.probability.shape
+    rows, columns = _interpolation(height, binning), _interpolation(width, binning)
+    probability = np.asarray(rows @ mask.probability @ columns.T, dtype=np.float32)
+    return SoftMask(mask.y0 * binning, mask.x0 * binning, probability)
+
+
+def _interpolation(size: int, binning: int) -> npt.NDArray[np.float32]:
+    """Weights of linear interpolation from blocks to pixels, constant beyond the outer centres."""
+    position = np.clip((np.arange(size * binning) + 0.5) / binning - 0.5, 0, size - 1)
+    distance = np.abs(position[:, None] - np.arange(size))
+    return np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)
+
+
+def _blocks(image: npt.NDArray[np.generic], binning: int) -> npt.NDArray[np.generic]:
+    """Reshape to ``(rows, k, columns, k)``, filled up with 0."""
+    height, width = image.shape
+    padded = np.pad(image, ((0, -height % binning), (0, -width % binning)))
+    return padded.reshape(padded.shape[0] // binning, binning, -1, binning)

@@ -1,0 +1,230 @@
+"""Width of the PSF, measured on an image's own compact objects, and what to do about it.
+
+A network knows the blur of the images it was trained on. An image with a wider PSF is averaged
+over blocks of pixels until the PSF is as wide as that, in pixels; one with a narrower PSF cannot
+be helped and is outside the network's domain.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.image.detect import Blobs
+
+__all__ = ["Domain", "choose_domain", "estimate_fwhm"]
+
+MIN_OBJECTS = 10
+"""Fewer usable objects than this say too little about the PSF: among the 5 to 9 of a crowded
+120×120 stamp there may be no compact one."""
+
+GOOD_SNR = 50.0
+"""Objects this significant are measured,"""
+
+FAIR_SNR = 20.0
+"""... and fainter ones down to this where the others are few."""
+
+ENOUGH_OBJECTS = 30
+"""So many are not few."""
+
+MAX_OBJECTS = 1000
+"""Of more, a regular sample is measured."""
+
+RADIUS = 25
+"""Half-width of the window about an object, pixels."""
+
+MAX_SIGMA = RADIUS / 2
+MIN_SIGMA = 0.2
+"""Objects that look wider or narrower, pixels, are not measured well."""
+
+MAX_SPAN = 8 * RADIUS
+"""Blobs longer than this, pixels, are no compact objects."""
+
+START_SIGMA = 2.0
+ITERATIONS = 15
+
+PIXEL_VARIANCE = 1 / 12
+"""Second moment of a pixel, pix², which the image adds to that of the PSF."""
+
+FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2)) / 1.055
+"""FWHM of a seeing disc (Kolmogorov) over the σ of the Gaussian that fits it best: its wings
+widen that Gaussian by 5.5 %."""
+
+LOCUS_WIDTH = 1.12
+"""Point sources differ in measured size by no more than about this factor."""
+
+LOCUS_SHARE = 0.5
+"""The compact end is the first interval of sizes with this share of the fullest one's objects: a
+few cosmic rays before it do not count, and more galaxies behind it do not hide it."""
+
+FLAT_TOP = 3
+"""Saturated is an object with so many times more pixels near its peak (and that many to spare)
+than its size lets expect,"""
+
+NEAR_PEAK = 0.97
+"""... which is from this share of its brightest pixel on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """How an image's PSF compares with those that a network was trained on.
+
+    Parameters
+    ----------
+    fwhm : float or None
+        Estimated FWHM of the PSF, pixels of the image; ``None`` where it is not known.
+    limits : (float, float) or None
+        Smallest and largest FWHM of the training, pixels; ``None`` for no limits.
+    binning : int
+        Side of the blocks of pixels to average for the network, 1 for none.
+    inside : bool
+        Whether the (averaged) image is one that the network was trained for.
+    """
+
+    fwhm: float | None = None
+    limits: tuple[float, float] | None = None
+    binning: int = 1
+    inside: bool = True
+
+
+def choose_domain(fwhm: float | None, limits: tuple[float, float] | None) -> Domain:
+    """Find the smallest blocks of pixels that bring a PSF within a network's limits.
+
+    Parameters
+    ----------
+    fwhm : float or None
+        FWHM of the PSF, pixels. An unknown one is taken to be within the limits.
+    limits : (float, float) or None
+        Smallest and largest FWHM, pixels.
+    """
+    if fwhm is None or limits is None:
+        return Domain(fwhm, limits)
+    low, high = limits
+    binning = max(1, math.ceil(fwhm / high))
+    if fwhm / binning < low:
+        return Domain(fwhm, limits, inside=False)
+    return Domain(fwhm, limits, binning)
+
+
+def estimate_fwhm(
+    light: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], blobs: Blobs
+) -> float | None:
+    """Estimate the FWHM of the PSF from the compact end of the objects' sizes.
+
+    Sizes are those of the round Gaussian that fits best (adaptive moments, Bernstein & Jarvis
+    2002, AJ 123, 583) about each blob's brightest pixel. Without stars the most compact galaxies
+    set the value, which then is too large by some ten per cent.
+
+    Parameters
+    ----------
+    light : (h, w) float32 array
+        Background-subtracted image.
+    mask : (h, w) bool array
+        True where a pixel is unusable.
+    blobs : Blobs
+
+    Returns
+    -------
+    float or None
+        Pixels, without the pixels' own width; ``None`` with fewer than 10 usable objects, as in
+        an image whose PSF is wider than 28 pixels.
+    """
+    objects = _compact_objects(light, mask, blobs)
+    if len(objects) < MIN_OBJECTS:
+        return None
+    windows = _windows(light, objects)
+    sigma = _adaptive_sigma(windows)
+    good = (sigma > MIN_SIGMA) & (sigma < 0.99 * MAX_SIGMA) & ~_flat_topped(windows, sigma)
+    if np.count_nonzero(good) < MIN_OBJECTS:
+        return None
+    variance = _compact_end(sigma[good]) ** 2 - PIXEL_VARIANCE
+    return FWHM_PER_SIGMA * math.sqrt(max(variance, MIN_SIGMA**2))
+
+
+def _compact_objects(
+    light: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], blobs: Blobs
+) -> npt.NDArray[np.int64]:
+    """Brightest pixels ``y, x`` of significant blobs clear of the edge and of unusable pixels."""
+    height, width = light.shape
+    xmin, ymin, xmax, ymax = blobs.bounds.T
+    clear = (xmin > 0) & (ymin > 0) & (xmax < width - 1) & (ymax < height - 1)
+    clear &= np.maximum(xmax - xmin, ymax - ymin) < MAX_SPAN
+    chosen = np.flatnonzero(clear & (blobs.snr > GOOD_SNR))
+    if len(chosen) < ENOUGH_OBJECTS:
+        chosen = np.flatnonzero(clear & (blobs.snr > FAIR_SNR))
+    if len(chosen) < MIN_OBJECTS:
+        return np.zeros((0, 2), dtype=np.int64)
+    any_masked = bool(mask.any())
+    peaks = []
+    for blob in chosen[:: math.ceil(len(chosen) / MAX_OBJECTS)].tolist():
+        x0, y0, x1, y1 = blobs.bounds[blob].tolist()
+        if any_masked and mask[y0 - 1 : y1 + 2, x0 - 1 : x1 + 2].any():
+            continue
+        box = slice(y0, y1 + 1), slice(x0, x1 + 1)
+        brightest = np.where(blobs.segm[box] == blob + 1, light[box], -np.inf).argmax()
+        row, column = divmod(int(brightest), x1 - x0 + 1)
+        peaks.append((y0 + row, x0 + column))
+    return np.array(peaks, dtype=np.int64).reshape(-1, 2)
+
+
+def _windows(
+    light: npt.NDArray[np.float32], centres: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Square windows about pixels; what lies outside the image is 0."""
+    size = 2 * RADIUS + 1
+    windows = np.zeros((len(centres), size, size), dtype=np.float32)
+    for window, (y, x) in zip(windows, centres.tolist(), strict=True):
+        top, left = max(0, y - RADIUS), max(0, x - RADIUS)
+        piece = light[top : y + RADIUS + 1, left : x + RADIUS + 1]
+        row, column = top - y + RADIUS, left - x + RADIUS
+        window[row : row + piece.shape[0], column : column + piece.shape[1]] = piece
+    return windows
+
+
+def _adaptive_sigma(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Width of the round Gaussian that fits each window's central object best, pixels.
+
+    The weight is as wide as the object: the moments under it are then half the object's own.
+    """
+    offsets = np.arange(-RADIUS, RADIUS + 1, dtype=np.float32)
+    n = len(windows)
+    x, y = np.zeros(n), np.zeros(n)
+    variance = np.full(n, START_SIGMA**2)
+    for _ in range(ITERATIONS):
+        dx = (offsets - x[:, None]).astype(np.float32)
+        dy = (offsets - y[:, None]).astype(np.float32)
+        scale = (-0.5 / variance[:, None]).astype(np.float32)
+        across, down = np.exp(scale * dx**2), np.exp(scale * dy**2)
+        # Moments 0, 1, 2 along x of every row, then along y.
+        powers = np.stack([across, across * dx, across * dx**2], axis=2)
+        rows = np.matmul(windows, powers).astype(np.float64)
+        flux = np.maximum((rows[:, :, 0] * down).sum(axis=1), 1e-30)
+        mean_x = (rows[:, :, 1] * down).sum(axis=1) / flux
+        mean_y = (rows[:, :, 0] * down * dy).sum(axis=1) / flux
+        square = (rows[:, :, 2] * down).sum(axis=1) + (rows[:, :, 0] * down * dy**2).sum(axis=1)
+        variance = np.clip(square / flux - mean_x**2 - mean_y**2, MIN_SIGMA**2, MAX_SIGMA**2)
+        x = np.clip(x + mean_x, -RADIUS / 4, RADIUS / 4)
+        y = np.clip(y + mean_y, -RADIUS / 4, RADIUS / 4)
+    return np.asarray(np.sqrt(variance))
+
+
+def _flat_topped(
+    windows: npt.NDArray[np.float32], sigma: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Whether an object has a plateau in place of a peak."""
+    offsets = np.arange(-RADIUS, RADIUS + 1)
+    inside = np.hypot(offsets[:, None], offsets) <= 2 * sigma[:, None, None]
+    peak = windows[:, RADIUS, RADIUS, None, None]
+    count = np.count_nonzero((windows >= NEAR_PEAK * peak) & inside, axis=(1, 2))
+    expected = -2 * math.pi * math.log(NEAR_PEAK) * sigma**2
+    return np.asarray(count > FLAT_TOP * (expected + 1))
+
+
+def _compact_end(sizes: npt.NDArray[np.float64]) -> float:
+    """Median of the first well populated interval of sizes."""
+    sizes = np.sort(sizes)
+    last = np.searchsorted(sizes, LOCUS_WIDTH * sizes, side="right")
+    counts = last - np.arange(len(sizes))
+    first = int(np.flatnonzero(counts >= LOCUS_SHARE * counts.max())[0])
+    return float(np.median(sizes[first : last[first]]))

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+
+from galsep.model.heads import GALAXY, SourceHeads, _assigned_losses, _MaskPredictor, _suppress
+
+
+def heads(predictions=2):
+    torch.manual_seed(0)
+    return SourceHeads(
+        channels=8, strides=(2, 4), box_channels=16, mask_layers=(8,), predictions=predictions,
+        sampled=32, nms=0.5, detections=10, mask_margin=0.2,
+    )  # fmt: skip
+
+
+def truth(boxes, ignored=()):
+    n = len(boxes)
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.full((n,), GALAXY),
+        "ignored": torch.tensor(ignored, dtype=torch.float32).reshape(-1, 4),
+    }
+
+
+def test_a_proposal_holds_both_of_a_close_pair():
+    pair = truth([(10, 10, 30, 30), (13, 10, 33, 30), (80, 80, 90, 90)])
+    proposals = torch.tensor([[11.0, 10, 32, 30], [79, 80, 90, 91], [50, 50, 60, 60]])
+    boxes, labels, offsets = heads()._sample(proposals, pair)
+    both = (labels > 0).all(1)
+    assert both.sum() == 3  # the first proposal and the two true boxes, which are proposals too
+    single = labels[:, 0] > 0
+    assert (single & ~both).sum() == 2
+    # Decoded, the offsets of the first proposal give the two true boxes, best first.
+    row = int(torch.where((boxes == proposals[0]).all(1))[0])
+    coder = heads()._coder
+    decoded = torch.stack([coder.decode_single(offsets[row, k][None], boxes[[row]])[0]
+                           for k in range(2)])  # fmt: skip
+    assert {tuple(box) for box in decoded.round().tolist()} == {
+        tuple(map(float, box)) for box in pair["boxes"][:2].tolist()
+    }
+
+
+def test_undetectable_sources_are_neither_positive_nor_negative():
+    proposals = torch.tensor([[50.0, 50, 60, 60], [90, 90, 100, 100]])
+    boxes, labels, _ = heads()._sample(proposals, truth([], ignored=[(50, 50, 60, 60)]))
+    assert boxes.tolist() == [[90, 90, 100, 100]]
+    assert labels.tolist() == [[0, 0]]
+
+
+def test_the_order_of_predictions_does_not_matter():
+    torch.manual_seed(1)
+    logits, deltas = torch.randn(6, 2, 3), torch.randn(6, 2, 4)
+    labels = torch.tensor([[1, 2], [1, 0], [0, 0], [2, 1], [2, 0], [1, 1]])
+    offsets = torch.randn(6, 2, 4)
+    given = _assigned_losses(logits, deltas, labels, offsets)
+    swapped = _assigned_losses(logits.flip(1), deltas.flip(1), labels, offsets)
+    for name, value in given.items():
+        torch.testing.assert_close(swapped[name], value)
+
+
+def test_a_perfect_prediction_costs_nothing_in_either_order():
+    labels = torch.tensor([[1, 0]])
+    offsets = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.0, 0, 0, 0]]])
+    logits = torch.tensor([[[50.0, 0, 0], [0, 50.0, 0]]])
+    deltas = torch.tensor([[[9.0, 9, 9, 9], [0.1, 0.2, 0.3, 0.4]]])
+    for value in _assigned_losses(logits, deltas, labels, offsets).values():
+        assert value == pytest.approx(0, abs=1e-6)
+
+
+def test_predictions_of_one_proposal_do_not_suppress_each_other():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 11], [50, 50, 60, 60]])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.95])
+    origin = torch.tensor([4, 4, 5, 6])
+    assert _suppress(boxes, scores, origin, 0.5).tolist() == [3, 0, 1]
+    assert _suppress(boxes, scores, torch.arange(4), 0.5).tolist() == [3, 0]
+
+
+def test_the_mask_predictor_computes_what_torchvisions_does():
+    torch.manual_seed(0)
+    ours = _MaskPredictor(6, 5, 2)
+    features = torch.randn(3, 6, 14, 14)
+    wanted = MaskRCNNPredictor.forward(ours, features)
+    torch.testing.assert_close(ours(features), wanted, rtol=1e-4, atol=1e-5)
