@@ -98,14 +98,14 @@ class TrainConfig:
 
     recipe: str = "compact"
     init: str = "random"
-    epochs: int = 22
+    epochs: int = 20
     epoch_size: int = 8_000
     batch_size: int = 16
     optimizer: str = "adamw"
     weight_decay: float = 0.02
     schedule: str = "cosine"
     warmup: int = 200
-    stages: tuple[tuple[str, int, float], ...] = (("all", 22, 1e-3),)
+    stages: tuple[tuple[str, int, float], ...] = (("all", 20, 1e-3),)
     ema: float = 0.999
     clip_norm: float = 5.0
     augment: bool = True

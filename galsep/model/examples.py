@@ -23,7 +23,8 @@ from galsep.conventions import (
     bounds_to_boxes,
 )
 from galsep.io.dataset import Dataset
-from galsep.model.network import GALAXY, STAR, normalise
+from galsep.model.heads import GALAXY, STAR
+from galsep.model.network import normalise
 from galsep.scene import Footprint
 
 __all__ = ["Example", "ExampleMaker", "to_batch", "turn"]

@@ -35,6 +35,9 @@ POSITIVE_FRACTION = 0.25
 SCORE_FLOOR = 0.05
 """Detections below this raw score are not looked at."""
 
+VOTING_IOU = 0.6
+"""Suppressed boxes that overlap a kept one more than this vote on where it is."""
+
 MASK_SAMPLES = 2
 CENTRE_JITTER, SIZE_JITTER = 0.06, 0.08
 """How far boxes to learn masks on lie off the true ones, in box sizes (1 sigma)."""
@@ -259,9 +262,15 @@ class SourceHeads(nn.Module):
             score, point = score.flatten(), point.flatten()
             good = torch.where(score > self.score_floor)[0]
             good = good[box_ops.remove_small_boxes(box[good], min_size=1.0)]
-            good = good[_suppress(box[good], score[good], origin[good], self.nms)]
-            good = good[: self.detections]
-            found.append({"boxes": box[good], "scores": score[good], "class_star": point[good]})
+            box, score, point = box[good], score[good], point[good]
+            kept = _suppress(box, score, origin[good], self.nms)[: self.detections]
+            found.append(
+                {
+                    "boxes": _voted(box, score, kept),
+                    "scores": score[kept],
+                    "class_star": point[kept],
+                }
+            )
         return found
 
     def _add_masks(self, levels: list[Tensor], found: list[dict[str, Tensor]]) -> None:
@@ -336,3 +345,18 @@ def _suppress(boxes: Tensor, scores: Tensor, origin: Tensor, threshold: float) -
         if not rivals[index, kept].any():
             kept.append(index)
     return order[torch.tensor(kept, dtype=torch.int64, device=order.device)]
+
+
+def _voted(boxes: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
+    """Mean of each kept box and those it stands for, weighted by score (Gidaris & Komodakis 2015).
+
+    A suppressed box votes for the kept one that it overlaps most.
+    """
+    if not len(kept):
+        return boxes
+    iou = box_ops.box_iou(boxes[kept], boxes)
+    rank = torch.arange(len(kept), device=boxes.device)
+    votes = (iou > VOTING_IOU) & (iou.argmax(0) == rank[:, None])
+    votes[rank, kept] = True
+    weight = votes * scores
+    return (weight @ boxes) / weight.sum(1, keepdim=True)

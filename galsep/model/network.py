@@ -29,9 +29,9 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from galsep.model.heads import GALAXY, STAR, SourceHeads, near_ignored
+from galsep.model.heads import SourceHeads, near_ignored
 
-__all__ = ["ARCHITECTURES", "GALAXY", "STAR", "Architecture", "build_network", "normalise"]
+__all__ = ["ARCHITECTURES", "Architecture", "build_network", "normalise"]
 
 LOCAL_SIGMA = 2.0
 """Width in pixels of the average that the contrast channel compares a pixel with."""

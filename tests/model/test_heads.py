@@ -2,7 +2,14 @@ import pytest
 import torch
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
-from galsep.model.heads import GALAXY, SourceHeads, _assigned_losses, _MaskPredictor, _suppress
+from galsep.model.heads import (
+    GALAXY,
+    SourceHeads,
+    _assigned_losses,
+    _MaskPredictor,
+    _suppress,
+    _voted,
+)
 
 
 def heads(predictions=2):
@@ -81,3 +88,11 @@ def test_the_mask_predictor_computes_what_torchvisions_does():
     features = torch.randn(3, 6, 14, 14)
     wanted = MaskRCNNPredictor.forward(ours, features)
     torch.testing.assert_close(ours(features), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_suppressed_boxes_vote_on_where_the_kept_ones_are():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [0, 4, 10, 14], [50, 50, 60, 60]])
+    scores = torch.tensor([0.75, 0.25, 0.5, 0.9])
+    voted = _voted(boxes, scores, torch.tensor([3, 0, 2]))
+    assert voted.tolist() == [[50, 50, 60, 60], [0.25, 0, 10.25, 10], [0, 4, 10, 14]]
+    assert _voted(boxes[:0], scores[:0], torch.zeros(0, dtype=torch.int64)).shape == (0, 4)
