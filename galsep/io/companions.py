@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.config import MAX_BIT
 from galsep.errors import ImageError
 from galsep.io.extensions import Extension, choose_extension
 from galsep.io.pixels import opened_extensions, read_bits, read_values
@@ -77,8 +78,6 @@ LSST_HIDDEN = ("NO_DATA", "BAD", "SAT")
 
 JWST_HIDDEN = 1
 """DO_NOT_USE. Most other bits of JWST's DQ stand on good pixels."""
-
-MAX_BIT = 62
 
 
 @dataclass(frozen=True, slots=True)
