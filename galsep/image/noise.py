@@ -42,13 +42,12 @@ def scale_noise(
     light: npt.NDArray[np.float32],
     measured: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
-    mesh: int = 64,
 ) -> ScaledNoise:
     """Scale a noise plane to the measured noise, as SExtractor does with weight maps.
 
     The scale is the median of measured over given rms where the sky is empty. On bright pixels,
     where a plane may hold the sources' own Poisson noise, the noise of the sky is at most that of
-    the empty sky around, on the mesh of the background.
+    the nearest empty pixel.
 
     Parameters
     ----------
@@ -58,23 +57,45 @@ def scale_noise(
         Image minus background, and the rms of the background.
     mask : (h, w) bool array
         True where a pixel is unusable; there the noise is the measured one.
-    mesh : int
-        Side of a mesh cell, pixels.
     """
-    import sep
-
-    sources = bright_pixels(light, measured, mask)
-    empty = ~(mask | sources)
-    if not empty.any():
-        empty = ~mask
-    if not empty.any():
+    if mask.all():
         return ScaledNoise(measured, measured, 1.0)
-    scale = float(np.median(measured[empty] / noise[empty]))
+    empty = _empty(light, measured, mask)
+    scale = _scale(noise, measured, empty)
+    # What is bright is told by the plane's pattern: the noisiest places hold no more sources.
+    empty = _empty(light, np.where(mask, measured, noise * np.float32(scale)), mask)
+    scale = _scale(noise, measured, empty)
     total = np.where(mask, measured, noise * np.float32(scale)).astype(np.float32)
-    least = np.float32(LEAST_NOISE * np.median(total[empty]))
-    np.maximum(total, least, out=total)
+    np.maximum(total, np.float32(LEAST_NOISE * np.median(total[empty])), out=total)
     sky = total
-    if (sources & ~mask).any():
-        around = sep.Background(total, mask=~empty, bw=mesh, bh=mesh).back(dtype=np.float32)
-        sky = np.where(sources, np.clip(around, least, total), total).astype(np.float32)
+    bright = ~(empty | mask)
+    if bright.any():
+        sky = total.copy()
+        sky[bright] = np.minimum(total[bright], _nearest(total, empty, bright))
     return ScaledNoise(sky, total, scale)
+
+
+def _empty(
+    light: npt.NDArray[np.float32], rms: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Usable pixels of the sky; all usable ones where there is no sky."""
+    empty = ~(mask | bright_pixels(light, rms, mask))
+    return empty if empty.any() else ~mask
+
+
+def _scale(
+    noise: npt.NDArray[np.float32],
+    measured: npt.NDArray[np.float32],
+    empty: npt.NDArray[np.bool_],
+) -> float:
+    return float(np.median(measured[empty] / noise[empty]))
+
+
+def _nearest(
+    values: npt.NDArray[np.float32], known: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Value of the nearest known pixel, for each wanted one."""
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return np.asarray(values[rows[wanted], columns[wanted]])

@@ -299,7 +299,7 @@ def _without_background(frame: Frame, mesh: int) -> Light:
     light[mask] = 0
     if frame.noise is None:
         return Light(light, mask, background.level, background.rms, None, None)
-    noise = scale_noise(frame.noise, light, background.rms, mask, mesh)
+    noise = scale_noise(frame.noise, light, background.rms, mask)
     return Light(light, mask, background.level, noise.sky, noise.total, noise.scale)
 
 
@@ -312,7 +312,7 @@ def _cut_binned(
     rms = estimate_background(binned, unusable, mesh).rms
     if image.noise is not None:
         pattern, _ = bin_light(image.rms, image.mask, binning)
-        rms = scale_noise(pattern, binned, rms, unusable, mesh).sky
+        rms = scale_noise(pattern, binned, rms, unusable).sky
     tiling = lay_cutouts(
         blobs.bounds // binning,
         (binned.shape[0], binned.shape[1]),
