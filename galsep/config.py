@@ -21,6 +21,7 @@ from galsep.errors import UsageError
 
 __all__ = [
     "CATALOG_FORMATS",
+    "MAX_BIT",
     "RECIPES",
     "DeblendConfig",
     "EvaluateConfig",

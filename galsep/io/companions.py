@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from astropy.io import fits
 
 __all__ = [
+    "ANY",
+    "NONE",
+    "Linked",
     "Mask",
     "Noise",
     "PlaneOptions",
@@ -73,10 +76,10 @@ _LEADING = ("SCI", "IMAGE")
 _BIT_CARD = "MP_"
 """LSST names bits in cards such as ``MP_SAT = 1``."""
 
-LSST_HIDDEN = ("NO_DATA", "BAD", "SAT")
+_LSST_HIDDEN = ("NO_DATA", "BAD", "SAT")
 """Bits of LSST's masks that hide pixels. Cosmic rays (CR) are repaired by its pipelines."""
 
-JWST_HIDDEN = 1
+_JWST_HIDDEN = 1
 """DO_NOT_USE. Most other bits of JWST's DQ stand on good pixels."""
 
 
@@ -319,10 +322,10 @@ def read_mask(
     if wanted:
         hides, hidden = _wanted_bits(f"{path}: mask {extension.label}", wanted, named)
     elif named:
-        default = [name for name in LSST_HIDDEN if name in named]
+        default = [name for name in _LSST_HIDDEN if name in named]
         hides, hidden = sum(1 << named[name] for name in default), ",".join(default) or NONE
     elif "JWST" in (hdus[0].header.get("TELESCOP"), header.get("TELESCOP")):
-        hides, hidden = JWST_HIDDEN, "0"
+        hides, hidden = _JWST_HIDDEN, "0"
     else:
         hides, hidden = -1, ANY
     bits = read_bits(path, hdus, extension)
@@ -360,6 +363,8 @@ def read_noise_file(
     with opened_extensions(path, choose) as hdus:
         noise = read_noise(path, hdus, chosen[0], kind, _origin(path, chosen[0]))
     check_shape(path, noise.rms.shape, shape, f"--{kind}")
+    if np.isnan(noise.rms).all():
+        raise ImageError(f"{path}: is nowhere positive; --{kind} takes the noise of each pixel")
     return noise
 
 

@@ -219,14 +219,17 @@ def _read_plane(
             noise = read_noise(path, hdus, linked.noise)
         if linked.mask is not None:
             dq = read_mask(path, hdus, linked.mask, options.mask_bits)
+    messages = list(plane.messages)
+    if linked.message:
+        messages.append(f"{path}: {linked.message}")
+    if noise is not None and np.isnan(noise.rms).all():
+        messages.append(f"{path}: plane {noise.origin} is not used, since it is nowhere positive")
+        noise = None
     shape = _shape(plane.data)
     if noise_file and noise_file != NONE:
         noise = read_noise_file(noise_file, kind, shape, plane.ext, plane.extname)
     if options.mask and options.mask != NONE:
         dq = read_mask_file(options.mask, options.mask_bits, shape, plane.ext, plane.extname)
-    messages = list(plane.messages)
-    if linked.message:
-        messages.append(f"{path}: {linked.message}")
     if options.mask_bits and dq is None:
         messages.append(f"{path}: there is no mask plane, so --mask-bits chooses nothing")
     mask = plane.mask

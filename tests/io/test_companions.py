@@ -159,6 +159,16 @@ def test_what_has_no_noise_is_unusable(tmp_path):
         assert where(plane) == list(range(len(values)))
 
 
+def test_a_noise_plane_of_nothing_is_not_used(tmp_path):
+    path = write(tmp_path / "a.fits", hdu(IMAGE, "SCI"), hdu(RMS * 0, "ERR"), hdu(RMS, "WHT"))
+    plane = read_plane(path)
+    assert plane.noise is None
+    assert not plane.mask.any()
+    assert plane.messages == (f"{path}: plane 2 (ERR) is not used, since it is nowhere positive",)
+    with pytest.raises(ImageError, match="is nowhere positive; --rms takes the noise of each"):
+        read_plane(path, options=PlaneOptions(rms=f"{path}[ERR]"))
+
+
 def test_jwst_hides_what_is_not_to_be_used(tmp_path):
     stored = bits("u4", r1=1, r2=4, r3=5, r4=2**31)
     hdus = [hdu(IMAGE, "SCI"), hdu(RMS, "ERR"), hdu(stored, "DQ"), hdu(IMAGE, "AREA")]
