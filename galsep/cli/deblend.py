@@ -44,8 +44,8 @@ Examples:
   galsep deblend image.fits --output out --preview
   galsep deblend night/*.fits.fz --output out --skip-existing --zeropoint 31.4
   galsep deblend image.fits --catalog - --catalog-format csv | head
-  galsep deblend r.fits --rms r_rms.fits --mask 'flags.fits[1]' --mask-bits 0,3 --output out
-  galsep deblend g.fits i.fits --detect r.fits --output out
+  galsep deblend r.fits --rms s.fits --mask 'dq.fits[1]' --mask-bits 0,3 -o out
+  galsep deblend g.fits i.fits --detect r.fits -o out
 """
 
 TEXT_FORMATS = ("ecsv", "csv", "vot")
