@@ -6,6 +6,7 @@ A value comes from, in falling order of precedence, an option on the command lin
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -20,6 +21,7 @@ from galsep.errors import UsageError
 
 __all__ = [
     "CATALOG_FORMATS",
+    "MAX_BIT",
     "RECIPES",
     "DeblendConfig",
     "EvaluateConfig",
@@ -31,6 +33,9 @@ __all__ = [
     "read_toml",
     "resolve",
 ]
+
+MAX_BIT = 62
+"""Highest bit of a mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class DeblendConfig:
-    """How ``galsep deblend`` works. ``threshold`` 0 means the one stored with the weights."""
+    """How ``galsep deblend`` works. ``threshold`` 0 means the one stored with the weights.
+
+    ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``.
+    """
 
     weights: str = ""
     threshold: float = 0.0
@@ -179,11 +187,20 @@ class DeblendConfig:
     zeropoint: float | None = None
     gain: float = 0.0
     ext: str = ""
+    variance: str = ""
+    weight: str = ""
+    rms: str = ""
+    mask: str = ""
+    mask_bits: str = ""
+    detect: str = ""
     preview: bool = False
 
     def __post_init__(self) -> None:
         _between("threshold", self.threshold, 0.0, 1.0)
         _at_least("batch_size", self.batch_size, 1)
+        if sum(bool(noise) for noise in (self.variance, self.weight, self.rms)) > 1:
+            raise UsageError("variance, weight and rms exclude each other: choose one")
+        _check_bits(self.mask_bits)
         _at_least("background_mesh", self.background_mesh, 8)
         _at_least("gain", self.gain, 0.0)
         if self.catalog_format not in CATALOG_FORMATS:
@@ -351,6 +368,21 @@ def _coerce_tuple(name: str, value: list[Any] | tuple[Any, ...], args: tuple[Any
     if len(value) != len(args):
         raise UsageError(f"{name}: expected {len(args)} values, got {value!r}")
     return tuple(_coerce(name, item, kind) for item, kind in zip(value, args, strict=True))
+
+
+def _check_bits(text: str) -> None:
+    """Refuse what is no list of names and numbers of bits."""
+    for word in text.split(",") if text else ():
+        bit = word.strip()
+        if not re.fullmatch(r"\w+", bit):
+            raise UsageError(f"mask_bits are names or numbers with commas, got {text!r}")
+        if bit.isdecimal() and int(bit) > MAX_BIT:
+            value = int(bit)
+            hint = f"; the value {value} is bit {value.bit_length() - 1}"
+            raise UsageError(
+                f"mask_bits count from 0 to {MAX_BIT}, got {bit}"
+                + (hint if value.bit_count() == 1 and value <= 2**MAX_BIT else "")
+            )
 
 
 def _at_least(name: str, value: float, low: float) -> None:

@@ -101,6 +101,10 @@ def test_a_missing_file_is_refused(tmp_path):
         (DeblendConfig, {"background_mesh": 4}, "background_mesh must be at least 8"),
         (DeblendConfig, {"gain": float("nan")}, "gain must be at least"),
         (DeblendConfig, {"catalog_format": "xls"}, "one of fits, ecsv, csv, vot, parquet"),
+        (DeblendConfig, {"variance": "a", "rms": "b"}, "exclude each other"),
+        (DeblendConfig, {"mask_bits": "SAT,,CR"}, "names or numbers with commas"),
+        (DeblendConfig, {"mask_bits": "4096"}, "0 to 62, got 4096; the value 4096 is bit 12"),
+        (DeblendConfig, {"mask_bits": "3,99"}, "0 to 62, got 99$"),
         (EvaluateConfig, {"limit": -1}, "limit must be at least 0"),
     ],
 )

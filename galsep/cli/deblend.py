@@ -44,6 +44,8 @@ Examples:
   galsep deblend image.fits --output out --preview
   galsep deblend night/*.fits.fz --output out --skip-existing --zeropoint 31.4
   galsep deblend image.fits --catalog - --catalog-format csv | head
+  galsep deblend r.fits --rms s.fits --mask 'dq.fits[1]' --mask-bits 0,3 -o out
+  galsep deblend g.fits i.fits --detect r.fits -o out
 """
 
 TEXT_FORMATS = ("ecsv", "csv", "vot")
@@ -53,6 +55,9 @@ STDOUT = "-"
 
 _MACHINE = ("device", "batch_size")
 """Settings that change no result, left out of the HISTORY of the outputs."""
+
+_FILES = ("weights", "variance", "weight", "rms", "mask", "detect")
+"""Settings that are files, named without folders there."""
 
 _setting = setting(DeblendConfig)
 _READING = "Reading"
@@ -107,7 +112,58 @@ def deblend(
             "Image extension: number, name or NAME,VERSION",
             metavar="EXT",
             group=_READING,
-            default="the only image",
+            default="all images",
+        ),
+    ] = None,
+    variance: Annotated[
+        str | None,
+        _setting(
+            "variance",
+            "Variance of each pixel: a file of the image's size, or FILE[EXT]; none for no plane "
+            "at all",
+            metavar="FILE",
+            group=_READING,
+            default="the plane that comes with the image",
+        ),
+    ] = None,
+    weight: Annotated[
+        str | None,
+        _setting(
+            "weight", "... or its inverse, at any scale", metavar="FILE", group=_READING, default=""
+        ),
+    ] = None,
+    rms: Annotated[
+        str | None,
+        _setting("rms", "... or its square root", metavar="FILE", group=_READING, default=""),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        _setting(
+            "mask",
+            "Mask, likewise; what is not 0 is bad, unless --mask-bits or its header say more",
+            metavar="FILE",
+            group=_READING,
+            default="the plane that comes with the image",
+        ),
+    ] = None,
+    mask_bits: Annotated[
+        str | None,
+        _setting(
+            "mask_bits",
+            "Bits of the mask that hide a pixel: names or numbers from 0, any, or none",
+            metavar="BITS",
+            group=_READING,
+            default="any; for LSST NO_DATA,BAD,SAT, for JWST 0",
+        ),
+    ] = None,
+    detect: Annotated[
+        str | None,
+        _setting(
+            "detect",
+            "Find the sources in this image of the same pixels, measure them in IMAGE",
+            metavar="FILE",
+            group=_READING,
+            default="",
         ),
     ] = None,
     gain: Annotated[
@@ -171,6 +227,12 @@ def deblend(
         "weights": weights,
         "threshold": threshold,
         "ext": ext,
+        "variance": variance,
+        "weight": weight,
+        "rms": rms,
+        "mask": mask,
+        "mask_bits": mask_bits,
+        "detect": detect,
         "gain": gain,
         "zeropoint": zeropoint,
         "background_mesh": background_mesh,
@@ -225,7 +287,7 @@ def command_line(images: Sequence[Path], config: Path | None, given: dict[str, A
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
-            words.append(Path(value).name if name == "weights" else str(value))
+            words.append(Path(value).name if name in _FILES else str(value))
     return " ".join(words)
 
 
@@ -260,10 +322,9 @@ def _report(result: "FileResult", reporter: ConsoleReporter) -> None:
 
 def _kind(file: Path) -> str:
     """Name an output by its ending."""
-    for ending, kind in (("_segm", "label map"), ("_cat", "catalogue"), ("_preview", "picture")):
-        if file.stem.endswith(ending):
-            return kind
-    return "file"
+    if file.suffix == ".png":
+        return "picture"
+    return "label map" if file.stem.endswith("_segm") else "catalogue"
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Background", "estimate_background"]
+__all__ = ["Background", "bright_pixels", "estimate_background"]
 
 SOURCE_LEVEL = 1.5
 """Blocks of 2×2 pixels whose mean is this many rms above a first estimate (three times the
@@ -61,7 +61,9 @@ def estimate_background(
     clean = np.where(mask, 0.0, data)
     clean = np.ascontiguousarray(clean, dtype=data.dtype.newbyteorder("="))
     first = sep.Background(clean, mask=mask, bw=mesh, bh=mesh)
-    sources = _bright_pixels(clean, first, mask)
+    excess = np.empty(data.shape, dtype=np.float32)
+    np.subtract(clean, first.back(dtype=np.float32), out=excess, casting="same_kind")
+    sources = bright_pixels(excess, first.rms(dtype=np.float32), mask)
     hidden = mask | sources
     # A mesh cell full of one large source has nothing else to estimate from.
     second = sep.Background(clean, mask=hidden, bw=mesh, bh=mesh) if not hidden.all() else first
@@ -72,17 +74,29 @@ def estimate_background(
     return Background(second.back(dtype=np.float32), rms.astype(np.float32))
 
 
-def _bright_pixels(
-    clean: npt.NDArray[Any], first: Any, mask: npt.NDArray[np.bool_]
+def bright_pixels(
+    light: npt.NDArray[np.float32],
+    rms: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.bool_]:
+    """Find what stands out of the sky, with its surroundings.
+
+    Parameters
+    ----------
+    light : (h, w) float32 array
+        Image minus background.
+    rms : (h, w) float32 array
+        Noise of a pixel.
+    mask : (h, w) bool array
+        True where a pixel is unusable.
+    """
     from scipy.ndimage import binary_dilation
 
-    height, width = clean.shape
+    height, width = light.shape
     excess = np.zeros((height + height % 2, width + width % 2), dtype=np.float32)
     inside = excess[:height, :width]
-    np.subtract(clean, first.back(dtype=np.float32), out=inside, casting="same_kind")
     # A constant image has no noise, and nothing stands out of it.
-    inside /= np.maximum(first.rms(dtype=np.float32), np.float32(1e-30))
+    np.divide(light, np.maximum(rms, np.float32(1e-30)), out=inside)
     inside[mask] = 0
     blocks = excess[::2, ::2] + excess[1::2, ::2] + excess[::2, 1::2] + excess[1::2, 1::2]
     grown = binary_dilation(blocks > 4 * SOURCE_LEVEL, iterations=SOURCE_GROWTH)

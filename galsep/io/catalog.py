@@ -19,6 +19,7 @@ __all__ = [
     "CatalogColumn",
     "catalog_columns",
     "empty_catalog",
+    "join_catalogs",
     "make_catalog",
     "stack_catalogs",
 ]
@@ -183,24 +184,20 @@ def empty_catalog(bands: Sequence[str] = (), *, zeropoint: bool = False, unit: s
     )
 
 
-def stack_catalogs(files: Sequence[str], tables: Sequence["Table"]) -> "Table":
-    """Join the catalogues of several inputs into one with a first column ``file``.
+def join_catalogs(tables: Sequence["Table"]) -> "Table":
+    """Join the catalogues of several images into one.
 
-    Fluxes keep their unit only if all inputs share it. The first table's ``meta`` stays, with
+    Fluxes keep their unit only if all images share it. The first table's ``meta`` stays, with
     the HISTORY of all.
 
     Parameters
     ----------
-    files : sequence of str
-        Names of the inputs.
     tables : sequence of Table
-        Their catalogues, made with the same ``bands`` and ``zeropoint``.
+        Made with the same ``bands`` and ``zeropoint``.
     """
     from astropy.table import Column, Table
 
     joined = Table()
-    names = np.repeat(np.array(files, dtype=str), [len(table) for table in tables])
-    joined["file"] = Column(names, description="input file")
     for column in tables[0].itercols():
         same = all(table[column.name].unit == column.unit for table in tables)
         joined[column.name] = Column(
@@ -214,4 +211,22 @@ def stack_catalogs(files: Sequence[str], tables: Sequence["Table"]) -> "Table":
     joined.meta["HISTORY"] = list(
         dict.fromkeys(line for table in tables for line in table.meta.get("HISTORY", ()))
     )
+    return joined
+
+
+def stack_catalogs(files: Sequence[str], tables: Sequence["Table"]) -> "Table":
+    """Join the catalogues of several inputs into one with a first column ``file``.
+
+    Parameters
+    ----------
+    files : sequence of str
+        Names of the inputs.
+    tables : sequence of Table
+        Their catalogues; see :func:`join_catalogs`.
+    """
+    from astropy.table import Column
+
+    joined = join_catalogs(tables)
+    names = np.repeat(np.array(files, dtype=str), [len(table) for table in tables])
+    joined.add_column(Column(names, name="file", description="input file"), index=0)
     return joined

@@ -17,7 +17,14 @@ from galsep.io.header import one_line, quiet_astropy
 if TYPE_CHECKING:
     from astropy.io import fits
 
-__all__ = ["Extension", "choose_extension", "list_extensions", "opened_fits"]
+__all__ = [
+    "Extension",
+    "choose_extension",
+    "choose_extensions",
+    "list_extensions",
+    "opened_fits",
+    "sky_images",
+]
 
 _AUXILIARY = re.compile(
     r"VAR(IANCE|IMG)?|ERR(ORS?)?|STD(DEV)?|SIGMA|NOISE|RMS|UNC(ERT(AINTY)?)?"
@@ -26,8 +33,8 @@ _AUXILIARY = re.compile(
 )
 """Words that mark an extension as a variance, error, weight or mask plane."""
 
-_AUXILIARY_NAMES = ("AREA", "CON", "CTX", "EXP", "EXPTIME", "SAMP", "TIME")
-"""Names of planes of HST and JWST products that are none of these and no image of the sky."""
+_AUXILIARY_NAMES = ("AREA", "CON", "CTX", "EXP", "EXPTIME", "PSFIMAGE", "SAMP", "TIME")
+"""Names of planes of HST, JWST and CCDData files that are none of these and no image of the sky."""
 
 _GZIP = b"\x1f\x8b"
 _COMPRESSED = (_GZIP, b"BZh", b"PK", b"\xfd7zXZ", b"\x1f\x9d")
@@ -63,7 +70,7 @@ class Extension:
     index : int
         Number of the HDU.
     name : str
-        EXTNAME in capitals, or empty.
+        EXTNAME (or EXTTYPE, which early LSST files have in its place) in capitals, or empty.
     version : int
         EXTVER.
     axes : tuple of int or None
@@ -86,6 +93,11 @@ class Extension:
         """Whether it holds a 2-D image, axes of one pixel aside."""
         axes = self.axes or ()
         return len(axes) >= 2 and min(axes) > 0 and sum(length > 1 for length in axes) <= 2
+
+    @property
+    def long_axes(self) -> tuple[int, ...]:
+        """Lengths of the axes that are longer than one pixel."""
+        return tuple(length for length in self.axes or () if length > 1)
 
     @property
     def is_auxiliary(self) -> bool:
@@ -197,7 +209,7 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
         found.append(
             Extension(
                 index=index,
-                name=str(header.get("EXTNAME", "")).strip().upper(),
+                name=str(header.get("EXTNAME", header.get("EXTTYPE", ""))).strip().upper(),
                 version=int(header.get("EXTVER", 1)),
                 axes=axes,
                 compressed=compressed,
@@ -260,10 +272,28 @@ def choose_extension(path: Path, extensions: Sequence[Extension], ext: str = "")
     return chosen
 
 
+def choose_extensions(
+    path: Path, extensions: Sequence[Extension], ext: str = ""
+) -> list[Extension]:
+    """Pick the extension asked for, or all 2-D images of the sky.
+
+    Parameters and errors are those of :func:`choose_extension`.
+    """
+    images = [] if ext else sky_images(extensions)
+    if len(images) < 2:
+        return [choose_extension(path, extensions, ext)]
+    return [choose_extension(path, extensions, str(image.index)) for image in images]
+
+
+def sky_images(extensions: Sequence[Extension]) -> list[Extension]:
+    """2-D images that are not named like a variance, error, weight or mask plane."""
+    return [one for one in extensions if one.is_2d and not one.is_auxiliary]
+
+
 def _only(path: Path, extensions: Sequence[Extension]) -> Extension:
     """Pick the only 2-D image, or else an extension that shows what is wrong."""
     images = [extension for extension in extensions if extension.is_2d]
-    candidates = [extension for extension in images if not extension.is_auxiliary]
+    candidates = sky_images(extensions)
     if len(candidates) == 1:
         return candidates[0]
     if candidates:

@@ -1,27 +1,46 @@
-"""Read the images that ``galsep deblend`` takes: FITS of any common kind.
-
-Pixel values are scaled here, in double precision, rather than by astropy: that keeps BLANK
-pixels of unsigned images, leaves the byte order out of what follows, and reads a plain file once.
-"""
+"""Read the images that ``galsep deblend`` takes: FITS of any common kind."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from galsep.errors import ImageError
-from galsep.io.extensions import Extension, choose_extension, list_extensions, opened_fits
-from galsep.io.header import clean_header, header_number, one_line
-from galsep.io.wcs import celestial_wcs, image_axes
+from galsep.io.companions import (
+    NONE,
+    Linked,
+    Mask,
+    Noise,
+    PlaneOptions,
+    check_shape,
+    choose_beside,
+    linked_planes,
+    read_mask,
+    read_mask_file,
+    read_noise,
+    read_noise_file,
+    split_reference,
+)
+from galsep.io.extensions import (
+    Extension,
+    choose_extension,
+    choose_extensions,
+    list_extensions,
+    opened_fits,
+    sky_images,
+)
+from galsep.io.header import clean_header, header_number
+from galsep.io.pixels import opened_extensions, read_values
+from galsep.io.wcs import celestial_wcs
 
 if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.wcs import WCS
 
-__all__ = ["Plane", "input_stem", "read_plane"]
+__all__ = ["Images", "Plane", "input_stem", "list_images", "read_plane", "read_plane_like"]
 
 _ENDINGS = re.compile(r"(?:\.(?:fits|fit|fts))?(?:\.(?:gz|fz|bz2|xz|zip|Z))?$", re.IGNORECASE)
 
@@ -36,7 +55,7 @@ class Plane:
         Pixel values, native and C-contiguous; NaN where ``mask`` is set. Double precision where
         the file has it, or 32-bit integers, or a scaling that single precision would coarsen.
     mask : (h, w) bool array
-        True for unusable pixels: NaN, infinite or BLANK.
+        True for unusable pixels: NaN, infinite or BLANK, hidden by ``dq``, without ``noise``.
     header : fits.Header
         The readable cards of the HDU.
     wcs : astropy WCS or None
@@ -49,6 +68,10 @@ class Plane:
         Electrons per unit from EGAIN or GAIN; 0 when unknown.
     messages : tuple of str
         What the user should hear of, one line each.
+    noise : Noise or None
+        From a variance, rms or weight plane.
+    dq : Mask or None
+        From a mask plane.
     """
 
     data: npt.NDArray[np.floating[Any]]
@@ -60,6 +83,8 @@ class Plane:
     unit: str
     gain: float
     messages: tuple[str, ...]
+    noise: Noise | None = None
+    dq: Mask | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2 or self.mask.shape != self.data.shape:
@@ -80,8 +105,45 @@ def input_stem(path: Path) -> str:
     return _ENDINGS.sub("", name) or name
 
 
-def read_plane(path: Path, ext: str = "") -> Plane:
-    """Read one 2-D image of a FITS file.
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images of a file that are to be deblended.
+
+    Parameters
+    ----------
+    chosen : tuple of int
+        Numbers of their HDUs.
+    several : bool
+        Whether the file holds several images, chosen or not.
+    """
+
+    chosen: tuple[int, ...]
+    several: bool
+
+
+def list_images(path: Path, ext: str = "") -> Images:
+    """Find the images of a FITS file without reading their pixels.
+
+    Parameters
+    ----------
+    path : Path
+    ext : str
+        Number, name or ``NAME,VERSION`` of an extension. Without it, all 2-D images but planes
+        named like variances, errors, weights and masks.
+
+    Raises
+    ------
+    ImageError
+        When the file is missing, damaged or no FITS file, or holds no such image.
+    """
+    with opened_fits(path) as hdus:
+        extensions = list_extensions(path, hdus)
+    chosen = choose_extensions(path, extensions, ext)
+    return Images(tuple(one.index for one in chosen), len(sky_images(extensions)) > 1)
+
+
+def read_plane(path: Path, ext: str = "", options: PlaneOptions | None = None) -> Plane:
+    """Read one 2-D image of a FITS file, with its noise and its mask.
 
     Parameters
     ----------
@@ -90,43 +152,111 @@ def read_plane(path: Path, ext: str = "") -> Plane:
     ext : str
         Number, name or ``NAME,VERSION`` of an extension. Without it the file's only 2-D image is
         taken; planes named like variances, errors, weights and masks are passed over.
+    options : PlaneOptions, optional
+        Which planes to use beside it; by default those that are recognised.
 
     Raises
     ------
     ImageError
-        When the file is missing, damaged or no FITS file, or holds no or several such images.
+        When the file is missing, damaged or no FITS file, holds no or several such images, or
+        when its planes are not usable.
     """
-    with opened_fits(path) as hdus:
-        chosen = choose_extension(path, list_extensions(path, hdus), ext)
-        if not chosen.compressed:
-            return _read(path, hdus, chosen)
-        # The decoders trust their input, so damage has to be found before they see it.
-        if hdus[chosen.index].verify_datasum() == 0:
-            raise ImageError(
-                f"{path}: extension {chosen.label} is damaged (DATASUM is wrong); copy or "
-                f"download it again, or funpack it if only the checksum is out of date"
-            )
-    with opened_fits(path, tiles=True) as hdus:
-        return _read(path, hdus, chosen)
+    return _read_plane(
+        path, lambda extensions: choose_extension(path, extensions, ext), options or PlaneOptions()
+    )
 
 
-def _read(path: Path, hdus: "fits.HDUList", extension: Extension) -> Plane:
+def read_plane_like(reference: str, image: Plane) -> Plane:
+    """Read the image that goes with another one, with the planes of its own file.
+
+    Parameters
+    ----------
+    reference : str
+        ``FILE`` or ``FILE[EXT]``; without an extension the only image, or that of the other
+        image's number and name.
+    image : Plane
+        The other image.
+
+    Raises
+    ------
+    ImageError
+        As :func:`read_plane`, or when the two differ in size.
+    """
+    path, ext = split_reference(reference)
+    plane = _read_plane(
+        path,
+        lambda extensions: choose_beside(path, extensions, ext, image.ext, image.extname),
+        PlaneOptions(),
+    )
+    check_shape(path, plane.data.shape, _shape(image.data), "--detect")
+    return plane
+
+
+def _read_plane(
+    path: Path, choose_image: Callable[[Sequence[Extension]], Extension], options: PlaneOptions
+) -> Plane:
+    kind, noise_file = options.noise
+    chosen: list[Extension] = []
+    linked = Linked()
+
+    def choose(extensions: Sequence[Extension]) -> Sequence[Extension]:
+        nonlocal linked
+        chosen.append(choose_image(extensions))
+        found = linked_planes(extensions, chosen[0])
+        linked = Linked(
+            None if noise_file else found.noise,
+            None if options.mask else found.mask,
+            "" if noise_file and options.mask else found.message,
+        )
+        wanted = [*chosen, *(one for one in (linked.noise, linked.mask) if one is not None)]
+        return [choose_extension(path, extensions, str(one.index)) for one in wanted]
+
+    noise: Noise | None = None
+    dq: Mask | None = None
+    with opened_extensions(path, choose) as hdus:
+        plane = _read_image(path, hdus, chosen[0])
+        if linked.noise is not None:
+            noise = read_noise(path, hdus, linked.noise)
+        if linked.mask is not None:
+            dq = read_mask(path, hdus, linked.mask, options.mask_bits)
+    messages = list(plane.messages)
+    if linked.message:
+        messages.append(f"{path}: {linked.message}")
+    if noise is not None and np.isnan(noise.rms).all():
+        messages.append(f"{path}: plane {noise.origin} is not used, since it is nowhere positive")
+        noise = None
+    shape = _shape(plane.data)
+    if noise_file and noise_file != NONE:
+        noise = read_noise_file(noise_file, kind, shape, plane.ext, plane.extname)
+    if options.mask and options.mask != NONE:
+        dq = read_mask_file(options.mask, options.mask_bits, shape, plane.ext, plane.extname)
+    if options.mask_bits and dq is None:
+        messages.append(f"{path}: there is no mask plane, so --mask-bits chooses nothing")
+    mask = plane.mask
+    if noise is not None:
+        check_shape(path, noise.rms.shape, shape, "the noise")
+        mask |= np.isnan(noise.rms)
+    if dq is not None:
+        check_shape(path, dq.bits.shape, shape, "the mask")
+        mask |= dq.hidden_pixels
+    plane.data[mask] = np.nan
+    return replace(plane, noise=noise, dq=dq, messages=tuple(messages))
+
+
+def _read_image(path: Path, hdus: "fits.HDUList", extension: Extension) -> Plane:
     """Read the pixels and header of one extension."""
-    hdu = hdus[extension.index]
     messages = []
-    header, dropped = clean_header(hdu.header)
+    header, dropped = clean_header(hdus[extension.index].header)
     if dropped:
         names = ", ".join(dropped[:3]) + (", …" if len(dropped) > 3 else "")
         messages.append(
             f"{path}: {len(dropped)} header card{'s' * (len(dropped) > 1)} not readable and "
             f"left out ({names})"
         )
-    x_axis, y_axis = image_axes(header)
-    shape = (int(header[f"NAXIS{y_axis}"]), int(header[f"NAXIS{x_axis}"]))
-    data = _physical(path, _raw_pixels(path, hdu, extension).reshape(shape), header)
+    data = read_values(path, hdus, extension, header)
     mask = ~np.isfinite(data)
     data[mask] = np.nan
-    wcs, problem = celestial_wcs(header, shape, hdus)
+    wcs, problem = celestial_wcs(header, _shape(data), hdus)
     if problem:
         messages.append(f"{path}: the WCS is not usable ({problem}); ra and dec will be NaN")
     # Extensions inherit what a primary header without an image says of all of them.
@@ -146,45 +276,8 @@ def _read(path: Path, hdus: "fits.HDUList", extension: Extension) -> Plane:
     )
 
 
-def _raw_pixels(path: Path, hdu: Any, extension: Extension) -> npt.NDArray[Any]:
-    """Read the stored pixels."""
-    try:
-        return np.asarray(hdu.data)
-    except MemoryError:
-        raise
-    except Exception as error:  # The decoders' own exception is not public.
-        raise ImageError(
-            f"{path}: extension {extension.label} is damaged ({one_line(error)}); "
-            f"copy or download it again"
-        ) from error
-
-
-def _physical(
-    path: Path, raw: npt.NDArray[Any], header: "fits.Header"
-) -> npt.NDArray[np.floating[Any]]:
-    """Scale raw pixels by BSCALE and BZERO, NaN where they are BLANK; always a new array."""
-    scale, zero = (
-        header_number(header, name) if name in header else default
-        for name, default in (("BSCALE", 1.0), ("BZERO", 0.0))
-    )
-    if not scale or zero is None:
-        raise ImageError(f"{path}: BSCALE or BZERO is not a usable number; correct the header")
-    integer = raw.dtype.kind in "iu"
-    precise = raw.dtype.itemsize > (2 if integer else 4)
-    if integer and not precise:
-        # Steps of the scale that single precision would blur need double precision.
-        reach = abs(zero) + abs(scale) * 2**15
-        precise = bool(np.spacing(np.float32(reach)) > abs(scale) / 4)
-    data = np.empty(raw.shape, dtype=np.float64 if precise else np.float32)
-    blank = header_number(header, "BLANK") if integer else None
-    rows = max(1, 2**20 // raw.shape[1])
-    for start in range(0, raw.shape[0], rows):
-        block = raw[start : start + rows]
-        values = block.astype(np.float64) * scale + zero if (scale, zero) != (1, 0) else block
-        data[start : start + rows] = values
-        if blank is not None:
-            data[start : start + rows][block == blank] = np.nan
-    return data
+def _shape(data: npt.NDArray[Any]) -> tuple[int, int]:
+    return (data.shape[0], data.shape[1])
 
 
 def _gain(header: "fits.Header") -> float:

@@ -48,24 +48,19 @@ def wcs_cards(plane: Plane) -> "fits.Header":
 
 def write_segmentation(
     path: Path,
+    images: "Sequence[fits.CompImageHDU | fits.BinTableHDU]",
     *,
-    segm: npt.NDArray[np.int32],
-    noverlap: npt.NDArray[np.uint8],
-    masks: "npt.NDArray[np.void] | Table",
-    parents: "Table",
-    header: "fits.Header",
     history: Sequence[str] = (),
     cards: Cards | None = None,
-    extver: int = 1,
 ) -> None:
-    """Write ``STEM_segm.fits`` of an image with one extension.
+    """Write ``STEM_segm.fits``.
 
     Parameters
     ----------
     path : Path
         Replaced when it exists.
-    segm, noverlap, masks, parents, header, extver
-        See :func:`segmentation_hdus`.
+    images : sequence of HDUs
+        From :func:`segmentation_hdus`, of one image after the other.
     history : sequence of str
         Lines of HISTORY in the primary header.
     cards : mapping
@@ -78,10 +73,7 @@ def write_segmentation(
     """
     from astropy.io import fits
 
-    hdus = segmentation_hdus(
-        segm=segm, noverlap=noverlap, masks=masks, parents=parents, header=header, extver=extver
-    )
-    write_fits(path, fits.HDUList([primary_hdu(cards or {}, history), *hdus]))
+    write_fits(path, fits.HDUList([primary_hdu(cards or {}, history), *images]))
 
 
 def primary_hdu(cards: Cards, history: Sequence[str] = ()) -> "fits.PrimaryHDU":
@@ -100,6 +92,7 @@ def segmentation_hdus(
     masks: "npt.NDArray[np.void] | Table",
     parents: "Table",
     header: "fits.Header",
+    cards: Cards | None = None,
     extver: int = 1,
 ) -> "list[fits.CompImageHDU | fits.BinTableHDU]":
     """Make the HDUs ``SEGM``, ``NOVERLAP``, ``MASKS`` and ``PARENTS`` of one image.
@@ -116,6 +109,8 @@ def segmentation_hdus(
         The SEP detections.
     header : fits.Header
         WCS keywords from :func:`wcs_cards`.
+    cards : mapping
+        Keyword to ``(value, comment)`` in the headers of both images.
     extver : int
         EXTVER of all four: the input's extension when it has several images.
 
@@ -146,6 +141,7 @@ def segmentation_hdus(
             compression_type="GZIP_1",
             tile_shape=(min(TILE_ROWS, image.shape[0]), image.shape[1]),
         )
+        add_cards(hdu.header, cards or {})
         hdus.append(hdu)
     hdus += [_table_hdu(runs, "MASKS"), _table_hdu(parents, "PARENTS")]
     for hdu in hdus:

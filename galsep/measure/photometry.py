@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from galsep.scene import SoftMask
 
-__all__ = ["Photometry", "Shares", "measure", "split_light"]
+__all__ = ["Photometry", "Shares", "measure", "pixel_variance", "split_light"]
 
 LEAST_CLAIM = 0.01
 """A source claims at least this much of each pixel of its mask."""
@@ -98,6 +99,7 @@ def measure(
     light: npt.NDArray[np.float32],
     rms: npt.NDArray[np.float32],
     gain: float = 0.0,
+    noise: npt.NDArray[np.float32] | None = None,
 ) -> Photometry:
     """Measure the separated light of each source.
 
@@ -108,6 +110,8 @@ def measure(
         Background-subtracted image (0 where unusable) and the noise of its sky.
     gain : float
         Electrons per unit of the image; adds the sources' Poisson noise when positive.
+    noise : (h, w) float32 array, optional
+        Noise of each pixel, where it is known; see :func:`pixel_variance`.
 
     Notes
     -----
@@ -121,9 +125,8 @@ def measure(
         part = share.probability.astype(np.float64)
         here = light[box].astype(np.float64)
         own = part * here
-        variance = rms[box].astype(np.float64) ** 2
-        if gain > 0:
-            variance += np.maximum(here, 0) / gain
+        known = None if noise is None else noise[box]
+        variance = pixel_variance(here, rms[box], gain, known)
         columns["flux"][index] = own.sum()
         columns["flux_err"][index] = np.sqrt((part**2 * variance).sum())
         positive = np.maximum(own, 0)
@@ -138,6 +141,30 @@ def measure(
         columns["orientation"][index] = moments[4]
     np.clip(columns["blendedness"], 0, 1, out=columns["blendedness"])
     return Photometry(**columns)
+
+
+def pixel_variance(
+    light: npt.NDArray[np.floating[Any]],
+    rms: npt.NDArray[np.float32],
+    gain: float = 0.0,
+    noise: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Variance of each pixel: of the sky, and of the sources where it is known.
+
+    Parameters
+    ----------
+    light, rms, gain
+        See :func:`measure`.
+    noise : (h, w) float32 array, optional
+        Noise of each pixel, with or without that of the sources: where it is more than that of
+        the sky and of the light's electrons, it counts in their place.
+    """
+    variance: npt.NDArray[np.float64] = rms.astype(np.float64) ** 2
+    if gain > 0:
+        variance += np.maximum(light, 0) / gain
+    if noise is not None:
+        np.maximum(variance, noise.astype(np.float64) ** 2, out=variance)
+    return variance
 
 
 def _moments(light: npt.NDArray[np.float64]) -> tuple[float, float, float, float, float]:

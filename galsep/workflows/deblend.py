@@ -1,5 +1,6 @@
 """Deblend images: arrays in Python, FITS files on the command line."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from galsep.errors import GalsepError, ImageError, OutputExistsError, UsageError
 from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
 from galsep.io.atomic import make_folder, whole_file
-from galsep.io.image import Plane, input_stem, read_plane
+from galsep.io.companions import Noise, PlaneOptions
+from galsep.io.header import CardValue
+from galsep.io.image import Plane, input_stem, list_images, read_plane, read_plane_like
 from galsep.io.products import (
     check_catalog_format,
+    segmentation_hdus,
     wcs_cards,
     write_catalog,
     write_segmentation,
@@ -24,10 +28,12 @@ from galsep.io.products import (
 from galsep.io.runs import labels_to_runs
 from galsep.model.weights import Model, load_model
 from galsep.scene import Footprint
-from galsep.workflows.finding import FoundSources, find_sources
+from galsep.workflows.finding import FoundSources, Frame, find_sources
 from galsep.workflows.reporting import Reporter
+from galsep.workflows.tables import catalog_table, parents_table
 
 if TYPE_CHECKING:
+    from astropy.io import fits
     from astropy.table import Table
     from astropy.wcs import WCS
 
@@ -40,13 +46,17 @@ PROVENANCE = {
 }
 """Header cards of the outputs that say how they were made."""
 
-PSF_CARDS = {
+IMAGE_CARDS = {
     "PSFFWHM": "[pix] estimated FWHM of the PSF",
     "RESAMPLE": "side of the blocks averaged for the network",
+    "RMSPLANE": "plane that the noise follows",
+    "RMSSCALE": "measured rms over that of the plane",
+    "DQPLANE": "mask plane",
+    "DQHIDES": "its bits that hide pixels",
+    "DETIMAGE": "image that the sources were found in",
 }
-"""... and, where the weights set limits to the PSF and it is known, how the image meets them."""
-
-MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10)
+"""... and what of it belongs to one image, where there is anything to say: the PSF, where the
+weights set limits to it and it is known, and the planes beside the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +117,21 @@ class FileResult:
     error: GalsepError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What goes into a file's outputs of one of its images."""
+
+    catalog: "Table"
+    hdus: "Sequence[fits.CompImageHDU | fits.BinTableHDU]"
+
+
 def deblend(
     image: Path | str | npt.NDArray[Any],
     config: DeblendConfig | None = None,
     *,
     model: Model | None = None,
     wcs: "WCS | None" = None,
+    rms: npt.NDArray[Any] | None = None,
 ) -> DeblendResult:
     """Find the sources of one image and separate their light.
 
@@ -126,6 +145,9 @@ def deblend(
         From :func:`galsep.load_model`; loaded anew by default.
     wcs : astropy.wcs.WCS, optional
         Of an array, for ``ra`` and ``dec``; a file has its own.
+    rms : (h, w) array, optional
+        Noise of each pixel of an array, at any scale; where it is not positive and finite, the
+        pixel is left out. A file has its own, or the one that ``config`` names.
 
     Returns
     -------
@@ -134,7 +156,9 @@ def deblend(
     Raises
     ------
     ImageError
-        When the image is missing, damaged, empty or not 2-D.
+        When the image is missing, damaged, empty or not 2-D, or its planes do not fit.
+    UsageError
+        When ``config`` names planes of an array.
     WeightsError, DeviceError
         When the weights or the device are not usable.
 
@@ -145,13 +169,18 @@ def deblend(
     >>> result.catalog["label", "x_centroid", "y_centroid", "deblend_flux"]  # doctest: +SKIP
     """
     config = config or DeblendConfig()
-    plane = (
-        read_plane(Path(image), config.ext)
-        if isinstance(image, str | Path)
-        else _plane_of_array(image, wcs)
-    )
+    if isinstance(image, str | Path):
+        plane = read_plane(Path(image), config.ext, _plane_options(config))
+        detection = read_plane_like(config.detect, plane) if config.detect else None
+    else:
+        if _plane_options(config) != PlaneOptions() or config.detect:
+            raise UsageError(
+                "variance, weight, rms, mask, mask_bits and detect are for files; give an array "
+                "its noise as rms=..., and its mask as a masked array"
+            )
+        plane, detection = _plane_of_array(image, wcs, rms), None
     model = model or load_model(config.weights, config.device)
-    return _result(*_deblend_plane(plane, model, config))
+    return _result(*_deblend_plane(plane, model, config, detection))
 
 
 def deblend_files(
@@ -226,9 +255,7 @@ def stack_catalogs(results: Sequence[FileResult]) -> "Table":
     if len(results) == 1:
         return done[0][1]
     table = catalogs.stack_catalogs([name for name, _ in done], [table for _, table in done])
-    for key in PSF_CARDS:  # Each image has its own.
-        table.meta.pop(key, None)
-    return table
+    return _without_image_cards(table)
 
 
 def _targets(
@@ -247,9 +274,18 @@ def _targets(
         by_stem[stem] = path
         names = [f"{stem}_segm.fits", f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}"]
         if config.preview:
-            names.append(f"{stem}_preview.png")
+            names += [f"{stem}_preview{number}.png" for number in _preview_numbers(path, config)]
         targets[path] = tuple(output / name for name in names) if output is not None else ()
     return targets
+
+
+def _preview_numbers(path: Path, config: DeblendConfig) -> list[str]:
+    """What tells the pictures of a file's images apart; nothing where there is one."""
+    try:
+        chosen = list_images(path, config.ext).chosen
+    except GalsepError:
+        return [""]  # It is told of when it is its turn.
+    return [f"_{ext}" for ext in chosen] if len(chosen) > 1 else [""]
 
 
 def _existing(
@@ -284,32 +320,96 @@ def _deblend_file(
     reporter: Reporter,
 ) -> FileResult:
     try:
-        plane = read_plane(path, config.ext)
-        for message in plane.messages:
-            reporter.warn(message)
-        found, catalog = _deblend_plane(plane, model, config)
-        _describe(catalog, found, model, config, command.replace("IMAGE...", path.name))
-        _report_domain(path, found.domain, reporter)
-        if plane.mask.all():
-            reporter.warn(f"{path}: no valid pixel; the catalogue is empty")
-        elif not len(catalog):
-            reporter.warn(f"{path}: no sources found; the catalogue is empty")
-        if targets:
-            _write(path, targets, plane, found, catalog, config)
+        catalog = _deblend_images(
+            path, targets, model, config, command.replace("IMAGE...", path.name), reporter
+        )
     except GalsepError as error:
         return FileResult(path, error=error)
     return FileResult(path, targets, catalog, len(catalog))
 
 
+def _deblend_images(
+    path: Path,
+    targets: tuple[Path, ...],
+    model: Model,
+    config: DeblendConfig,
+    command: str,
+    reporter: Reporter,
+) -> "Table":
+    """Deblend the images of one file, one after the other, and write what was found."""
+    images = list_images(path, config.ext)
+    parts: list[_Part] = []
+    with contextlib.ExitStack() as pictures:
+        for number, ext in enumerate(images.chosen):
+            plane = read_plane(path, str(ext), _plane_options(config))
+            detection = read_plane_like(config.detect, plane) if config.detect else None
+            name = f"{path}[{ext}]" if len(images.chosen) > 1 else str(path)
+            for message in (*plane.messages, *(detection.messages if detection else ())):
+                reporter.warn(message)
+            found, catalog = _deblend_plane(plane, model, config, detection)
+            _describe(catalog, plane, found, model, config, command)
+            _report_image(name, plane, found, catalog, reporter)
+            hdus = []
+            if targets:
+                hdus = segmentation_hdus(
+                    segm=found.segm,
+                    noverlap=found.noverlap,
+                    masks=labels_to_runs(found.detections.footprints),
+                    parents=parents_table(found),
+                    header=wcs_cards(plane),
+                    cards=_cards(catalog, IMAGE_CARDS) if len(images.chosen) > 1 else {},
+                    extver=ext if images.several else 1,
+                )
+            if targets[2:]:
+                # Pictures, too, appear only when the whole file is done.
+                picture = pictures.enter_context(whole_file(targets[2 + number]))
+                _draw(Path(name).name, plane, found, picture)
+            parts.append(_Part(catalog, hdus))
+        catalog = parts[0].catalog
+        if len(parts) > 1:
+            catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
+        if targets:
+            comments = PROVENANCE | IMAGE_CARDS
+            write_segmentation(
+                targets[0],
+                [hdu for part in parts for hdu in part.hdus],
+                history=catalog.meta.get("HISTORY", []),
+                cards=_cards(catalog, comments),
+            )
+            # After it, so that a catalogue that exists has its label map beside it.
+            write_catalog(targets[1], catalog, config.catalog_format, comments=comments)
+    return catalog
+
+
 def _deblend_plane(
-    plane: Plane, model: Model, config: DeblendConfig
+    plane: Plane, model: Model, config: DeblendConfig, detection: Plane | None = None
 ) -> tuple[FoundSources, "Table"]:
+    """Find the sources of an image, or of the detection image, and measure them in the image."""
     config = replace(config, gain=config.gain or plane.gain)
-    found = next(find_sources([np.ma.array(plane.data, mask=plane.mask)], model, config))
-    return found, _catalog(found, plane, config)
+    frame = _frame(plane)
+    if detection is not None:
+        frame = replace(_frame(detection), measured=frame)
+    found = next(find_sources([frame], model, config))
+    return found, catalog_table(found, plane, config)
 
 
-def _plane_of_array(image: npt.NDArray[Any], wcs: "WCS | None") -> Plane:
+def _frame(plane: Plane) -> Frame:
+    return Frame(plane.data, plane.mask, None if plane.noise is None else plane.noise.rms)
+
+
+def _plane_options(config: DeblendConfig) -> PlaneOptions:
+    return PlaneOptions(
+        variance=config.variance,
+        weight=config.weight,
+        rms=config.rms,
+        mask=config.mask,
+        mask_bits=config.mask_bits,
+    )
+
+
+def _plane_of_array(
+    image: npt.NDArray[Any], wcs: "WCS | None", rms: npt.NDArray[Any] | None
+) -> Plane:
     from astropy.io import fits
 
     data = np.ma.getdata(image)
@@ -320,77 +420,42 @@ def _plane_of_array(image: npt.NDArray[Any], wcs: "WCS | None") -> Plane:
     kind = np.float32 if data.dtype == np.float32 else np.float64
     values: npt.NDArray[np.floating[Any]] = np.array(data, dtype=kind)
     mask = np.ma.getmaskarray(image) | ~np.isfinite(values)
+    noise = None
+    if rms is not None:
+        if np.shape(rms) != data.shape:
+            raise ImageError(f"rms has the shape {np.shape(rms)}, the image {data.shape}")
+        noise = Noise(np.asarray(rms, dtype=np.float32), "array")
+        with np.errstate(invalid="ignore"):
+            mask |= ~(np.isfinite(noise.rms) & (noise.rms > 0))
     values[mask] = np.nan
-    return Plane(values, mask, fits.Header(), wcs, 0, "", "", 0.0, ())
+    return Plane(values, mask, fits.Header(), wcs, 0, "", "", 0.0, (), noise)
 
 
-def _catalog(found: FoundSources, plane: Plane, config: DeblendConfig) -> "Table":
-    """Make the catalogue of one image; ``docs/formats.md`` describes its columns."""
-    detections, photometry = found.detections, found.photometry
-    n = len(detections)
-    bounds = np.array([f.bounds for f in detections.footprints], dtype=np.int64).reshape(-1, 4)
-    mask_area = np.array([f.area for f in detections.footprints], dtype=np.int64)
-    shared = [np.count_nonzero(found.noverlap[f.slices][f.mask] > 1) for f in detections.footprints]
-    variance = found.rms.astype(np.float64) ** 2
-    if config.gain > 0:
-        variance += np.maximum(found.light, 0) / config.gain
-    labels = found.segm.ravel()
-    children = np.concatenate([[0], found.parents.n_child])
-    ra, dec = _sky(plane.wcs, photometry.x, photometry.y)
-    columns: dict[str, npt.NDArray[Any]] = {
-        "label": np.arange(1, n + 1),
-        "parent": found.parent,
-        "parent_n_child": np.where(found.parent > 0, children[found.parent], 1),
-        "ext": np.full(n, plane.ext),
-        "ra": ra,
-        "dec": dec,
-        "x_centroid": photometry.x,
-        "y_centroid": photometry.y,
-        "bbox_xmin": bounds[:, 0],
-        "bbox_xmax": bounds[:, 2],
-        "bbox_ymin": bounds[:, 1],
-        "bbox_ymax": bounds[:, 3],
-        "area": np.bincount(labels, minlength=n + 1)[1:],
-        "mask_area": mask_area,
-        "overlap_fraction": np.array(shared, dtype=np.float64) / np.maximum(mask_area, 1),
-        "semimajor_axis": photometry.semimajor_axis,
-        "semiminor_axis": photometry.semiminor_axis,
-        "orientation": photometry.orientation,
-        "segment_flux": np.bincount(labels, found.light.ravel(), n + 1)[1:],
-        "segment_flux_err": np.sqrt(np.bincount(labels, variance.ravel(), n + 1)[1:]),
-        "deblend_flux": photometry.flux,
-        "deblend_flux_err": photometry.flux_err,
-        "blendedness": photometry.blendedness,
-        "score": detections.scores,
-        "class_star": detections.class_star,
-        "flags": found.flags,
-        "flags_dq": np.zeros(n, dtype=np.int64),
-        "tile_id": found.tile,
-    }
-    if config.zeropoint is not None:
-        flux = np.where(photometry.flux > 0, photometry.flux, np.nan)
-        columns["mag"] = config.zeropoint - 2.5 * np.log10(flux)
-        columns["mag_err"] = MAG_PER_RELATIVE_FLUX * photometry.flux_err / flux
-    return catalogs.make_catalog(columns, zeropoint=config.zeropoint is not None, unit=plane.unit)
+def _report_image(
+    name: str, plane: Plane, found: FoundSources, catalog: "Table", reporter: Reporter
+) -> None:
+    """Say what is worth knowing about one image."""
+    used = []
+    if plane.noise is not None:
+        used.append(f"noise from {plane.noise.origin}, times {found.noise_scale:.3g}")
+    if plane.dq is not None:
+        used.append(f"mask from {plane.dq.origin}, hiding {plane.dq.hidden}")
+    if used:
+        reporter.info(f"{name}: {'; '.join(used)}")
+    _report_domain(name, found.domain, reporter)
+    if plane.mask.all():
+        reporter.warn(f"{name}: no valid pixel; the catalogue is empty")
+    elif not len(catalog):
+        reporter.warn(f"{name}: no sources found; the catalogue is empty")
 
 
-def _sky(
-    wcs: "WCS | None", x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """ICRS positions in degrees; NaN without a WCS."""
-    if wcs is None or not len(x):
-        return np.full(len(x), np.nan), np.full(len(x), np.nan)
-    position = wcs.pixel_to_world(x, y).icrs
-    return position.ra.deg, position.dec.deg
-
-
-def _report_domain(path: Path, domain: Domain, reporter: Reporter) -> None:
+def _report_domain(name: str, domain: Domain, reporter: Reporter) -> None:
     """Say so where an image's PSF is not one that the network was trained on."""
     if domain.fwhm is None or domain.limits is None:
         return
     low, high = domain.limits
     outside = (
-        f"{path}: PSF FWHM about {domain.fwhm:.1f} px is outside the trained range "
+        f"{name}: PSF FWHM about {domain.fwhm:.1f} px is outside the trained range "
         f"{low:.1f}–{high:.1f} px"
     )
     k = domain.binning
@@ -401,7 +466,12 @@ def _report_domain(path: Path, domain: Domain, reporter: Reporter) -> None:
 
 
 def _describe(
-    catalog: "Table", found: FoundSources, model: Model, config: DeblendConfig, command: str
+    catalog: "Table",
+    plane: Plane,
+    found: FoundSources,
+    model: Model,
+    config: DeblendConfig,
+    command: str,
 ) -> None:
     """Say in the catalogue's meta data how it was made."""
     catalog.meta |= {
@@ -412,70 +482,47 @@ def _describe(
     if found.domain.fwhm is not None:
         catalog.meta["PSFFWHM"] = round(found.domain.fwhm, 2)
         catalog.meta["RESAMPLE"] = found.domain.binning
+    if plane.noise is not None and found.noise_scale is not None:
+        catalog.meta["RMSPLANE"] = plane.noise.origin
+        catalog.meta["RMSSCALE"] = float(f"{found.noise_scale:.6g}")
+    if plane.dq is not None:
+        catalog.meta["DQPLANE"] = plane.dq.origin
+        catalog.meta["DQHIDES"] = plane.dq.hidden
+    if config.detect:
+        catalog.meta["DETIMAGE"] = Path(config.detect).name
     if command:
         catalog.meta["HISTORY"] = [command]
 
 
-def _write(
-    path: Path,
-    targets: tuple[Path, ...],
-    plane: Plane,
-    found: FoundSources,
-    catalog: "Table",
-    config: DeblendConfig,
-) -> None:
-    segmentation, table, *pictures = targets
-    comments = PROVENANCE | PSF_CARDS
-    for picture in pictures:
-        from galsep.plot.preview import plot_preview
-
-        light = np.where(plane.mask, np.nan, found.light)
-        with whole_file(picture) as temporary:
-            plot_preview(
-                light,
-                float(np.median(found.rms)),
-                found.detections.footprints,
-                found.photometry.x,
-                found.photometry.y,
-                found.flags,
-                path.name,
-                temporary,
-            )
-    write_segmentation(
-        segmentation,
-        segm=found.segm,
-        noverlap=found.noverlap,
-        masks=labels_to_runs(found.detections.footprints),
-        parents=_parents_table(found),
-        header=wcs_cards(plane),
-        history=catalog.meta.get("HISTORY", []),
-        cards={
-            name: (catalog.meta[name], comment)
-            for name, comment in comments.items()
-            if name in catalog.meta
-        },
-    )
-    # Last, so that a catalogue that exists has its label map beside it.
-    write_catalog(table, catalog, config.catalog_format, comments=comments)
+def _cards(catalog: "Table", comments: Mapping[str, str]) -> dict[str, tuple[CardValue, str]]:
+    """Header cards of those of a catalogue's meta data that have a comment."""
+    return {
+        name: (catalog.meta[name], comment)
+        for name, comment in comments.items()
+        if name in catalog.meta
+    }
 
 
-def _parents_table(found: FoundSources) -> "Table":
-    from astropy.table import Table
-
-    blobs = found.parents.blobs
-    table = Table(
-        {
-            "parent": np.arange(1, len(blobs) + 1, dtype=np.int32),
-            "x": blobs.x,
-            "y": blobs.y,
-            "npix": blobs.npix.astype(np.int32),
-            "snr": blobs.snr.astype(np.float32),
-            "n_child": found.parents.n_child.astype(np.int32),
-            "status": found.parents.status.astype("U9"),
-        }
-    )
-    table["x"].unit = table["y"].unit = "pix"
+def _without_image_cards(table: "Table") -> "Table":
+    """Forget what each of several images has of its own."""
+    for key in IMAGE_CARDS:
+        table.meta.pop(key, None)
     return table
+
+
+def _draw(title: str, plane: Plane, found: FoundSources, picture: Path) -> None:
+    from galsep.plot.preview import plot_preview
+
+    plot_preview(
+        np.where(plane.mask, np.nan, found.light),
+        float(np.median(found.rms)),
+        found.detections.footprints,
+        found.photometry.x,
+        found.photometry.y,
+        found.flags,
+        title,
+        picture,
+    )
 
 
 def _result(found: FoundSources, catalog: "Table") -> DeblendResult:
@@ -484,7 +531,7 @@ def _result(found: FoundSources, catalog: "Table") -> DeblendResult:
         segm=found.segm,
         masks=found.detections.footprints,
         noverlap=found.noverlap,
-        parents=_parents_table(found),
+        parents=parents_table(found),
         background=found.background,
         rms=found.rms,
         light=found.light,

@@ -18,6 +18,7 @@ from galsep.image.background import estimate_background
 from galsep.image.binning import bin_labels, bin_light, magnify
 from galsep.image.detect import Blobs, detect_blobs
 from galsep.image.merging import Candidates, Merged, merge
+from galsep.image.noise import scale_noise
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.psf import Domain, choose_domain, estimate_fwhm
 from galsep.image.tiling import Tiling, cut, lay_cutouts
@@ -29,6 +30,7 @@ from galsep.scene import Detections, Footprint, SoftMask
 
 __all__ = [
     "FoundSources",
+    "Frame",
     "Parents",
     "Prepared",
     "calibrated",
@@ -47,6 +49,54 @@ STATUSES = ("confirmed", "split", "missed", "rejected")
 """What became of a SEP detection: one source, several, none though it is significant, none."""
 
 NO_TILE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Pixels of an image and what is known of their noise.
+
+    Parameters
+    ----------
+    data : (h, w) float array
+        In any unit.
+    mask : (h, w) bool array
+        True where a pixel is unusable.
+    noise : (h, w) float32 array or None
+        Rms of each pixel as it came with the image, positive where ``mask`` is not set.
+    measured : Frame or None
+        The image to measure on, of the same shape; ``None`` for this one.
+    """
+
+    data: npt.NDArray[Any]
+    mask: npt.NDArray[np.bool_]
+    noise: npt.NDArray[np.float32] | None = None
+    measured: "Frame | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """An image without its background.
+
+    Parameters
+    ----------
+    light : (h, w) float32 array
+        Image minus background, 0 where unusable.
+    mask : (h, w) bool array
+        True where a pixel is unusable.
+    background, rms : (h, w) float32 arrays
+        Background and the noise of the sky.
+    noise : (h, w) float32 array or None
+        Noise of each pixel by the image's own plane, scaled to the measured noise.
+    noise_scale : float or None
+        ... and by what.
+    """
+
+    light: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    background: npt.NDArray[np.float32]
+    rms: npt.NDArray[np.float32]
+    noise: npt.NDArray[np.float32] | None
+    noise_scale: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +136,10 @@ class FoundSources:
     noverlap : (h, w) uint8 array
         Masks per pixel.
     background, rms : (h, w) float32 arrays
+        Of the image that was measured, as are all that follow.
+    noise : (h, w) float32 array or None
+    noise_scale : float or None
+        See :class:`Light`.
     light : (h, w) float32 array
         Image minus background, 0 where unusable.
     shares : sequence of SoftMask
@@ -105,6 +159,8 @@ class FoundSources:
     noverlap: npt.NDArray[np.uint8]
     background: npt.NDArray[np.float32]
     rms: npt.NDArray[np.float32]
+    noise: npt.NDArray[np.float32] | None
+    noise_scale: float | None
     light: npt.NDArray[np.float32]
     shares: Sequence[SoftMask]
     photometry: Photometry
@@ -119,9 +175,9 @@ class Prepared:
 
     Parameters
     ----------
-    light, background, rms : (h, w) float32 arrays
-    mask : (h, w) bool array
-        True where a pixel is unusable.
+    image : Light
+    measured : Light
+        The image to measure on; the same unless another was given.
     blobs : Blobs
     tiling : Tiling
     cutouts : (m, 120, 120) float32 array
@@ -129,10 +185,8 @@ class Prepared:
     domain : Domain
     """
 
-    light: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.bool_]
-    background: npt.NDArray[np.float32]
-    rms: npt.NDArray[np.float32]
+    image: Light
+    measured: Light
     blobs: Blobs
     tiling: Tiling
     cutouts: npt.NDArray[np.float32]
@@ -153,7 +207,7 @@ class _Sources:
 
 
 def find_sources(
-    images: Iterable[npt.NDArray[Any]],
+    images: Iterable[npt.NDArray[Any] | Frame],
     model: Model,
     config: DeblendConfig | None = None,
     *,
@@ -165,7 +219,7 @@ def find_sources(
 
     Parameters
     ----------
-    images : iterable of (h, w) arrays
+    images : iterable of (h, w) arrays or Frame
         In any unit; pixels that are not finite, or masked in a masked array, are left out.
     model : Model
     config : DeblendConfig, optional
@@ -181,7 +235,7 @@ def find_sources(
 
 
 def run_network(
-    images: Iterable[npt.NDArray[Any]], model: Model, config: DeblendConfig
+    images: Iterable[npt.NDArray[Any] | Frame], model: Model, config: DeblendConfig
 ) -> Iterator[tuple[Prepared, list[Found]]]:
     """Prepare images and run the network on their cutouts, several images a batch."""
     waiting: list[Prepared] = []
@@ -211,7 +265,7 @@ def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def prepare(
-    image: npt.NDArray[Any],
+    image: npt.NDArray[Any] | Frame,
     config: DeblendConfig,
     psf_limits: tuple[float, float] | None = None,
 ) -> Prepared:
@@ -220,33 +274,45 @@ def prepare(
     An image whose PSF is wider than ``psf_limits`` (smallest and largest FWHM, pixels) allow is
     averaged over blocks of pixels for the network, and for nothing else.
     """
-    mask = np.ma.getmaskarray(image) | ~np.isfinite(np.ma.getdata(image))
-    data = np.where(mask, 0, np.ma.getdata(image))
-    data = np.ascontiguousarray(data, dtype=np.float32 if data.dtype == np.float32 else np.float64)
-    background = estimate_background(data, mask, config.background_mesh)
-    light = (data - background.level).astype(np.float32)
-    light[mask] = 0
-    blobs = detect_blobs(light, background.rms, mask)
+    if not isinstance(image, Frame):
+        image = Frame(np.ma.getdata(image), np.ma.getmaskarray(image))
+    mesh = config.background_mesh
+    own = _without_background(image, mesh)
+    measured = own if image.measured is None else _without_background(image.measured, mesh)
+    light, mask = own.light, own.mask
+    blobs = detect_blobs(light, own.rms, mask)
     domain = choose_domain(estimate_fwhm(light, mask, blobs) if psf_limits else None, psf_limits)
     if domain.binning == 1:
         tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
-        cutouts = cut(normalise(light, background.rms), tiling.origins)
+        cutouts = cut(normalise(light, own.rms), tiling.origins)
     else:
-        tiling, cutouts = _cut_binned(light, mask, blobs, domain.binning, config.background_mesh)
-    return Prepared(light, mask, background.level, background.rms, blobs, tiling, cutouts, domain)
+        tiling, cutouts = _cut_binned(own, blobs, domain.binning, mesh)
+    return Prepared(own, measured, blobs, tiling, cutouts, domain)
+
+
+def _without_background(frame: Frame, mesh: int) -> Light:
+    mask = frame.mask | ~np.isfinite(frame.data)
+    data = np.where(mask, 0, frame.data)
+    data = np.ascontiguousarray(data, dtype=np.float32 if data.dtype == np.float32 else np.float64)
+    background = estimate_background(data, mask, mesh)
+    light = (data - background.level).astype(np.float32)
+    light[mask] = 0
+    if frame.noise is None:
+        return Light(light, mask, background.level, background.rms, None, None)
+    noise = scale_noise(frame.noise, light, background.rms, mask)
+    return Light(light, mask, background.level, noise.sky, noise.total, noise.scale)
 
 
 def _cut_binned(
-    light: npt.NDArray[np.float32],
-    mask: npt.NDArray[np.bool_],
-    blobs: Blobs,
-    binning: int,
-    mesh: int,
+    image: Light, blobs: Blobs, binning: int, mesh: int
 ) -> tuple[Tiling, npt.NDArray[np.float32]]:
     """Cut an image averaged over blocks; the tiling comes back in the image's own pixels."""
-    binned, unusable = bin_light(light, mask, binning)
+    binned, unusable = bin_light(image.light, image.mask, binning)
     # Measured anew, since the noise of neighbouring pixels may be correlated.
     rms = estimate_background(binned, unusable, mesh).rms
+    if image.noise is not None:
+        pattern, _ = bin_light(image.rms, image.mask, binning)
+        rms = scale_noise(pattern, binned, rms, unusable).sky
     tiling = lay_cutouts(
         blobs.bounds // binning,
         (binned.shape[0], binned.shape[1]),
@@ -279,9 +345,10 @@ def finish(
     prepared: Prepared, found: list[Found], model: Model, config: DeblendConfig, threshold: float
 ) -> FoundSources:
     """Merge what the network found in an image's cutouts, split the light and measure it."""
-    shape = (prepared.light.shape[0], prepared.light.shape[1])
+    image, measured = prepared.image, prepared.measured
+    shape = (image.light.shape[0], image.light.shape[1])
     masks, claims, candidates, class_star = _candidates(prepared, found, model, threshold)
-    merged = merge(candidates, prepared.blobs, prepared.tiling, prepared.light, prepared.rms)
+    merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms)
     sources = _with_outlines(
         prepared,
         merged,
@@ -296,10 +363,10 @@ def finish(
         ),
         float(model.info.get("calibration", {}).get("missed", 0.5)),
     )
-    shares, photometry, sources = _measured(prepared, sources, config)
+    shares, photometry, sources = _measured(measured, sources, config)
     footprints = [mask.footprint(0) for mask in sources.masks]
     noverlap = count_overlaps(footprints, shape)
-    flags = sources.flags | _pixel_flags(footprints, noverlap, prepared.mask)
+    flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask | measured.mask)
     if not prepared.domain.inside:
         flags |= Flag.OUT_OF_DOMAIN
     detections = Detections(
@@ -317,9 +384,11 @@ def finish(
         tile=sources.tile,
         segm=paint_labels(shares.weights, sources.scores, shape),
         noverlap=noverlap,
-        background=prepared.background,
-        rms=prepared.rms,
-        light=prepared.light,
+        background=measured.background,
+        rms=measured.rms,
+        noise=measured.noise,
+        noise_scale=measured.noise_scale,
+        light=measured.light,
         shares=shares.shares,
         photometry=photometry,
         parents=_parents(prepared.blobs, sources),
@@ -346,7 +415,7 @@ def _candidates(
         probabilities = calibrated(model, here.scores)
         for position in np.flatnonzero(probabilities >= threshold).tolist():
             whole = magnify(here.masks[position], binning).shifted(y0, x0)
-            mask = _hard(whole, prepared.mask, level)
+            mask = _hard(whole, prepared.image.mask, level)
             if mask is None:
                 continue
             footprint = mask.footprint(0)
@@ -407,7 +476,7 @@ def _with_outlines(
 
 
 def _measured(
-    prepared: Prepared, sources: _Sources, config: DeblendConfig
+    image: Light, sources: _Sources, config: DeblendConfig
 ) -> tuple[Shares, Photometry, _Sources]:
     """Split and measure the light, with the sources sorted by position: rows first."""
     masks = sources.masks
@@ -426,9 +495,9 @@ def _measured(
         tile=sources.tile[index],
         flags=sources.flags[index],
     )
-    shape = (prepared.light.shape[0], prepared.light.shape[1])
+    shape = (image.light.shape[0], image.light.shape[1])
     shares = split_light(sources.masks, sources.claims, shape)
-    photometry = measure(shares.shares, prepared.light, prepared.rms, config.gain)
+    photometry = measure(shares.shares, image.light, image.rms, config.gain, image.noise)
     return shares, photometry, sources
 
 

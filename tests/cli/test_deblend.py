@@ -206,6 +206,8 @@ def test_a_bad_input_does_not_keep_the_others_from_being_done(galsep, field, tmp
         (["--output", "out", "--background-mesh", "1"], "background_mesh"),
         (["--output", "out", "--overwrite", "--skip-existing"], "exclude"),
         (["--output", "out", "--device", "abacus"], "abacus"),
+        (["--output", "out", "--rms", "a.fits", "--weight", "b.fits"], "exclude"),
+        (["--output", "out", "--mask-bits", "4096"], "bit 12"),
     ],
 )
 def test_wrong_usage(galsep, field, tmp_path, monkeypatch, arguments, said):
@@ -280,6 +282,46 @@ def test_an_extension_that_is_not_there(galsep, field, tmp_path, weights):
     assert "SCI,7" in outcome.error
 
 
+def test_images_with_planes(galsep, field, tmp_path, weights):
+    image = fits.getdata(field)
+    hdus = [fits.PrimaryHDU()]
+    for version in (1, 2):
+        planes = {"SCI": image, "ERR": np.full_like(image, 3), "DQ": np.zeros(image.shape, "i2")}
+        planes["DQ"][40:60, 40:60] = 16
+        hdus += [fits.ImageHDU(data, name=name, ver=version) for name, data in planes.items()]
+    fits.HDUList(hdus).writeto(tmp_path / "two.fits")
+    run = ("deblend", tmp_path / "two.fits", "--weights", weights, "--device", "cpu")
+    outcome = galsep(*run, "--output", tmp_path / "out", "--preview", "--mask-bits", "3")
+    assert outcome.code == 0
+    lines = outcome.err.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'two.fits'}[1]: noise from 2 (ERR), times ")
+    assert lines[0].endswith("; mask from 3 (DQ), hiding 3")
+    assert [line.split()[0] for line in lines[3:]] == ["label", "catalogue", "picture", "picture"]
+    table = Table.read(tmp_path / "out" / "two_cat.fits")
+    one, two = (table[table["ext"] == ext] for ext in (1, 4))
+    assert len(one) == len(two) > 0
+    assert set(one["flags_dq"]) <= {0, 16}
+    assert np.array_equal(one["deblend_flux"], two["deblend_flux"])
+    assert np.isfinite(table["deblend_flux_err"]).all()
+    history = " ".join(fits.getheader(tmp_path / "out" / "two_segm.fits")["HISTORY"])
+    assert "--mask-bits 3" in history
+    printed = galsep(*run, "--ext", "SCI,2", "--catalog", "-", "--detect", field, "-q")
+    assert printed.code == 0
+    assert set(read_ecsv(printed.out)["ext"]) == {4}
+
+
+@pytest.mark.parametrize("option", ["--variance", "--mask", "--detect"])
+def test_planes_that_do_not_fit(galsep, field, tmp_path, weights, option):
+    fits.PrimaryHDU(np.ones((9, 9), "f4")).writeto(tmp_path / "small.fits")
+    run = ("deblend", field, "--catalog", "-", "--weights", weights)
+    outcome = galsep(*run, option, tmp_path / "small.fits")
+    assert outcome.code == 1
+    assert f"small.fits: is 9×9 px, the image 140×125 px; {option} takes" in outcome.error
+    outcome = galsep(*run, option, tmp_path / "gone.fits")
+    assert outcome.code == 1
+    assert "gone.fits: no such file" in outcome.error
+
+
 def test_closed_stdout_is_one_line(process, field, tmp_path, weights):
     read, write = os.pipe()
     os.close(read)
@@ -303,6 +345,10 @@ def test_the_command_that_is_written_down(tmp_path):
     }
     assert command_line([tmp_path / "a.fits"], tmp_path / "c.toml", given) == (
         "galsep deblend a.fits --config c.toml --weights w.safetensors --threshold 0.5 --preview"
+    )
+    planes = {"variance": "/d/v.fits[2]", "mask_bits": "BAD,3", "detect": "/d/r.fits"}
+    assert command_line([tmp_path / "a.fits"], None, planes) == (
+        "galsep deblend a.fits --variance v.fits[2] --mask-bits BAD,3 --detect r.fits"
     )
     assert command_line([tmp_path / "a.fits", tmp_path / "b.fits"], None, {}) == (
         "galsep deblend IMAGE..."

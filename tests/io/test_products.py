@@ -63,7 +63,8 @@ def scene() -> dict:
 
 def write_scene(path, **changes) -> None:
     options = {"header": fits.Header(), **scene(), **changes}
-    write_segmentation(path, **options)
+    kept = {name: options.pop(name) for name in ("cards", "history") if name in options}
+    write_segmentation(path, segmentation_hdus(**options), **kept)
 
 
 def test_segmentation_holds_what_was_given(tmp_path):

@@ -1,0 +1,126 @@
+"""Tables of what was found in one image."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.config import DeblendConfig
+from galsep.io.catalog import make_catalog
+from galsep.io.image import Plane
+from galsep.measure.photometry import pixel_variance
+from galsep.scene import Footprint
+from galsep.workflows.finding import FoundSources
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.wcs import WCS
+
+__all__ = ["catalog_table", "parents_table"]
+
+MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10)
+
+
+def catalog_table(found: FoundSources, plane: Plane, config: DeblendConfig) -> "Table":
+    """Make the catalogue of one image; ``docs/formats.md`` describes its columns."""
+    detections, photometry = found.detections, found.photometry
+    n = len(detections)
+    bounds = np.array([f.bounds for f in detections.footprints], dtype=np.int64).reshape(-1, 4)
+    mask_area = np.array([f.area for f in detections.footprints], dtype=np.int64)
+    shared = [np.count_nonzero(found.noverlap[f.slices][f.mask] > 1) for f in detections.footprints]
+    variance = pixel_variance(found.light, found.rms, config.gain, found.noise)
+    labels = found.segm.ravel()
+    children = np.concatenate([[0], found.parents.n_child])
+    ra, dec = _sky(plane.wcs, photometry.x, photometry.y)
+    columns: dict[str, npt.NDArray[Any]] = {
+        "label": np.arange(1, n + 1),
+        "parent": found.parent,
+        "parent_n_child": np.where(found.parent > 0, children[found.parent], 1),
+        "ext": np.full(n, plane.ext),
+        "ra": ra,
+        "dec": dec,
+        "x_centroid": photometry.x,
+        "y_centroid": photometry.y,
+        "bbox_xmin": bounds[:, 0],
+        "bbox_xmax": bounds[:, 2],
+        "bbox_ymin": bounds[:, 1],
+        "bbox_ymax": bounds[:, 3],
+        "area": np.bincount(labels, minlength=n + 1)[1:],
+        "mask_area": mask_area,
+        "overlap_fraction": np.array(shared, dtype=np.float64) / np.maximum(mask_area, 1),
+        "semimajor_axis": photometry.semimajor_axis,
+        "semiminor_axis": photometry.semiminor_axis,
+        "orientation": photometry.orientation,
+        "segment_flux": np.bincount(labels, found.light.ravel(), n + 1)[1:],
+        "segment_flux_err": np.sqrt(np.bincount(labels, variance.ravel(), n + 1)[1:]),
+        "deblend_flux": photometry.flux,
+        "deblend_flux_err": photometry.flux_err,
+        "blendedness": photometry.blendedness,
+        "score": detections.scores,
+        "class_star": detections.class_star,
+        "flags": found.flags,
+        "flags_dq": _dq_bits(plane, detections.footprints),
+        "tile_id": found.tile,
+    }
+    if config.zeropoint is not None:
+        flux = np.where(photometry.flux > 0, photometry.flux, np.nan)
+        columns["mag"] = config.zeropoint - 2.5 * np.log10(flux)
+        columns["mag_err"] = MAG_PER_RELATIVE_FLUX * photometry.flux_err / flux
+    return make_catalog(columns, zeropoint=config.zeropoint is not None, unit=plane.unit)
+
+
+def _sky(
+    wcs: "WCS | None", x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """ICRS positions in degrees; NaN without a WCS."""
+    if wcs is None or not len(x):
+        return np.full(len(x), np.nan), np.full(len(x), np.nan)
+    position = wcs.pixel_to_world(x, y).icrs
+    return position.ra.deg, position.dec.deg
+
+
+def _dq_bits(plane: Plane, footprints: Sequence[Footprint]) -> npt.NDArray[np.int64]:
+    """Bits of the image's mask on each source's pixels and on the unusable ones they touch.
+
+    Unusable pixels belong to no source: without its neighbours a saturated star would not know.
+    """
+    from scipy.ndimage import binary_dilation
+
+    found = np.zeros(len(footprints), dtype=np.int64)
+    if plane.dq is None:
+        return found
+    bits, hidden = plane.dq.bits, plane.mask
+    around = np.ones((3, 3), dtype=bool)
+    for index, footprint in enumerate(footprints):
+        xmin, ymin, xmax, ymax = footprint.bounds
+        top, left = max(0, ymin - 1), max(0, xmin - 1)
+        box = slice(top, ymax + 2), slice(left, xmax + 2)
+        own = np.zeros(bits[box].shape, dtype=bool)
+        height, width = footprint.mask.shape
+        y, x = footprint.y0 - top, footprint.x0 - left
+        own[y : y + height, x : x + width] = footprint.mask
+        if hidden[box].any():
+            own |= binary_dilation(own, around) & hidden[box]
+        found[index] = np.bitwise_or.reduce(bits[box][own], initial=0)
+    return found
+
+
+def parents_table(found: FoundSources) -> "Table":
+    """Make the table of SEP's detections; ``docs/formats.md`` describes its columns."""
+    from astropy.table import Table
+
+    blobs = found.parents.blobs
+    table = Table(
+        {
+            "parent": np.arange(1, len(blobs) + 1, dtype=np.int32),
+            "x": blobs.x,
+            "y": blobs.y,
+            "npix": blobs.npix.astype(np.int32),
+            "snr": blobs.snr.astype(np.float32),
+            "n_child": found.parents.n_child.astype(np.int32),
+            "status": found.parents.status.astype("U9"),
+        }
+    )
+    table["x"].unit = table["y"].unit = "pix"
+    return table
