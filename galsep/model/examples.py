@@ -7,8 +7,9 @@ the blends: depth, faint texture, the background's error, correlated noise, satu
 without data.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,16 @@ DEPTH_SCATTER, DEPTH_LIMIT = 0.7, 1.5
 TEXTURE = 0.3
 """Share of the blends on a composed stamp, after the first, that are dimmed by one to three
 magnitudes: most of their sources are then too faint to be found."""
+
+CROWDING, CROWD_RADIUS = 0.3, 10
+"""Share of the blends after the first that are put within so many pixels of the one before."""
+
+CUT_SHARE, CUT_AREA = 0.05, 80
+"""Share of the galaxies of at least so many pixels whose light ends at a straight edge, as that of
+real galaxies does where they come from stamps that are too small."""
+
+CUT_BLUR = 1.2
+"""Softness of such an edge, pixels."""
 
 SATURATION = (500.0, 20_000.0)
 """Range of saturation levels of composed stamps, sky rms."""
@@ -184,12 +195,17 @@ class ExampleMaker:
         depth = np.clip(rng.normal(0, DEPTH_SCATTER), -DEPTH_LIMIT, DEPTH_LIMIT)
         deeper = 10 ** (0.4 * float(depth))
         sources: list[_Placed] = []
+        offset = np.zeros(2, dtype=np.int64)
         for number, blend in enumerate(self._companions(position, rng)):
             dimming = rng.uniform(1, 3) if number and rng.random() < TEXTURE else 0.0
             orientation = int(rng.integers(ORIENTATIONS))
-            dy, dx = rng.integers(-STAMP_SIZE // 2, STAMP_SIZE // 2 + 1, 2).tolist()
+            if number and rng.random() < CROWDING:
+                offset = offset + rng.integers(-CROWD_RADIUS, CROWD_RADIUS + 1, 2)
+            else:
+                offset = rng.integers(-STAMP_SIZE // 2, STAMP_SIZE // 2 + 1, 2)
             brightness = deeper * 10 ** (-0.4 * dimming)
-            sources += self._sources(blend, orientation, dy, dx, brightness)
+            placed = self._sources(blend, orientation, int(offset[0]), int(offset[1]), brightness)
+            sources += [_cut(source, rng) for source in placed]
         light = _stacked(sources)
         # An electron of light is 1 / (deeper · rms) of the sky's rms.
         image = light + _noise(rng) * np.sqrt(1 + light / (deeper * self._rms))
@@ -270,6 +286,26 @@ def _example(
     for layer, (there, light) in zip(layers, shown, strict=True):
         layer[there] = light
     return Example(image, footprints, labels, layers, np.where(hidden, 0, total), ignored)
+
+
+def _cut(source: _Placed, rng: np.random.Generator) -> _Placed:
+    """Now and then end a galaxy's light at the edges of a square of any orientation."""
+    if source.label != GALAXY or rng.random() > CUT_SHARE:
+        return source
+    area = np.count_nonzero(source.light > MASK_THRESHOLD)
+    if area < CUT_AREA:
+        return source
+    half = 0.5 * math.sqrt(area) * rng.uniform(0.7, 1.1)
+    angle = rng.uniform(0, math.pi / 2)
+    peak_y, peak_x = np.unravel_index(int(source.light.argmax()), source.light.shape)
+    dy = np.arange(source.light.shape[0])[:, None] - peak_y
+    dx = np.arange(source.light.shape[1]) - peak_x
+    window = np.ones(source.light.shape)
+    for along in (
+        dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle),
+    ):  # fmt: skip
+        window *= 0.5 + 0.5 * np.tanh((half - np.abs(along)) / CUT_BLUR)
+    return replace(source, light=(source.light * window).astype(np.float32))
 
 
 def _stacked(sources: list[_Placed]) -> npt.NDArray[np.float32]:

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from galsep.conventions import STAMP_SIZE
-from galsep.model.examples import ExampleMaker, to_batch, turn
+from galsep.model.examples import ExampleMaker, _cut, _Placed, to_batch, turn
+from galsep.model.heads import GALAXY, STAR
 
 
 @pytest.mark.parametrize("orientation", range(8))
@@ -136,3 +137,37 @@ def test_saturated_cores_are_flat_or_hidden(pairs, monkeypatch):
         )
     assert flat > 10
     assert hidden > 10
+
+
+def test_a_cut_galaxy_ends_at_a_square(monkeypatch):
+    monkeypatch.setattr("galsep.model.examples.CUT_SHARE", 1.0)
+    y, x = np.indices((61, 61))
+    light = (100 * np.exp(-np.hypot(x - 30, y - 30) / 5)).astype(np.float32)
+    galaxy = _Placed(light, 10, 20, GALAXY)
+    whole = np.count_nonzero(light > 1.5)
+    cut = _cut(galaxy, np.random.default_rng(1))
+    inside = cut.light > 1.5
+    assert (cut.y0, cut.x0) == (10, 20)
+    assert cut.light[30, 30] == pytest.approx(100, rel=1e-3)
+    # A square of side 0.7 to 1.1 √area, a little more for its soft edge.
+    assert 0.45 * whole < np.count_nonzero(inside) < 1.4 * whole
+    assert (cut.light <= light).all()
+    assert cut.light[0].max() < 1e-3
+    assert _cut(_Placed(light, 10, 20, STAR), np.random.default_rng(1)).light is light
+    small = _Placed(light[28:33, 28:33], 0, 0, GALAXY)
+    assert _cut(small, np.random.default_rng(1)) is small
+
+
+def test_blends_crowd_together(pairs, monkeypatch):
+    def spread():
+        maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=6)
+        overlaps = 0
+        for example in maker.epoch(100, np.random.default_rng(2)):
+            covered = sum(f.to_full((120, 120)).astype(int) for f in example.footprints)
+            overlaps += np.count_nonzero(np.asarray(covered) > 1)
+        return overlaps
+
+    monkeypatch.setattr("galsep.model.examples.CROWDING", 0.0)
+    apart = spread()
+    monkeypatch.setattr("galsep.model.examples.CROWDING", 0.9)
+    assert spread() > 1.5 * apart
