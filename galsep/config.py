@@ -175,7 +175,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
 class DeblendConfig:
     """How ``galsep deblend`` works. ``threshold`` 0 means the one stored with the weights.
 
-    ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``.
+    ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``. Several
+    files are spread over ``jobs`` processes.
     """
 
     weights: str = ""
@@ -194,6 +195,7 @@ class DeblendConfig:
     mask_bits: str = ""
     detect: str = ""
     preview: bool = False
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         _between("threshold", self.threshold, 0.0, 1.0)
@@ -202,6 +204,7 @@ class DeblendConfig:
             raise UsageError("variance, weight and rms exclude each other: choose one")
         _check_bits(self.mask_bits)
         _at_least("background_mesh", self.background_mesh, 8)
+        _at_least("jobs", self.jobs, 1)
         _at_least("gain", self.gain, 0.0)
         if self.catalog_format not in CATALOG_FORMATS:
             raise UsageError(

@@ -12,7 +12,8 @@
      │    ├── CatalogError                 a galaxy catalogue
      │    ├── DatasetError                 a simulated data set
      │    └── WeightsError                 network weights or a resume state
-     └── TrainingError(RuntimeError)       training cannot go on
+     ├── TrainingError(RuntimeError)       training cannot go on
+     └── WorkerError(RuntimeError)         a worker process died
 
 Every message is one line that names the file, what is wrong and what to do.
 Only :mod:`galsep.cli` turns an error into an exit code.
@@ -30,6 +31,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "WeightsError",
+    "WorkerError",
 ]
 
 
@@ -75,3 +77,7 @@ class WeightsError(InputError):
 
 class TrainingError(GalsepError, RuntimeError):
     """Training cannot go on, for instance after a loss that is not finite."""
+
+
+class WorkerError(GalsepError, RuntimeError):
+    """A worker process died before its work was done."""

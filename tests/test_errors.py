@@ -35,6 +35,7 @@ def test_every_error_is_galseps(kind):
         ("DatasetError", ("InputError",)),
         ("WeightsError", ("InputError",)),
         ("TrainingError", ("GalsepError", "RuntimeError")),
+        ("WorkerError", ("GalsepError", "RuntimeError")),
     ],
 )
 def test_the_tree_is_the_one_in_the_docstring(name, parents):

@@ -103,6 +103,10 @@ class ConsoleReporter(Reporter):
         """Warn, in one line, always."""
         self._line(f"warning: {one_line(message)}")
 
+    def error(self, message: object) -> None:
+        """Say, in one line and always, what went wrong with one of several inputs."""
+        self._line(f"error: {one_line(message)}")
+
     def _line(self, text: str) -> None:
         if self._progress is None:
             say(text)

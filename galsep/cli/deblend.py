@@ -1,13 +1,15 @@
 """``galsep deblend``: find and separate the sources of FITS images."""
 
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galsep.cli.console import ConsoleReporter, emit, one_line, say
+from galsep.cli.console import ConsoleReporter, emit, say
 from galsep.cli.help import Command
+from galsep.cli.inputs import input_paths
 from galsep.cli.options import (
     DEVICE_HELP,
     OUTPUT,
@@ -43,6 +45,7 @@ EPILOG = """
 Examples:
   galsep deblend image.fits --output out --preview
   galsep deblend night/*.fits.fz --output out --skip-existing --zeropoint 31.4
+  find . -name '*.fits' | galsep deblend - --output out --jobs 4
   galsep deblend image.fits --catalog - --catalog-format csv | head
   galsep deblend r.fits --rms s.fits --mask 'dq.fits[1]' --mask-bits 0,3 -o out
   galsep deblend g.fits i.fits --detect r.fits -o out
@@ -53,7 +56,7 @@ TEXT_FORMATS = ("ecsv", "csv", "vot")
 
 STDOUT = "-"
 
-_MACHINE = ("device", "batch_size")
+_MACHINE = ("device", "batch_size", "jobs")
 """Settings that change no result, left out of the HISTORY of the outputs."""
 
 _FILES = ("weights", "variance", "weight", "rms", "mask", "detect")
@@ -63,13 +66,17 @@ _setting = setting(DeblendConfig)
 _READING = "Reading"
 _FINDING = "Finding and measuring"
 
+NAMED = 5
+"""Failed images that the summary names."""
+
 
 def deblend(
     images: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             metavar="IMAGE...",
-            help="FITS images (.fits, .fit, .fits.gz, .fits.fz)",
+            help="FITS images (.fits, .fit, .fits.gz, .fits.fz); @FILE is a list of names, one a "
+            "line, and - one on stdin",
             show_default=False,
         ),
     ] = None,
@@ -216,11 +223,20 @@ def deblend(
         int | None,
         _setting("batch_size", "Cutouts the network takes at once", metavar="N", group=_FINDING),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        _setting(
+            "jobs",
+            "Images to work on at once, each in a process of its own; they share the CPU cores",
+            metavar="N",
+            group=_FINDING,
+        ),
+    ] = None,
     config: ConfigOption = None,
     dump_config: DumpOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
-    _debug: DebugOption = False,
+    debug: DebugOption = False,
 ) -> None:
     """Run the command; :data:`HELP` is its help."""
     given: dict[str, Any] = {
@@ -240,12 +256,13 @@ def deblend(
         "preview": preview or None,
         "device": device,
         "batch_size": batch_size,
+        "jobs": jobs,
     }
     settings = resolve(DeblendConfig, config, given)
     if dump_config:
         print_settings(settings)
         return
-    paths = required(images, "IMAGE", "deblend")
+    paths = input_paths(required(images, "IMAGE", "deblend"))
     _check_outputs(output, catalog, catalog_format)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other: choose one")
@@ -260,11 +277,13 @@ def deblend(
             settings,
             overwrite=overwrite,
             skip_existing=skip_existing,
+            keep_catalogs=catalog is not None,
             command=command_line(paths, config, given),
             reporter=reporter,
+            listener=lambda result: _report(result, reporter, debug=debug),
         )
-        for result in results:
-            _report(result, reporter)
+        if len(results) > 1:
+            reporter.info(summary(results))
         # Where every input failed, nothing is better than a table that looks like an empty sky.
         if catalog is not None and any(result.catalog is not None for result in results):
             form = settings.catalog_format if settings.catalog_format in TEXT_FORMATS else "ecsv"
@@ -307,10 +326,26 @@ def _check_outputs(output: Path | None, catalog: str | None, catalog_format: str
         )
 
 
-def _report(result: "FileResult", reporter: ConsoleReporter) -> None:
+def summary(results: Sequence["FileResult"]) -> str:
+    """Say in a line what became of several images."""
+    failed = [str(result.path) for result in results if result.error is not None]
+    skipped = sum(result.skipped for result in results)
+    parts = [f"{len(results) - len(failed) - skipped} done"]
+    if skipped:
+        parts.append(f"{skipped} passed over")
+    if failed:
+        rest = len(failed) - NAMED
+        names = ", ".join(failed[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+        parts.append(f"{len(failed)} failed: {names}")
+    return f"{len(results)} images: {', '.join(parts)}"
+
+
+def _report(result: "FileResult", reporter: ConsoleReporter, *, debug: bool) -> None:
     """Say in a line or a few what became of one image."""
     if result.error is not None:
-        say(f"error: {one_line(result.error)}")
+        if debug:
+            say("".join(traceback.format_exception(result.error)).rstrip())
+        reporter.error(result.error)
     elif result.skipped:
         reporter.info(f"{result.path}: outputs exist, passed over")
     else:

@@ -1,9 +1,10 @@
 """Writing whole files: beside the target first, then renamed."""
 
 import contextlib
+import glob
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,14 @@ from galsep.errors import OutputError, OutputExistsError
 if TYPE_CHECKING:
     from astropy.io import fits
 
-__all__ = ["make_folder", "refuse_existing", "whole_file", "write_fits", "write_text"]
+__all__ = [
+    "make_folder",
+    "refuse_existing",
+    "remove_partial",
+    "whole_file",
+    "write_fits",
+    "write_text",
+]
 
 CHECKSUM_COMMENT = "HDU checksum"
 DATASUM_COMMENT = "data unit checksum"
@@ -42,6 +50,13 @@ def whole_file(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(targets: Iterable[Path]) -> None:
+    """Remove what a process that was killed left beside its targets."""
+    for target in targets:
+        for path in target.parent.glob(f".*.part.{glob.escape(target.name)}"):
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

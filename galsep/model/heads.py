@@ -275,7 +275,10 @@ class SourceHeads(nn.Module):
 
     def _add_masks(self, levels: list[Tensor], found: list[dict[str, Tensor]]) -> None:
         boxes = [expand(item["boxes"], self.mask_margin) for item in found]
-        layers = torch.sigmoid(self._mask_logits(levels, boxes))
+        logits = self._mask_logits(levels, boxes)
+        # Where threads share them out, single precision rounds some as a vector and some alone.
+        wide = logits.double() if logits.device.type == "cpu" else logits
+        layers = torch.sigmoid(wide).float()
         parts = torch.split(layers, [len(box) for box in boxes])
         for item, box, part in zip(found, boxes, parts, strict=True):
             item["mask_boxes"] = box

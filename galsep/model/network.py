@@ -158,7 +158,7 @@ def build_network(architecture: Architecture) -> GeneralizedRCNN:
     anchors = AnchorGenerator(a.anchor_sizes, (a.aspect_ratios,) * len(a.anchor_sizes))
     rpn = _IgnoringRPN(
         anchors,
-        RPNHead(a.fpn_channels, anchors.num_anchors_per_location()[0]),
+        _SteadyRPNHead(a.fpn_channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.6,
         bg_iou_thresh=0.3,
         batch_size_per_image=128,
@@ -280,6 +280,22 @@ class _NoTransform(nn.Module):
         original_image_sizes: list[tuple[int, int]],  # noqa: ARG002
     ) -> list[dict[str, Tensor]]:
         return result
+
+
+class _SteadyRPNHead(RPNHead):  # type: ignore[misc]
+    """Objectness and box offsets in one convolution, filled up to 16 channels.
+
+    On a CPU, convolutions to few channels sum in an order that depends on the number of threads;
+    these two are the only ones of the compact network.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        n, last = self.cls_logits.out_channels, 5 * self.cls_logits.out_channels
+        weight = torch.cat([self.cls_logits.weight, self.bbox_pred.weight])
+        bias = torch.cat([self.cls_logits.bias, self.bbox_pred.bias])
+        weight, bias = F.pad(weight, (0, 0) * 3 + (0, -last % 16)), F.pad(bias, (0, -last % 16))
+        both = [F.conv2d(self.conv(level), weight, bias) for level in x]
+        return [one[:, :n] for one in both], [one[:, n:last] for one in both]
 
 
 class _IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]

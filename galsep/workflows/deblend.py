@@ -1,20 +1,27 @@
 """Deblend images: arrays in Python, FITS files on the command line."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import galsep
 from galsep.config import CATALOG_FORMATS, DeblendConfig
-from galsep.errors import GalsepError, ImageError, OutputExistsError, UsageError
+from galsep.errors import (
+    GalsepError,
+    ImageError,
+    OutputExistsError,
+    UsageError,
+    WorkerError,
+)
 from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
-from galsep.io.atomic import make_folder, whole_file
+from galsep.io.atomic import make_folder, remove_partial, whole_file
 from galsep.io.companions import Noise, PlaneOptions
 from galsep.io.header import CardValue
 from galsep.io.image import Plane, input_stem, list_images, read_plane, read_plane_like
@@ -26,10 +33,12 @@ from galsep.io.products import (
     write_segmentation,
 )
 from galsep.io.runs import labels_to_runs
+from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
 from galsep.scene import Footprint
 from galsep.workflows.finding import FoundSources, Frame, find_sources
-from galsep.workflows.reporting import Reporter
+from galsep.workflows.pool import work_on_workers
+from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import catalog_table, parents_table
 
 if TYPE_CHECKING:
@@ -102,7 +111,7 @@ class FileResult:
     files : tuple of Path
         What was written.
     catalog : Table or None
-        ``None`` when the file failed or was passed over.
+        ``None`` when the file failed or was passed over, or it was not to be kept.
     n_sources : int
     skipped : bool
         Passed over, since its outputs exist.
@@ -190,12 +199,15 @@ def deblend_files(
     *,
     overwrite: bool = False,
     skip_existing: bool = False,
+    keep_catalogs: bool = True,
     command: str = "",
     reporter: Reporter | None = None,
+    listener: Callable[[FileResult], object] | None = None,
 ) -> list[FileResult]:
-    """Deblend FITS files and write their label maps and catalogues.
+    """Deblend FITS files and write their label maps and catalogues, each as soon as it is done.
 
-    A file that fails does not keep the others from being done.
+    A file that fails does not keep the others from being done. With ``config.jobs`` several
+    processes share the files and the CPU cores; what is written is the same.
 
     Parameters
     ----------
@@ -205,10 +217,15 @@ def deblend_files(
     config : DeblendConfig, optional
     overwrite, skip_existing : bool
         Replace outputs that exist, or pass over their inputs.
+    keep_catalogs : bool
+        Return the catalogues; without it, memory does not grow with the number of files.
     command : str
         For the outputs' HISTORY; file names without folders. ``IMAGE...`` in it stands for the
         input at hand.
     reporter : Reporter, optional
+    listener : callable, optional
+        Called with the result of each file as soon as it is known: with several jobs, in the
+        order in which they end.
 
     Returns
     -------
@@ -229,19 +246,99 @@ def deblend_files(
     check_catalog_format(config.catalog_format)
     targets = _targets(images, output, config)
     done = _existing(images, targets, overwrite=overwrite, skip_existing=skip_existing)
-    model = load_model(config.weights, config.device)
+    # Several jobs have models of their own: here it is only checked, off the device.
+    several = min(config.jobs, len(images) - len(done)) > 1
+    device = str(choose_device(config.device))
+    model = load_model(config.weights, "cpu" if several else device)
     if output is not None:
         make_folder(output)
-    results = []
+    results = {path: FileResult(path, skipped=True) for path in images if path in done}
+    todo = [(path, targets[path]) for path in images if path not in done]
+    work = _Work(config, command, keep_catalogs, None if several else model)
     reporter.begin("deblending", len(images))
-    for path in images:
-        if path in done:
-            results.append(FileResult(path, skipped=True))
-        else:
-            results.append(_deblend_file(path, targets[path], model, config, command, reporter))
-        reporter.advance(note=path.name)
+
+    def tell(result: FileResult) -> None:
+        results[result.path] = result
+        if listener is not None:
+            listener(result)
+        reporter.advance(note=result.path.name)
+
+    for skipped in list(results.values()):
+        tell(skipped)
+    with contextlib.closing(_worked(work, todo, reporter)) as finished:
+        for result in finished:
+            tell(result)
     reporter.end()
-    return results
+    return [results[path] for path in images]
+
+
+_Task = tuple[Path, tuple[Path, ...]]
+"""An input and what it is to write."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is done with every file, in this process or, without a model, in another."""
+
+    config: DeblendConfig
+    command: str
+    keep_catalogs: bool
+    model: Model | None = None
+    threads: int = 0
+
+    def on_file(self, task: _Task, reporter: Reporter) -> FileResult:
+        """Deblend a file; what fails is in the result."""
+        path, targets = task
+        command = self.command.replace("IMAGE...", path.name)
+        try:
+            if self.model is None:
+                torch.set_num_threads(self.threads)
+                self.model = load_model(self.config.weights, self.config.device)
+            catalog = _deblend_images(path, targets, self.model, self.config, command, reporter)
+        except GalsepError as error:
+            return FileResult(path, error=error)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return FileResult(path, error=_failure(path, "there is not enough memory", error))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the other files can be done)
+            what = f"unexpected {type(error).__name__}: {error}; please report it"
+            return FileResult(path, error=_failure(path, what, error))
+        kept = catalog if self.keep_catalogs else None
+        return FileResult(path, targets, kept, len(catalog))
+
+    def __call__(self, task: _Task) -> tuple[FileResult, Record]:
+        """Deblend a file for another process."""
+        with Recorder() as recorder:
+            result = self.on_file(task, recorder)
+        return result, recorder.record()
+
+
+def _worked(
+    work: _Work, tasks: Sequence[_Task], reporter: Reporter
+) -> Generator[FileResult, None, None]:
+    """Results of files as they are done."""
+    if work.model is not None:
+        for task in tasks:
+            yield work.on_file(task, reporter)
+        return
+    jobs = min(work.config.jobs, len(tasks))
+    work.threads = max(1, torch.get_num_threads() // jobs)
+    seen: dict[Any, Any] = {}
+    with contextlib.closing(work_on_workers(work, tasks, jobs)) as finished:
+        for one in finished:
+            if isinstance(one.result, WorkerError):
+                path, targets = tasks[one.number]
+                remove_partial(targets)
+                yield FileResult(path, error=WorkerError(f"{path}: {one.result}"))
+            else:
+                result, record = one.result
+                record.replay(reporter, seen)
+                yield result
+
+
+def _failure(path: Path, what: str, cause: Exception) -> ImageError:
+    error = ImageError(f"{path}: {what}")
+    error.__cause__ = cause
+    return error
 
 
 def stack_catalogs(results: Sequence[FileResult]) -> "Table":
@@ -266,6 +363,8 @@ def _targets(
     targets: dict[Path, tuple[Path, ...]] = {}
     for path in images:
         stem = input_stem(path)
+        if by_stem.get(stem) == path:
+            raise UsageError(f"{path}: named twice; name each image once")
         if stem in by_stem:
             raise UsageError(
                 f"{by_stem[stem]} and {path} would both write {stem}_cat and {stem}_segm; "
@@ -309,23 +408,6 @@ def _existing(
         if len(there) == len(targets[path]):
             done.add(path)
     return done
-
-
-def _deblend_file(
-    path: Path,
-    targets: tuple[Path, ...],
-    model: Model,
-    config: DeblendConfig,
-    command: str,
-    reporter: Reporter,
-) -> FileResult:
-    try:
-        catalog = _deblend_images(
-            path, targets, model, config, command.replace("IMAGE...", path.name), reporter
-        )
-    except GalsepError as error:
-        return FileResult(path, error=error)
-    return FileResult(path, targets, catalog, len(catalog))
 
 
 def _deblend_images(

@@ -1,16 +1,91 @@
-"""Work on several processes."""
+"""Work on several processes.
 
+A worker is a process at the other end of a pipe. It takes one task at a time, so that it is known
+which task was lost where one dies, and leaves when the pipe closes, so that none outlives the
+process that started it.
+"""
+
+import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+import traceback
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-__all__ = ["map_on_workers"]
+from galsep.errors import WorkerError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+__all__ = ["Done", "map_on_workers", "work_on_workers"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+GRACE = 10.0
+"""Seconds that a worker has to leave before it is killed."""
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Result]):
+    """What became of a task.
+
+    Parameters
+    ----------
+    number : int
+        Place of the task in the sequence.
+    result : Result or WorkerError
+        The error where the worker died.
+    """
+
+    number: int
+    result: Result | WorkerError
+
+
+class _Worker(Generic[Task]):
+    """A process and our end of its pipe."""
+
+    def __init__(self, function: Callable[[Task], object]) -> None:
+        # Forked processes would inherit the threads of the libraries in use.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        # Not a signal before the process has said what it does with it.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        self.number = -1
+        self._send(function)
+
+    def give(self, number: int, task: Task) -> None:
+        """Have it work on a task."""
+        self.number = number
+        self._send(task)
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # Noticed on receiving.
+            self.pipe.send(message)
+
+    def epitaph(self) -> str:
+        """How it died."""
+        self.process.join(GRACE)
+        code = self.process.exitcode
+        if code == -signal.SIGKILL:
+            return "its process was killed, perhaps for lack of memory; try fewer processes"
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return f"its process ended before its time ({how})"
 
 
 def map_on_workers(
@@ -25,21 +100,111 @@ def map_on_workers(
     tasks : sequence
     workers : int
         Number of processes, 0 for one a CPU core. With one, or one task, no process is started.
+
+    Raises
+    ------
+    WorkerError
+        When a process dies.
+    """
+    early: dict[int, Result] = {}
+    following = 0
+    with contextlib.closing(work_on_workers(function, tasks, workers)) as results:
+        for done in results:
+            if isinstance(done.result, WorkerError):
+                raise done.result
+            early[done.number] = done.result
+            while following in early:
+                yield early.pop(following)
+                following += 1
+
+
+def work_on_workers(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+) -> Generator[Done[Result], None, None]:
+    """Apply a function to tasks on several processes; results come as soon as they are there.
+
+    An error of the function ends the work of all. The death of a process costs the task it worked
+    on, and another takes its place. Closing the iterator ends all processes at once, by way of
+    their ``finally`` blocks.
+
+    Parameters
+    ----------
+    function : callable
+        Sent once to each process, which may keep in it what its tasks share.
+    tasks, workers
+        As for :func:`map_on_workers`.
     """
     workers = min(workers or os.cpu_count() or 1, len(tasks))
     if workers <= 1:
-        yield from map(function, tasks)
+        for number, task in enumerate(tasks):
+            yield Done(number, function(task))
         return
-    # Forked processes would inherit the threads of the libraries in use.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_ctrl_c) as pool:
-        try:
-            yield from pool.map(function, tasks)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    waiting = iter(enumerate(tasks))
+    crew: dict[Any, _Worker[Task]] = {}
+
+    def hire(number: int, task: Task) -> None:
+        worker = _Worker(function)
+        crew[worker.pipe] = worker
+        worker.give(number, task)
+
+    try:
+        for number, task in itertools.islice(waiting, workers):
+            hire(number, task)
+        while crew:
+            for pipe in wait(list(crew)):
+                worker, number = crew[pipe], crew[pipe].number
+                try:
+                    well, result = worker.pipe.recv()
+                except (EOFError, OSError):
+                    del crew[pipe]
+                    for following in itertools.islice(waiting, 1):
+                        hire(*following)
+                    yield Done(number, WorkerError(worker.epitaph()))
+                    continue
+                if not well:
+                    raise result
+                for following in itertools.islice(waiting, 1):
+                    worker.give(*following)
+                    break
+                else:
+                    del crew[pipe]
+                    _dismiss([worker])
+                yield Done(number, result)
+    finally:
+        _dismiss(crew.values())
 
 
-def _leave_ctrl_c() -> None:
-    """Leave Ctrl-C, which reaches all processes, to the one that started the others."""
+def _dismiss(workers: Collection[_Worker[Any]]) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(GRACE)
+        worker.process.kill()
+        worker.pipe.close()
+
+
+def _serve(pipe: "Connection") -> NoReturn:
+    """Work on what comes through the pipe until it closes."""
+    # Ctrl-C reaches all processes: it is left to the one that started the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    with contextlib.suppress(EOFError, OSError, SystemExit):
+        function = pipe.recv()
+        signal.signal(signal.SIGTERM, _leave)
+        while True:
+            pipe.send(_attempt(function, pipe.recv()))
+    os._exit(0)
+
+
+def _attempt(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
+    """Whether it went well, and the result or the error."""
+    try:
+        return True, function(task)
+    except Exception as error:  # noqa: BLE001 (it is raised in the process that asked)
+        error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+        return False, error
+
+
+def _leave(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (Python's signature)
+    """Leave by way of all ``finally`` blocks, so that no partial file stays."""
+    raise SystemExit

@@ -1,13 +1,21 @@
 """``galsep deblend``: exit codes, files and data on stdout."""
 
+import io
 import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from astropy.io import ascii, fits
 from astropy.table import Table
 
-from galsep.cli.deblend import command_line
+from galsep.cli.deblend import command_line, summary
+from galsep.errors import ImageError
+from galsep.workflows.deblend import FileResult
 
 from .conftest import names
 
@@ -203,6 +211,7 @@ def test_a_bad_input_does_not_keep_the_others_from_being_done(galsep, field, tmp
         (["--output", "out", "--catalog-format", "xml"], "parquet"),
         (["--catalog", "-", "--catalog-format", "fits"], "ecsv"),
         (["--output", "out", "--batch-size", "0"], "batch_size"),
+        (["--output", "out", "--jobs", "0"], "jobs must be at least 1"),
         (["--output", "out", "--background-mesh", "1"], "background_mesh"),
         (["--output", "out", "--overwrite", "--skip-existing"], "exclude"),
         (["--output", "out", "--device", "abacus"], "abacus"),
@@ -342,6 +351,7 @@ def test_the_command_that_is_written_down(tmp_path):
         "preview": True,
         "device": "cuda",
         "batch_size": 4,
+        "jobs": 3,
     }
     assert command_line([tmp_path / "a.fits"], tmp_path / "c.toml", given) == (
         "galsep deblend a.fits --config c.toml --weights w.safetensors --threshold 0.5 --preview"
@@ -353,3 +363,164 @@ def test_the_command_that_is_written_down(tmp_path):
     assert command_line([tmp_path / "a.fits", tmp_path / "b.fits"], None, {}) == (
         "galsep deblend IMAGE..."
     )
+
+
+@pytest.fixture
+def night(field, tmp_path):
+    """Three images of different content, and a bad one between them."""
+    folder = tmp_path / "night"
+    folder.mkdir()
+    image = fits.getdata(field)
+    for number, name in enumerate(("a", "b", "c")):
+        fits.PrimaryHDU(np.roll(image, 11 * number, 1)[: 120 - 9 * number]).writeto(
+            folder / f"{name}.fits"
+        )
+    (folder / "aa.fits").write_text("no FITS")
+    return [folder / f"{name}.fits" for name in ("a", "aa", "b", "c")]
+
+
+def test_jobs_change_nothing_but_the_time(galsep, night, tmp_path, weights):
+    run = ("deblend", *night, "--weights", weights, "--device", "cpu", "--threshold", 0.45)
+    run += ("--catalog", "-", "--preview", "-o")
+    one = galsep(*run, tmp_path / "one")
+    two = galsep(*run, tmp_path / "two", "--jobs", 2)
+    assert (one.code, two.code) == (1, 1)
+    assert one.out == two.out
+    assert set(read_ecsv(two.out)["file"]) == {"a.fits", "b.fits", "c.fits"}
+    assert len(names(tmp_path / "one")) == 9
+    assert names(tmp_path / "one") == names(tmp_path / "two")
+    for name in names(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    told = [outcome.err.replace("/two/", "/one/").splitlines() for outcome in (one, two)]
+    assert sorted(told[0]) == sorted(told[1])
+    assert told[0][-1] == told[1][-1] == f"4 images: 3 done, 1 failed: {night[1]}"
+    # Told of when it happened, not at the end.
+    (error,) = [line for line in told[0] if line.startswith("error: ")]
+    assert told[0].index(error) == 4
+
+
+def test_what_is_missing_is_done_later(galsep, night, tmp_path, weights):
+    run = ("deblend", *night, "-o", tmp_path / "out", "--weights", weights, "--skip-existing")
+    assert galsep(*run).code == 1
+    written = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
+    (tmp_path / "out" / "b_cat.fits").unlink()
+    fits.PrimaryHDU(fits.getdata(night[0])[:50]).writeto(night[1], overwrite=True)
+    outcome = galsep(*run, "--jobs", 2)
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[-1] == "4 images: 2 done, 2 passed over"
+    for name, content in written.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+    assert len(names(tmp_path / "out")) == 8
+
+
+def started(folder):
+    """Wait until a first result is there."""
+    for _ in range(1200):
+        if any(name.endswith("_cat.fits") for name in names(folder)):
+            return
+        time.sleep(0.05)
+
+
+def many(folder, field, n=400):
+    for number in range(n):
+        os.link(field, folder / f"f{number}.fits")
+    return [folder / f"f{number}.fits" for number in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_signals_end_all_jobs(process, field, tmp_path, weights, number, code, said):
+    run = ("deblend", *many(tmp_path, field), "-o", tmp_path / "out", "--weights", weights)
+    with process(*run, "--jobs", 2, "-q", start_new_session=True) as running:
+        started(tmp_path / "out")
+        workers = children(running.pid)
+        os.killpg(running.pid, number)
+        out, err = running.communicate(timeout=120)
+    assert not any(runs(worker) for worker in workers)
+    assert (running.returncode, out, err) == (code, "", f"{said}\n")
+    assert not [name for name in names(tmp_path / "out") if ".part." in name]
+
+
+def children(pid):
+    """Worker processes of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = path.read_text().rpartition(")")[2].split()[1]
+            command = (path.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(parent) == pid and "spawn_main" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+def runs(pid):
+    command = Path(f"/proc/{pid}/cmdline")
+    return command.exists() and bool(command.read_text())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_a_killed_job_costs_its_image_alone(process, field, tmp_path, weights):
+    run = ("deblend", *many(tmp_path, field, 6), "-o", tmp_path / "out", "--weights", weights)
+    with process(*run, "--jobs", 2, "-q") as running:
+        started(tmp_path / "out")
+        os.kill(children(running.pid)[0], signal.SIGKILL)
+        err = running.communicate(timeout=300)[1]
+    assert running.returncode == 1
+    (line,) = err.splitlines()
+    assert "its process was killed, perhaps for lack of memory" in line
+    assert len(names(tmp_path / "out")) == 10
+    assert Path(line.removeprefix("error: ").split(":")[0]).parent == tmp_path
+
+
+def test_lists_of_names(galsep, night, tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(night[0].parent)
+    Path("list.txt").write_text("# the night\n\n  a.fits\r\nb.fits\n")
+    run = ("--catalog", "-", "-q", "--weights", weights, "--threshold", 0.45)
+    outcome = galsep("deblend", "@list.txt", "c.fits", *run)
+    assert outcome.code == 0
+    assert list(dict.fromkeys(read_ecsv(outcome.out)["file"])) == ["a.fits", "b.fits", "c.fits"]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a.fits\nb.fits\nc.fits")))
+    assert galsep("deblend", "-", *run).out == outcome.out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "@list.txt: cannot read the list of images (No such file or directory)"),
+        (b"# nothing\n\n", "@list.txt: the list of images is empty"),
+        (b"SIMPLE\0", "@list.txt: not a list of images"),
+        (b"a.fits\na.fits\n", "a.fits: named twice"),
+        (b"a.fits\nb/a.fits.gz\n", "a.fits and b/a.fits.gz would both write"),
+    ],
+)
+def test_lists_that_are_refused(galsep, tmp_path, monkeypatch, content, said):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("list.txt").write_bytes(content)
+    outcome = galsep("deblend", "@list.txt", "--output", "out")
+    assert outcome.code == 2
+    assert said in outcome.error
+    assert "out" not in names(tmp_path)
+
+
+def test_an_empty_or_closed_stdin(galsep, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    assert "standard input: the list of images is empty" in galsep("deblend", "-", "-o", "x").error
+    monkeypatch.setattr(sys, "stdin", None)
+    outcome = galsep("deblend", "-", "-o", "x")
+    assert outcome.code == 2
+    assert "standard input: cannot read" in outcome.error
+
+
+def test_the_summary_names_some_that_failed():
+    bad = [FileResult(Path(f"{n}.fits"), error=ImageError("")) for n in range(7)]
+    rest = [FileResult(Path("a.fits")), FileResult(Path("b.fits"), skipped=True)]
+    assert summary([*bad, *rest]) == (
+        "9 images: 1 done, 1 passed over, 7 failed: 0.fits, 1.fits, 2.fits, 3.fits, 4.fits and "
+        "2 more"
+    )
+    assert summary(rest * 2) == "4 images: 2 done, 2 passed over"

@@ -5,7 +5,7 @@ import torch
 from galsep.model.inference import _unfold, detect
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.pooling import expand, sample_layers
-from galsep.model.weights import load_model, save_weights
+from galsep.model.weights import Model, load_model, save_weights
 
 
 @pytest.mark.parametrize("centre", [(40.0, 60.0), (41.3, 55.8), (3.0, 117.0)])
@@ -46,3 +46,32 @@ def test_no_cutouts(tmp_path):
     architecture = ARCHITECTURES["compact"]
     save_weights(path, build_network(architecture), {"architecture": architecture.to_dict()})
     assert detect(load_model(path, "cpu"), np.zeros((0, 120, 120), np.float32), 4) == []
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_not_a_bit(threads):
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES["compact"]
+    network = build_network(architecture).eval().to(memory_format=torch.channels_last)
+    model = Model(network, architecture, {}, "", torch.device("cpu"))
+    cutouts = np.random.default_rng(0).normal(size=(4, 120, 120)).astype(np.float32)
+    cutouts[:, 50:60, 50:60] += 3
+    results = []
+    for number in (1, 2, 3):
+        threads(number)
+        results.append(detect(model, cutouts, 4))
+    assert sum(len(found.masks) for found in results[0]) > 30
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            assert one.scores.tobytes() == other.scores.tobytes()
+            assert one.class_star.tobytes() == other.class_star.tobytes()
+            for kind in ("masks", "shares"):
+                for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
+                    assert (a.y0, a.x0) == (b.y0, b.x0)
+                    assert a.probability.tobytes() == b.probability.tobytes()
