@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.table import Table
     from astropy.wcs import WCS
+    from photutils.segmentation import SegmentationImage
 
 __all__ = ["DeblendResult", "FileResult", "deblend", "deblend_files", "stack_catalogs"]
 
@@ -59,9 +60,11 @@ IMAGE_CARDS = {
 weights set limits to it and it is known, and the planes beside the image."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DeblendResult:
     """What :func:`deblend` found in one image.
+
+    ``len(result)`` is the number of sources.
 
     Parameters
     ----------
@@ -90,6 +93,63 @@ class DeblendResult:
 
     def __len__(self) -> int:
         return len(self.catalog)
+
+    def __repr__(self) -> str:
+        about = ", ".join(f"{name} {value}" for name, value in self._summary().items())
+        return f"<{type(self).__name__}: {about}>"
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks."""
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in self._summary().items()
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+
+    def _summary(self) -> dict[str, str]:
+        height, width = self.segm.shape
+        summary = {
+            "image": f"{width}×{height} px",
+            "sources": str(len(self)),
+            "flagged": str(int(np.count_nonzero(self.catalog["flags"]))),
+        }
+        if "WEIGHTS" in self.catalog.meta:
+            summary["weights"] = f"sha256:{self.catalog.meta['WEIGHTS'][:12]}"
+        return summary
+
+    def to_segmentation_image(self) -> "SegmentationImage":
+        """Make a photutils ``SegmentationImage`` of a copy of the label map.
+
+        Its labels are those of the catalogue; a source that owns no pixel has none.
+        """
+        from photutils.segmentation import SegmentationImage
+
+        return SegmentationImage(self.segm.copy())
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the image with each source's outline and centroid.
+
+        Sources that only SEP found are red.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            By default those of a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        from galsep.plot.outlines import draw_outlines
+
+        return draw_outlines(
+            self.light,
+            float(np.median(self.rms)),
+            self.masks,
+            np.asarray(self.catalog["x_centroid"]),
+            np.asarray(self.catalog["y_centroid"]),
+            np.asarray(self.catalog["flags"]),
+            ax,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +240,9 @@ def deblend(
             )
         plane, detection = _plane_of_array(image, wcs, rms), None
     model = model or load_model(config.weights, config.device)
-    return _result(*_deblend_plane(plane, model, config, detection))
+    found, catalog = _deblend_plane(plane, model, config, detection)
+    _describe(catalog, plane, found, model, config)
+    return _result(found, catalog)
 
 
 def deblend_files(
@@ -471,7 +533,7 @@ def _describe(
     found: FoundSources,
     model: Model,
     config: DeblendConfig,
-    command: str,
+    command: str = "",
 ) -> None:
     """Say in the catalogue's meta data how it was made."""
     catalog.meta |= {

@@ -384,3 +384,11 @@ def test_bits_without_a_mask_are_told_of(tmp_path):
     assert listener.warnings == [
         f"{tmp_path / 'a.fits'}: there is no mask plane, so --mask-bits chooses nothing"
     ]
+
+
+def test_the_result_of_an_array_knows_the_weights():
+    result = deblend(stars())
+    assert result.catalog.meta["WEIGHTS"] == "0" * 64
+    assert repr(result) == (
+        "<DeblendResult: image 220×200 px, sources 3, flagged 0, weights sha256:000000000000>"
+    )
