@@ -194,6 +194,7 @@ class DeblendConfig:
     mask_bits: str = ""
     detect: str = ""
     preview: bool = False
+    regions: bool = False
 
     def __post_init__(self) -> None:
         _between("threshold", self.threshold, 0.0, 1.0)

@@ -84,4 +84,5 @@ def edges(footprint: Footprint) -> npt.NDArray[np.float64]:
     upright = np.stack([columns + 1, rows, columns + 1, rows + 1], axis=1)
     rows, columns = np.nonzero(mask[1:] != mask[:-1])
     level = np.stack([columns, rows + 1, columns + 1, rows + 1], axis=1)
-    return np.concatenate([upright, level]).reshape(-1, 2, 2) + np.array([left, bottom])
+    ends = np.concatenate([upright, level]).astype(np.float64).reshape(-1, 2, 2)
+    return np.asarray(ends + np.array([left, bottom]))

@@ -25,6 +25,7 @@ from galsep.io.products import (
     write_catalog,
     write_segmentation,
 )
+from galsep.io.regions import check_regions, write_regions
 from galsep.io.runs import labels_to_runs
 from galsep.model.weights import Model, load_model
 from galsep.scene import Footprint
@@ -178,6 +179,21 @@ class FileResult:
 
 
 @dataclass(frozen=True, slots=True)
+class _Targets:
+    """Files that an input will write; the last two lists have one a deblended image, or none."""
+
+    segm: Path
+    catalog: Path
+    previews: tuple[Path, ...] = ()
+    regions: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.segm, self.catalog, *self.previews, *self.regions)
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
     """What goes into a file's outputs of one of its images."""
 
@@ -289,6 +305,8 @@ def deblend_files(
     config = config or DeblendConfig()
     reporter = reporter or Reporter()
     check_catalog_format(config.catalog_format)
+    if config.regions:
+        check_regions()
     targets = _targets(images, output, config)
     done = _existing(images, targets, overwrite=overwrite, skip_existing=skip_existing)
     model = load_model(config.weights, config.device)
@@ -322,10 +340,10 @@ def stack_catalogs(results: Sequence[FileResult]) -> "Table":
 
 def _targets(
     images: Sequence[Path], output: Path | None, config: DeblendConfig
-) -> Mapping[Path, tuple[Path, ...]]:
+) -> Mapping[Path, _Targets | None]:
     """Files that each input will write, refusing inputs that would write the same ones."""
     by_stem: dict[str, Path] = {}
-    targets: dict[Path, tuple[Path, ...]] = {}
+    targets: dict[Path, _Targets | None] = {}
     for path in images:
         stem = input_stem(path)
         if stem in by_stem:
@@ -334,15 +352,21 @@ def _targets(
                 "deblend them into different folders"
             )
         by_stem[stem] = path
-        names = [f"{stem}_segm.fits", f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}"]
-        if config.preview:
-            names += [f"{stem}_preview{number}.png" for number in _preview_numbers(path, config)]
-        targets[path] = tuple(output / name for name in names) if output is not None else ()
+        if output is None:
+            targets[path] = None
+            continue
+        numbers = _numbers(path, config) if config.preview or config.regions else []
+        targets[path] = _Targets(
+            output / f"{stem}_segm.fits",
+            output / f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}",
+            tuple(output / f"{stem}_preview{n}.png" for n in numbers if config.preview),
+            tuple(output / f"{stem}{n}.reg" for n in numbers if config.regions),
+        )
     return targets
 
 
-def _preview_numbers(path: Path, config: DeblendConfig) -> list[str]:
-    """What tells the pictures of a file's images apart; nothing where there is one."""
+def _numbers(path: Path, config: DeblendConfig) -> list[str]:
+    """What tells the side products of a file's images apart; nothing where there is one."""
     try:
         chosen = list_images(path, config.ext).chosen
     except GalsepError:
@@ -352,7 +376,7 @@ def _preview_numbers(path: Path, config: DeblendConfig) -> list[str]:
 
 def _existing(
     images: Sequence[Path],
-    targets: Mapping[Path, tuple[Path, ...]],
+    targets: Mapping[Path, _Targets | None],
     *,
     overwrite: bool,
     skip_existing: bool,
@@ -360,7 +384,9 @@ def _existing(
     """Inputs whose outputs are all there and may be passed over."""
     done = set()
     for path in images:
-        there = [target for target in targets[path] if target.exists()]
+        own = targets[path]
+        files = own.files if own is not None else ()
+        there = [target for target in files if target.exists()]
         if not there or overwrite:
             continue
         if not skip_existing:
@@ -368,14 +394,14 @@ def _existing(
                 f"{there[0]}: exists already; give --overwrite to replace it or --skip-existing "
                 "to pass over its input"
             )
-        if len(there) == len(targets[path]):
+        if len(there) == len(files):
             done.add(path)
     return done
 
 
 def _deblend_file(
     path: Path,
-    targets: tuple[Path, ...],
+    targets: _Targets | None,
     model: Model,
     config: DeblendConfig,
     command: str,
@@ -387,12 +413,12 @@ def _deblend_file(
         )
     except GalsepError as error:
         return FileResult(path, error=error)
-    return FileResult(path, targets, catalog, len(catalog))
+    return FileResult(path, targets.files if targets else (), catalog, len(catalog))
 
 
 def _deblend_images(
     path: Path,
-    targets: tuple[Path, ...],
+    targets: _Targets | None,
     model: Model,
     config: DeblendConfig,
     command: str,
@@ -401,7 +427,7 @@ def _deblend_images(
     """Deblend the images of one file, one after the other, and write what was found."""
     images = list_images(path, config.ext)
     parts: list[_Part] = []
-    with contextlib.ExitStack() as pictures:
+    with contextlib.ExitStack() as unfinished:
         for number, ext in enumerate(images.chosen):
             plane = read_plane(path, str(ext), _plane_options(config))
             detection = read_plane_like(config.detect, plane) if config.detect else None
@@ -412,7 +438,7 @@ def _deblend_images(
             _describe(catalog, plane, found, model, config, command)
             _report_image(name, plane, found, catalog, reporter)
             hdus = []
-            if targets:
+            if targets is not None:
                 hdus = segmentation_hdus(
                     segm=found.segm,
                     noverlap=found.noverlap,
@@ -422,24 +448,27 @@ def _deblend_images(
                     cards=_cards(catalog, IMAGE_CARDS) if len(images.chosen) > 1 else {},
                     extver=ext if images.several else 1,
                 )
-            if targets[2:]:
-                # Pictures, too, appear only when the whole file is done.
-                picture = pictures.enter_context(whole_file(targets[2 + number]))
+            # Side products, too, appear only when the whole file is done.
+            if targets is not None and targets.previews:
+                picture = unfinished.enter_context(whole_file(targets.previews[number]))
                 _draw(Path(name).name, plane, found, picture)
+            if targets is not None and targets.regions:
+                file = unfinished.enter_context(whole_file(targets.regions[number]))
+                write_regions(file, catalog, plane.wcs)
             parts.append(_Part(catalog, hdus))
         catalog = parts[0].catalog
         if len(parts) > 1:
             catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
-        if targets:
+        if targets is not None:
             comments = PROVENANCE | IMAGE_CARDS
             write_segmentation(
-                targets[0],
+                targets.segm,
                 [hdu for part in parts for hdu in part.hdus],
                 history=catalog.meta.get("HISTORY", []),
                 cards=_cards(catalog, comments),
             )
             # After it, so that a catalogue that exists has its label map beside it.
-            write_catalog(targets[1], catalog, config.catalog_format, comments=comments)
+            write_catalog(targets.catalog, catalog, config.catalog_format, comments=comments)
     return catalog
 
 
