@@ -195,6 +195,7 @@ class DeblendConfig:
     mask_bits: str = ""
     detect: str = ""
     preview: bool = False
+    regions: bool = False
     jobs: int = 1
 
     def __post_init__(self) -> None:

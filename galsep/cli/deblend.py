@@ -107,6 +107,14 @@ def deblend(
         bool,
         option("--preview", text="Also draw STEM_preview.png with outlines", group=OUTPUT),
     ] = False,
+    regions: Annotated[
+        bool,
+        option(
+            "--regions",
+            text="Also write STEM.reg for DS9: an ellipse a source, labelled",
+            group=OUTPUT,
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     skip_existing: Annotated[
         bool,
@@ -254,6 +262,7 @@ def deblend(
         "background_mesh": background_mesh,
         "catalog_format": catalog_format,
         "preview": preview or None,
+        "regions": regions or None,
         "device": device,
         "batch_size": batch_size,
         "jobs": jobs,
@@ -357,8 +366,8 @@ def _report(result: "FileResult", reporter: ConsoleReporter, *, debug: bool) -> 
 
 def _kind(file: Path) -> str:
     """Name an output by its ending."""
-    if file.suffix == ".png":
-        return "picture"
+    if file.suffix in (".png", ".reg"):
+        return "picture" if file.suffix == ".png" else "regions"
     return "label map" if file.stem.endswith("_segm") else "catalogue"
 
 

@@ -18,7 +18,7 @@ import typer
 from typer.main import get_command
 
 import galsep
-from galsep.cli import deblend, evaluate, simulate, train, weights
+from galsep.cli import deblend, doctor, evaluate, info, simulate, train, weights
 from galsep.cli.console import abandon_stdout, emit, one_line, say
 from galsep.cli.help import HELP_TEXT, Group
 from galsep.errors import GalsepError, OutputExistsError, UsageError
@@ -26,6 +26,9 @@ from galsep.errors import GalsepError, OutputExistsError, UsageError
 __all__ = ["app", "main", "run"]
 
 FAILED, MISUSED, EXISTS, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+
+COMPLETION = "_GALSEP_COMPLETE"
+"""Set by a shell that asks what could be typed next."""
 
 app = typer.Typer(
     name="galsep",
@@ -47,7 +50,7 @@ app = typer.Typer(
     130 interrupted, 143 terminated.
     """,
 )
-for module in (deblend, simulate, train, evaluate, weights):
+for module in (deblend, info, simulate, train, evaluate, weights, doctor):
     module.add_to(app)
 
 
@@ -63,7 +66,16 @@ def _print_help(ctx: typer.Context, wanted: bool) -> None:
         raise typer.Exit
 
 
-# A help option of its own: the parser's would load pydantic, and with it every command be slower.
+def _complete(ctx: typer.Context, param: typer.CallbackParam, wanted: bool) -> None:
+    if wanted:
+        from typer.completion import install_callback, show_callback
+
+        act = install_callback if param.name == "_install_completion" else show_callback
+        act(ctx, param, wanted)
+
+
+# Options of its own for help and completion: the parser's would load pydantic, and with it every
+# command be slower.
 @app.callback(invoke_without_command=True, add_help_option=False)
 def _top(
     ctx: typer.Context,
@@ -71,6 +83,24 @@ def _top(
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version and stop"
+        ),
+    ] = False,
+    _install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            callback=_complete,
+            is_eager=True,
+            help="Teach the running shell (bash, zsh, fish) to complete commands and options",
+        ),
+    ] = False,
+    _show_completion: Annotated[
+        bool,
+        typer.Option(
+            "--show-completion",
+            callback=_complete,
+            is_eager=True,
+            help="Print the script that does so",
         ),
     ] = False,
     _help: Annotated[
@@ -85,6 +115,11 @@ def _top(
 
 def run() -> NoReturn:
     """Run galsep as a program."""
+    if COMPLETION in os.environ:
+        from typer.completion import get_completion_inspect_parameters
+
+        get_completion_inspect_parameters()  # Which is how typer comes to know the shells.
+        get_command(app).main(prog_name="galsep")
     # Threads that wait for one another without spinning: PyTorch is as fast on a free machine, and
     # up to eight times faster on one where other programs take turns on the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

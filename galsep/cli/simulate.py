@@ -37,7 +37,7 @@ EPILOG = """
 Examples:
   galsep simulate pairs
   galsep simulate crowded --n 5000 --galaxies 1-6 --stars 0.15 --bands g,r,i
-  galsep simulate all-kinds --galaxies 1-4 --stars 0.15 --varied --pixel-scale 0.1-0.4
+  galsep simulate all-kinds --galaxies 1-4 --varied --pixel-scale 0.1-0.4
   galsep simulate sky --field 2400x2400 --density 60 --stars 0.1
   galsep simulate --write-catalog galaxies.fits --n 100000 --bands u,g,r,i,z,y
 """

@@ -133,7 +133,7 @@ def noise_correlation(
     return max(1.0, block / (BLOCK * pixel)) if pixel > 0 else 1.0
 
 
-def _scatter(values: npt.NDArray[np.float32]) -> float:
+def _scatter(values: npt.NDArray[np.floating[Any]]) -> float:
     return float(np.median(np.abs(values - np.median(values))))
 
 

@@ -142,10 +142,13 @@ class Noise:
         Positive, NaN where unusable.
     origin : str
         Where it is from, for headers and messages.
+    kind : {"rms", "variance", "weight"}
+        What the plane held.
     """
 
     rms: npt.NDArray[np.float32]
     origin: str
+    kind: str = "rms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +293,7 @@ def read_noise(
             values = 1 / np.sqrt(values)
         rms = values.astype(np.float32)
         rms[~(np.isfinite(rms) & (rms > 0))] = np.nan
-    return Noise(rms, origin or extension.label)
+    return Noise(rms, origin or extension.label, kind)
 
 
 def read_mask(

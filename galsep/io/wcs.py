@@ -1,6 +1,8 @@
 """The world coordinates of an image: read what is usable, and hand the keywords on."""
 
+import math
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.wcs import WCS
 
-__all__ = ["celestial_wcs", "image_axes", "wcs_keywords"]
+__all__ = ["SkyPlace", "celestial_wcs", "image_axes", "sky_place", "wcs_keywords"]
 
 _FRAMES = ("icrs", "fk5", "fk4", "fk4noeterms", "galactic")
 """Frames that convert to ICRS without a time or a place."""
@@ -43,6 +45,23 @@ _WCS_ERRORS = (
     TypeError,
     ValueError,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class SkyPlace:
+    """Where an image lies on the sky, at its centre.
+
+    Parameters
+    ----------
+    ra, dec : float
+        Degrees, ICRS.
+    pixel_scale : float
+        Arcsec; the root of a pixel's area.
+    """
+
+    ra: float
+    dec: float
+    pixel_scale: float
 
 
 def image_axes(header: "fits.Header") -> tuple[int, int]:
@@ -98,6 +117,38 @@ def celestial_wcs(
         except _WCS_ERRORS as error:
             return None, one_line(error)
     return (None, problem) if problem else (wcs, "")
+
+
+def sky_place(wcs: "WCS", shape: tuple[int, int]) -> SkyPlace | None:
+    """Find an image's centre and pixel scale.
+
+    Parameters
+    ----------
+    wcs : astropy WCS
+        From :func:`celestial_wcs`.
+    shape : (int, int)
+        Height and width of the image.
+
+    Returns
+    -------
+    SkyPlace or None
+        ``None`` where the centre is off the sky, as it may be in an all-sky map.
+    """
+    height, width = shape
+    x, y = (width - 1) / 2, (height - 1) / 2
+    with quiet_astropy(), np.errstate(all="ignore"):
+        sky = wcs.pixel_to_world([x, x + 1, x], [y, y, y + 1]).icrs
+    ra, dec = np.radians(sky.ra.deg), np.radians(sky.dec.deg)
+    # Unit vectors: their cross product has no trouble with poles.
+    centre, right, up = np.stack(
+        [np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1
+    )
+    area = float(np.linalg.norm(np.cross(right - centre, up - centre)))
+    if not (math.isfinite(area) and area > 0):
+        return None
+    return SkyPlace(
+        float(sky.ra.deg[0]), float(sky.dec.deg[0]), math.degrees(math.sqrt(area)) * 3600
+    )
 
 
 def _problem(wcs: "WCS", shape: tuple[int, int]) -> str:

@@ -362,4 +362,5 @@ def _voted(boxes: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
     votes = (iou > VOTING_IOU) & (iou.argmax(0) == rank[:, None])
     votes[rank, kept] = True
     weight = votes * scores
-    return (weight @ boxes) / weight.sum(1, keepdim=True)
+    mean: Tensor = (weight @ boxes) / weight.sum(1, keepdim=True)
+    return mean

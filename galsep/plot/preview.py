@@ -11,7 +11,7 @@ from galsep.flags import Flag
 from galsep.plot.canvas import new_figure, save_figure, stretch
 from galsep.scene import Footprint
 
-__all__ = ["plot_preview"]
+__all__ = ["COLORS", "MISSED_COLOR", "plot_preview"]
 
 PANEL_PIXELS = 1100
 """Roughly the side of a panel on the screen."""

@@ -32,6 +32,7 @@ from galsep.io.products import (
     write_catalog,
     write_segmentation,
 )
+from galsep.io.regions import check_regions, write_regions
 from galsep.io.runs import labels_to_runs
 from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.table import Table
     from astropy.wcs import WCS
+    from photutils.segmentation import SegmentationImage
 
 __all__ = ["DeblendResult", "FileResult", "deblend", "deblend_files", "stack_catalogs"]
 
@@ -68,9 +70,11 @@ IMAGE_CARDS = {
 weights set limits to it and it is known, and the planes beside the image."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DeblendResult:
     """What :func:`deblend` found in one image.
+
+    ``len(result)`` is the number of sources.
 
     Parameters
     ----------
@@ -100,6 +104,63 @@ class DeblendResult:
     def __len__(self) -> int:
         return len(self.catalog)
 
+    def __repr__(self) -> str:
+        about = ", ".join(f"{name} {value}" for name, value in self._summary().items())
+        return f"<{type(self).__name__}: {about}>"
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks."""
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in self._summary().items()
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+
+    def _summary(self) -> dict[str, str]:
+        height, width = self.segm.shape
+        summary = {
+            "image": f"{width}×{height} px",
+            "sources": str(len(self)),
+            "flagged": str(int(np.count_nonzero(self.catalog["flags"]))),
+        }
+        if "WEIGHTS" in self.catalog.meta:
+            summary["weights"] = f"sha256:{self.catalog.meta['WEIGHTS'][:12]}"
+        return summary
+
+    def to_segmentation_image(self) -> "SegmentationImage":
+        """Make a photutils ``SegmentationImage`` of a copy of the label map.
+
+        Its labels are those of the catalogue; a source that owns no pixel has none.
+        """
+        from photutils.segmentation import SegmentationImage
+
+        return SegmentationImage(self.segm.copy())
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the image with each source's outline and centroid.
+
+        Sources that only SEP found are red.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            By default those of a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        from galsep.plot.outlines import draw_outlines
+
+        return draw_outlines(
+            self.light,
+            float(np.median(self.rms)),
+            self.masks,
+            np.asarray(self.catalog["x_centroid"]),
+            np.asarray(self.catalog["y_centroid"]),
+            np.asarray(self.catalog["flags"]),
+            ax,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
@@ -124,6 +185,21 @@ class FileResult:
     n_sources: int = 0
     skipped: bool = False
     error: GalsepError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """Files that an input will write; the last two lists have one a deblended image, or none."""
+
+    segm: Path
+    catalog: Path
+    previews: tuple[Path, ...] = ()
+    regions: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.segm, self.catalog, *self.previews, *self.regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +265,9 @@ def deblend(
             )
         plane, detection = _plane_of_array(image, wcs, rms), None
     model = model or load_model(config.weights, config.device)
-    return _result(*_deblend_plane(plane, model, config, detection))
+    found, catalog = _deblend_plane(plane, model, config, detection)
+    _describe(catalog, plane, found, model, config)
+    return _result(found, catalog)
 
 
 def deblend_files(
@@ -244,6 +322,8 @@ def deblend_files(
     config = config or DeblendConfig()
     reporter = reporter or Reporter()
     check_catalog_format(config.catalog_format)
+    if config.regions:
+        check_regions()
     targets = _targets(images, output, config)
     done = _existing(images, targets, overwrite=overwrite, skip_existing=skip_existing)
     # Several jobs have models of their own: here it is only checked, off the device.
@@ -272,7 +352,7 @@ def deblend_files(
     return [results[path] for path in images]
 
 
-_Task = tuple[Path, tuple[Path, ...]]
+_Task = tuple[Path, _Targets | None]
 """An input and what it is to write."""
 
 
@@ -303,7 +383,7 @@ class _Work:
             what = f"unexpected {type(error).__name__}: {error}; please report it"
             return FileResult(path, error=_failure(path, what, error))
         kept = catalog if self.keep_catalogs else None
-        return FileResult(path, targets, kept, len(catalog))
+        return FileResult(path, _files(targets), kept, len(catalog))
 
     def __call__(self, task: _Task) -> tuple[FileResult, Record]:
         """Deblend a file for another process."""
@@ -327,12 +407,16 @@ def _worked(
         for one in finished:
             if isinstance(one.result, WorkerError):
                 path, targets = tasks[one.number]
-                remove_partial(targets)
+                remove_partial(_files(targets))
                 yield FileResult(path, error=WorkerError(f"{path}: {one.result}"))
             else:
                 result, record = one.result
                 record.replay(reporter, seen)
                 yield result
+
+
+def _files(targets: _Targets | None) -> tuple[Path, ...]:
+    return targets.files if targets else ()
 
 
 def _failure(path: Path, what: str, cause: Exception) -> ImageError:
@@ -357,10 +441,10 @@ def stack_catalogs(results: Sequence[FileResult]) -> "Table":
 
 def _targets(
     images: Sequence[Path], output: Path | None, config: DeblendConfig
-) -> Mapping[Path, tuple[Path, ...]]:
+) -> Mapping[Path, _Targets | None]:
     """Files that each input will write, refusing inputs that would write the same ones."""
     by_stem: dict[str, Path] = {}
-    targets: dict[Path, tuple[Path, ...]] = {}
+    targets: dict[Path, _Targets | None] = {}
     for path in images:
         stem = input_stem(path)
         if by_stem.get(stem) == path:
@@ -371,15 +455,21 @@ def _targets(
                 "deblend them into different folders"
             )
         by_stem[stem] = path
-        names = [f"{stem}_segm.fits", f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}"]
-        if config.preview:
-            names += [f"{stem}_preview{number}.png" for number in _preview_numbers(path, config)]
-        targets[path] = tuple(output / name for name in names) if output is not None else ()
+        if output is None:
+            targets[path] = None
+            continue
+        numbers = _numbers(path, config) if config.preview or config.regions else []
+        targets[path] = _Targets(
+            output / f"{stem}_segm.fits",
+            output / f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}",
+            tuple(output / f"{stem}_preview{n}.png" for n in numbers if config.preview),
+            tuple(output / f"{stem}{n}.reg" for n in numbers if config.regions),
+        )
     return targets
 
 
-def _preview_numbers(path: Path, config: DeblendConfig) -> list[str]:
-    """What tells the pictures of a file's images apart; nothing where there is one."""
+def _numbers(path: Path, config: DeblendConfig) -> list[str]:
+    """What tells the side products of a file's images apart; nothing where there is one."""
     try:
         chosen = list_images(path, config.ext).chosen
     except GalsepError:
@@ -389,7 +479,7 @@ def _preview_numbers(path: Path, config: DeblendConfig) -> list[str]:
 
 def _existing(
     images: Sequence[Path],
-    targets: Mapping[Path, tuple[Path, ...]],
+    targets: Mapping[Path, _Targets | None],
     *,
     overwrite: bool,
     skip_existing: bool,
@@ -397,7 +487,9 @@ def _existing(
     """Inputs whose outputs are all there and may be passed over."""
     done = set()
     for path in images:
-        there = [target for target in targets[path] if target.exists()]
+        own = targets[path]
+        files = own.files if own is not None else ()
+        there = [target for target in files if target.exists()]
         if not there or overwrite:
             continue
         if not skip_existing:
@@ -405,14 +497,14 @@ def _existing(
                 f"{there[0]}: exists already; give --overwrite to replace it or --skip-existing "
                 "to pass over its input"
             )
-        if len(there) == len(targets[path]):
+        if len(there) == len(files):
             done.add(path)
     return done
 
 
 def _deblend_images(
     path: Path,
-    targets: tuple[Path, ...],
+    targets: _Targets | None,
     model: Model,
     config: DeblendConfig,
     command: str,
@@ -421,7 +513,7 @@ def _deblend_images(
     """Deblend the images of one file, one after the other, and write what was found."""
     images = list_images(path, config.ext)
     parts: list[_Part] = []
-    with contextlib.ExitStack() as pictures:
+    with contextlib.ExitStack() as unfinished:
         for number, ext in enumerate(images.chosen):
             plane = read_plane(path, str(ext), _plane_options(config))
             detection = read_plane_like(config.detect, plane) if config.detect else None
@@ -432,7 +524,7 @@ def _deblend_images(
             _describe(catalog, plane, found, model, config, command)
             _report_image(name, plane, found, catalog, reporter)
             hdus = []
-            if targets:
+            if targets is not None:
                 hdus = segmentation_hdus(
                     segm=found.segm,
                     noverlap=found.noverlap,
@@ -442,24 +534,27 @@ def _deblend_images(
                     cards=_cards(catalog, IMAGE_CARDS) if len(images.chosen) > 1 else {},
                     extver=ext if images.several else 1,
                 )
-            if targets[2:]:
-                # Pictures, too, appear only when the whole file is done.
-                picture = pictures.enter_context(whole_file(targets[2 + number]))
+            # Side products, too, appear only when the whole file is done.
+            if targets is not None and targets.previews:
+                picture = unfinished.enter_context(whole_file(targets.previews[number]))
                 _draw(Path(name).name, plane, found, picture)
+            if targets is not None and targets.regions:
+                file = unfinished.enter_context(whole_file(targets.regions[number]))
+                write_regions(file, catalog, plane.wcs)
             parts.append(_Part(catalog, hdus))
         catalog = parts[0].catalog
         if len(parts) > 1:
             catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
-        if targets:
+        if targets is not None:
             comments = PROVENANCE | IMAGE_CARDS
             write_segmentation(
-                targets[0],
+                targets.segm,
                 [hdu for part in parts for hdu in part.hdus],
                 history=catalog.meta.get("HISTORY", []),
                 cards=_cards(catalog, comments),
             )
             # After it, so that a catalogue that exists has its label map beside it.
-            write_catalog(targets[1], catalog, config.catalog_format, comments=comments)
+            write_catalog(targets.catalog, catalog, config.catalog_format, comments=comments)
     return catalog
 
 
@@ -553,7 +648,7 @@ def _describe(
     found: FoundSources,
     model: Model,
     config: DeblendConfig,
-    command: str,
+    command: str = "",
 ) -> None:
     """Say in the catalogue's meta data how it was made."""
     catalog.meta |= {

@@ -75,6 +75,19 @@ def test_what_is_said(galsep, field, tmp_path):
     assert "picture" in lines[3]
 
 
+def test_regions(galsep, field, tmp_path):
+    regions = pytest.importorskip("regions")
+    outcome = galsep("deblend", field, "--output", tmp_path / "out", "--regions")
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[-1].split() == ["regions", str(tmp_path / "out/field_i.reg")]
+    table = Table.read(tmp_path / "out" / "field_i_cat.fits")
+    found = regions.Regions.read(str(tmp_path / "out" / "field_i.reg"), format="ds9")
+    assert [int(one.meta["text"]) for one in found] == table["label"].tolist()
+    assert [one.center.ra.deg for one in found] == pytest.approx(table["ra"].tolist(), abs=1e-7)
+    assert "--regions" in " ".join(fits.getheader(tmp_path / "out" / "field_i_cat.fits")["HISTORY"])
+    assert galsep("deblend", field, "-o", tmp_path / "out", "--regions").code == 3
+
+
 def test_catalogue_on_stdout(galsep, field, outputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = galsep("deblend", field, "--catalog", "-", "--quiet", "--threshold", 0.45)

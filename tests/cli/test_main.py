@@ -26,7 +26,7 @@ from galsep.errors import (
     WeightsError,
 )
 
-COMMANDS = ("deblend", "simulate", "train", "evaluate", "weights")
+COMMANDS = ("deblend", "info", "simulate", "train", "evaluate", "weights", "doctor")
 
 CONFIGS = {
     "simulate": SimulateConfig,

@@ -134,6 +134,25 @@ def test_every_image_of_a_file_is_deblended(chips, tmp_path):
     assert listener.warnings == []
 
 
+def test_regions_of_every_image(chips, tmp_path):
+    regions = pytest.importorskip("regions")
+    result, _ = run(chips, tmp_path / "out", regions=True)
+    assert [path.name for path in result.files[2:]] == ["chips_1.reg", "chips_3.reg"]
+    for path, ext in zip(result.files[2:], (1, 3), strict=True):
+        rows = result.catalog[result.catalog["ext"] == ext]
+        found = regions.Regions.read(str(path), format="ds9")
+        assert [str(one.meta["text"]) for one in found] == [str(label) for label in rows["label"]]
+        assert [one.center.ra.deg for one in found] == pytest.approx(rows["ra"], abs=1e-7)
+        assert [one.center.dec.deg for one in found] == pytest.approx(rows["dec"], abs=1e-7)
+
+
+def test_regions_without_their_library_are_refused_before_any_work(chips, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="--regions needs the library regions"):
+        run(chips, tmp_path / "out", regions=True)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("ext", ["3", "SCI,2"])
 def test_one_of_several_images_keeps_its_number(chips, tmp_path, ext):
     run(chips, tmp_path / "out", ext=ext, preview=True)
@@ -384,3 +403,11 @@ def test_bits_without_a_mask_are_told_of(tmp_path):
     assert listener.warnings == [
         f"{tmp_path / 'a.fits'}: there is no mask plane, so --mask-bits chooses nothing"
     ]
+
+
+def test_the_result_of_an_array_knows_the_weights():
+    result = deblend(stars())
+    assert result.catalog.meta["WEIGHTS"] == "0" * 64
+    assert repr(result) == (
+        "<DeblendResult: image 220×200 px, sources 3, flagged 0, weights sha256:000000000000>"
+    )

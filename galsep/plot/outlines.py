@@ -1,0 +1,88 @@
+"""Outlines of sources on axes of the caller's, for a notebook or a figure of one's own."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.flags import Flag
+from galsep.plot.canvas import stretch
+from galsep.plot.preview import COLORS, MISSED_COLOR
+from galsep.scene import Footprint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_outlines", "edges"]
+
+
+def draw_outlines(
+    light: npt.NDArray[Any],
+    rms: float,
+    footprints: Sequence[Footprint],
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    flags: npt.NDArray[np.int64],
+    axes: "Axes | None" = None,
+) -> "Axes":
+    """Draw an image with each source's outline and centroid.
+
+    Parameters
+    ----------
+    light : (h, w) array
+        Background-subtracted image; NaN where unusable.
+    rms : float
+        Typical noise of a pixel.
+    footprints : sequence of Footprint
+    x, y : (n,) float arrays
+        Centroids, pixels.
+    flags : (n,) int array
+        Sources that only SEP found are drawn in red.
+    axes : matplotlib Axes, optional
+        By default those of a new figure of pyplot.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    from matplotlib.collections import LineCollection
+
+    if axes is None:
+        from matplotlib import pyplot
+
+        _, axes = pyplot.subplots(layout="constrained")
+    axes.imshow(
+        stretch(light, rms), origin="lower", cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+    )
+    missed = (np.asarray(flags) & Flag.NETWORK_MISSED) > 0
+    segments: list[npt.NDArray[np.float64]] = []
+    colors: list[str] = []
+    for index, footprint in enumerate(footprints):
+        lines = edges(footprint)
+        segments += list(lines)
+        color = MISSED_COLOR if missed[index] else COLORS[index % len(COLORS)]
+        colors += [color] * len(lines)
+    axes.add_collection(LineCollection(segments, colors=colors, linewidths=1.0), autolim=False)
+    axes.scatter(x, y, s=16, c="white", marker="+", linewidths=0.8)
+    axes.set_xlabel("x [pixel]")
+    axes.set_ylabel("y [pixel]")
+    return axes
+
+
+def edges(footprint: Footprint) -> npt.NDArray[np.float64]:
+    """The sides of pixels that bound a footprint.
+
+    Returns
+    -------
+    (n, 2, 2) array
+        Ends ``x, y`` of each side; the centre of a pixel has whole coordinates.
+    """
+    mask = np.pad(footprint.mask, 1)
+    left, bottom = footprint.x0 - 1.5, footprint.y0 - 1.5
+    rows, columns = np.nonzero(mask[:, 1:] != mask[:, :-1])
+    upright = np.stack([columns + 1, rows, columns + 1, rows + 1], axis=1)
+    rows, columns = np.nonzero(mask[1:] != mask[:-1])
+    level = np.stack([columns, rows + 1, columns + 1, rows + 1], axis=1)
+    ends = np.concatenate([upright, level]).astype(np.float64).reshape(-1, 2, 2)
+    return np.asarray(ends + np.array([left, bottom]))
