@@ -9,26 +9,10 @@ import numpy.typing as npt
 
 from galsep.scene import SoftMask
 
-__all__ = ["Photometry", "Shares", "measure", "pixel_variance", "split_light"]
+__all__ = ["Photometry", "measure", "pixel_variance", "split_light"]
 
 LEAST_CLAIM = 0.01
 """A source claims at least this much of each pixel of its mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shares:
-    """Each source's share of each pixel of its mask.
-
-    Parameters
-    ----------
-    weights : sequence of SoftMask
-        What each source claims of each pixel of its mask, 0 outside; comparable between sources.
-    shares : sequence of SoftMask
-        The same, divided by the sum over all sources: they add up to one in every masked pixel.
-    """
-
-    weights: Sequence[SoftMask]
-    shares: Sequence[SoftMask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +35,7 @@ class Photometry:
 
 def split_light(
     masks: Sequence[SoftMask], claims: Sequence[SoftMask | None], shape: tuple[int, int]
-) -> Shares:
+) -> list[SoftMask]:
     """Split each pixel among the sources whose masks hold it, in proportion to their claims.
 
     Parameters
@@ -63,6 +47,11 @@ def split_light(
         source without a prediction claims what the others leave.
     shape : (int, int)
         Height and width of the image.
+
+    Returns
+    -------
+    list of SoftMask
+        Each source's share of each pixel of its mask: they add up to one in every masked pixel.
     """
     claimed = np.zeros(shape, dtype=np.float32)
     weights: list[SoftMask | None] = []
@@ -91,7 +80,7 @@ def split_light(
             where=weight.probability > 0,
         )
         shares.append(SoftMask(weight.y0, weight.x0, share))
-    return Shares(filled, shares)
+    return shares
 
 
 def measure(

@@ -22,7 +22,7 @@ from galsep.image.noise import scale_noise
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.psf import Domain, choose_domain, estimate_fwhm
 from galsep.image.tiling import Tiling, cut, lay_cutouts
-from galsep.measure.photometry import Photometry, Shares, measure, split_light
+from galsep.measure.photometry import Photometry, measure, split_light
 from galsep.model.inference import Found, detect
 from galsep.model.network import normalise
 from galsep.model.weights import Model
@@ -49,6 +49,9 @@ STATUSES = ("confirmed", "split", "missed", "rejected")
 """What became of a SEP detection: one source, several, none though it is significant, none."""
 
 NO_TILE = -1
+
+OUTLINE = np.float32(1e-3)
+"""Strength of SEP's outlines against masks of the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,14 +385,14 @@ def finish(
         flags=flags,
         parent=sources.parent,
         tile=sources.tile,
-        segm=paint_labels(shares.weights, sources.scores, shape),
+        segm=paint_labels(_strengths(sources), sources.scores, shape),
         noverlap=noverlap,
         background=measured.background,
         rms=measured.rms,
         noise=measured.noise,
         noise_scale=measured.noise_scale,
         light=measured.light,
-        shares=shares.shares,
+        shares=shares,
         photometry=photometry,
         parents=_parents(prepared.blobs, sources),
         tiling=prepared.tiling,
@@ -477,7 +480,7 @@ def _with_outlines(
 
 def _measured(
     image: Light, sources: _Sources, config: DeblendConfig
-) -> tuple[Shares, Photometry, _Sources]:
+) -> tuple[list[SoftMask], Photometry, _Sources]:
     """Split and measure the light, with the sources sorted by position: rows first."""
     masks = sources.masks
     # Masks are as tight as their crops.
@@ -497,8 +500,20 @@ def _measured(
     )
     shape = (image.light.shape[0], image.light.shape[1])
     shares = split_light(sources.masks, sources.claims, shape)
-    photometry = measure(shares.shares, image.light, image.rms, config.gain, image.noise)
+    photometry = measure(shares, image.light, image.rms, config.gain, image.noise)
     return shares, photometry, sources
+
+
+def _strengths(sources: _Sources) -> list[SoftMask]:
+    """What sources compete for pixels of the label map with: the probability of their masks.
+
+    It agrees better with the brightest source's pixels than the predicted shares do. SEP's
+    outlines, which have no probability, get what no mask holds.
+    """
+    return [
+        mask if claim is not None else SoftMask(mask.y0, mask.x0, mask.probability * OUTLINE)
+        for mask, claim in zip(sources.masks, sources.claims, strict=True)
+    ]
 
 
 def _pixel_flags(
