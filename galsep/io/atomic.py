@@ -4,6 +4,7 @@ import contextlib
 import glob
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,9 @@ def write_fits(target: Path, hdus: "fits.HDUList") -> None:
     """
     from astropy.io import fits
 
-    with whole_file(target) as temporary:
+    with whole_file(target) as temporary, warnings.catch_warnings():
+        # astropy puts Ctrl-C off until the file is updated; it need not say so.
+        warnings.filterwarnings("ignore", message="KeyboardInterrupt ignored")
         hdus.writeto(temporary, output_verify="exception")
         # Compressed images are checked as the binary tables they are stored in.
         with fits.open(

@@ -185,9 +185,10 @@ def _dismiss(workers: Collection[_Worker[Any]]) -> None:
 
 def _serve(pipe: "Connection") -> NoReturn:
     """Work on what comes through the pipe until it closes."""
-    # Ctrl-C reaches all processes: it is left to the one that started the others.
+    # Ctrl-C reaches all processes: it is left to the one that started the others. It stays blocked,
+    # as it was at the start, since astropy puts a handler of its own in place while it writes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - {signal.SIGINT})
     with contextlib.suppress(EOFError, OSError, SystemExit):
         function = pipe.recv()
         signal.signal(signal.SIGTERM, _leave)

@@ -1,5 +1,6 @@
 import gzip
 import os
+import signal
 import stat
 
 import numpy as np
@@ -110,3 +111,18 @@ def test_existing_outputs_are_refused_unless_they_may_go(tmp_path):
     refuse_existing([there], overwrite=True)
     with pytest.raises(OutputExistsError, match="there: exists already; give --overwrite"):
         refuse_existing([tmp_path / "new", there], overwrite=False)
+
+
+def test_an_interrupt_while_a_file_is_updated_leaves_nothing(tmp_path, monkeypatch, recwarn):
+    verify = fits.HDUList.verify
+
+    def interrupted(self, option="warn"):
+        if self.fileinfo(0):
+            signal.raise_signal(signal.SIGINT)
+        return verify(self, option)
+
+    monkeypatch.setattr(fits.HDUList, "verify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_fits(tmp_path / "a.fits", hdus())
+    assert not os.listdir(tmp_path)
+    assert not recwarn.list

@@ -3,6 +3,7 @@ import signal
 import time
 
 import pytest
+from astropy.io import fits
 
 from galsep.errors import WorkerError
 from galsep.workflows.pool import map_on_workers, work_on_workers
@@ -50,3 +51,25 @@ def test_closing_ends_the_workers(tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(int(path.read_text()), 0)
     assert time.monotonic() - started < 30
+
+
+INTERRUPTED_WRITE = """
+import pathlib, signal
+from astropy.io import fits
+from galsep.io.atomic import write_fits
+
+def verify(hdus, option="warn", checked=fits.HDUList.verify, signal=signal):
+    signal.raise_signal(signal.SIGINT)
+    return checked(hdus, option)
+
+fits.HDUList.verify = verify
+write_fits(pathlib.Path({path!r}), fits.HDUList([fits.PrimaryHDU()]))
+"""
+
+
+def test_an_interrupt_while_a_worker_writes_is_left_to_its_parent(tmp_path, capfd):
+    path = tmp_path / "a.fits"
+    script = INTERRUPTED_WRITE.format(path=str(path))
+    assert list(map_on_workers(exec, [script, "pass"], 2)) == [None, None]
+    assert fits.getval(path, "CHECKSUM")
+    assert capfd.readouterr() == ("", "")
