@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from galsep.scene import SoftMask
 
-__all__ = ["bin_labels", "bin_light", "magnify"]
+__all__ = ["bin_labels", "bin_light", "linear_weights", "magnify"]
 
 MIN_VALID = 0.5
 """A block needs at least this share of valid pixels to be one."""
@@ -71,8 +71,19 @@ def magnify(mask: SoftMask, binning: int) -> SoftMask:
 
 def _interpolation(size: int, binning: int) -> npt.NDArray[np.float32]:
     """Weights of linear interpolation from blocks to pixels, constant beyond the outer centres."""
-    position = np.clip((np.arange(size * binning) + 0.5) / binning - 0.5, 0, size - 1)
-    distance = np.abs(position[:, None] - np.arange(size))
+    return linear_weights((np.arange(size * binning) + 0.5) / binning - 0.5, size)
+
+
+def linear_weights(position: npt.NDArray[Any], cells: int) -> npt.NDArray[np.float32]:
+    """Weights ``[n, cells]`` of linear interpolation between cells, constant beyond the outer ones.
+
+    Parameters
+    ----------
+    position : (n,) float array
+        Where to interpolate; whole numbers are cell centres.
+    cells : int
+    """
+    distance = np.abs(np.clip(position, 0, cells - 1)[:, None] - np.arange(cells))
     return np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from galsep.conventions import STAMP_SIZE
+from galsep.image.binning import linear_weights
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 
@@ -89,5 +90,4 @@ def _interpolation(low: float, high: float, cells: int) -> tuple[int, npt.NDArra
     first = min(max(math.ceil(low - 0.5), 0), STAMP_SIZE - 1)
     last = max(min(math.floor(high - 0.5), STAMP_SIZE - 1), first)
     position = (np.arange(first, last + 1) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
-    distance = np.abs(np.clip(position, 0, cells - 1)[:, None] - np.arange(cells))
-    return first, np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)
+    return first, linear_weights(position, cells)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from galsep.flags import Flag
 from galsep.plot.canvas import stretch
-from galsep.plot.preview import COLORS, MISSED_COLOR
+from galsep.plot.preview import outline_colors
 from galsep.scene import Footprint
 
 if TYPE_CHECKING:
@@ -58,10 +58,9 @@ def draw_outlines(
     missed = (np.asarray(flags) & Flag.NETWORK_MISSED) > 0
     segments: list[npt.NDArray[np.float64]] = []
     colors: list[str] = []
-    for index, footprint in enumerate(footprints):
+    for footprint, color in zip(footprints, outline_colors(missed), strict=True):
         lines = edges(footprint)
         segments += list(lines)
-        color = MISSED_COLOR if missed[index] else COLORS[index % len(COLORS)]
         colors += [color] * len(lines)
     axes.add_collection(LineCollection(segments, colors=colors, linewidths=1.0), autolim=False)
     axes.scatter(x, y, s=16, c="white", marker="+", linewidths=0.8)

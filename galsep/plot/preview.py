@@ -11,7 +11,7 @@ from galsep.flags import Flag
 from galsep.plot.canvas import new_figure, save_figure, stretch
 from galsep.scene import Footprint
 
-__all__ = ["COLORS", "MISSED_COLOR", "plot_preview"]
+__all__ = ["outline_colors", "plot_preview"]
 
 PANEL_PIXELS = 1100
 """Roughly the side of a panel on the screen."""
@@ -23,6 +23,13 @@ COLORS = ("#ff9f1c", "#2ec4b6", "#9bc53d", "#c77dff", "#5bc0eb", "#f7d716")
 """Outlines take turns, so that neighbours can be told apart."""
 
 MISSED_COLOR = "#ff2d2d"
+
+
+def outline_colors(missed: npt.NDArray[np.bool_]) -> list[str]:
+    """Colour of each source's outline; those that only SEP found are red."""
+    return [
+        MISSED_COLOR if one else COLORS[index % len(COLORS)] for index, one in enumerate(missed)
+    ]
 
 
 def plot_preview(
@@ -57,8 +64,7 @@ def plot_preview(
     gray = np.repeat(np.repeat(stretch(shown, rms / binning), zoom, axis=0), zoom, axis=1)
     overlay = np.repeat(gray[:, :, None], 3, axis=2)
     missed = (flags & Flag.NETWORK_MISSED) > 0
-    for index, footprint in enumerate(footprints):
-        color = MISSED_COLOR if missed[index] else COLORS[index % len(COLORS)]
+    for footprint, color in zip(footprints, outline_colors(missed), strict=True):
         _paint_outline(overlay, footprint, zoom, binning, _rgb(color))
     high, wide = gray.shape
     extent = (-0.5, light.shape[1] - 0.5, -0.5, light.shape[0] - 0.5)

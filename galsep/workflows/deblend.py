@@ -19,6 +19,7 @@ from galsep.errors import (
     UsageError,
     WorkerError,
 )
+from galsep.image.light import Frame
 from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
 from galsep.io.atomic import make_folder, remove_partial, whole_file
@@ -37,7 +38,7 @@ from galsep.io.runs import labels_to_runs
 from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
 from galsep.scene import Footprint
-from galsep.workflows.finding import FoundSources, Frame, find_sources
+from galsep.workflows.finding import FoundSources, find_sources
 from galsep.workflows.pool import work_on_workers
 from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import catalog_table, parents_table

@@ -17,6 +17,7 @@ from galsep.flags import Flag
 from galsep.image.background import estimate_background
 from galsep.image.binning import bin_labels, bin_light, magnify
 from galsep.image.detect import Blobs, detect_blobs
+from galsep.image.light import Frame, Light, without_background
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.noise import scale_noise
 from galsep.image.painting import count_overlaps, paint_labels
@@ -30,7 +31,6 @@ from galsep.scene import Detections, Footprint, SoftMask
 
 __all__ = [
     "FoundSources",
-    "Frame",
     "Parents",
     "Prepared",
     "calibrated",
@@ -52,54 +52,6 @@ NO_TILE = -1
 
 OUTLINE = np.float32(1e-3)
 """Strength of SEP's outlines against masks of the network."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Pixels of an image and what is known of their noise.
-
-    Parameters
-    ----------
-    data : (h, w) float array
-        In any unit.
-    mask : (h, w) bool array
-        True where a pixel is unusable.
-    noise : (h, w) float32 array or None
-        Rms of each pixel as it came with the image, positive where ``mask`` is not set.
-    measured : Frame or None
-        The image to measure on, of the same shape; ``None`` for this one.
-    """
-
-    data: npt.NDArray[Any]
-    mask: npt.NDArray[np.bool_]
-    noise: npt.NDArray[np.float32] | None = None
-    measured: "Frame | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class Light:
-    """An image without its background.
-
-    Parameters
-    ----------
-    light : (h, w) float32 array
-        Image minus background, 0 where unusable.
-    mask : (h, w) bool array
-        True where a pixel is unusable.
-    background, rms : (h, w) float32 arrays
-        Background and the noise of the sky.
-    noise : (h, w) float32 array or None
-        Noise of each pixel by the image's own plane, scaled to the measured noise.
-    noise_scale : float or None
-        ... and by what.
-    """
-
-    light: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.bool_]
-    background: npt.NDArray[np.float32]
-    rms: npt.NDArray[np.float32]
-    noise: npt.NDArray[np.float32] | None
-    noise_scale: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +232,8 @@ def prepare(
     if not isinstance(image, Frame):
         image = Frame(np.ma.getdata(image), np.ma.getmaskarray(image))
     mesh = config.background_mesh
-    own = _without_background(image, mesh)
-    measured = own if image.measured is None else _without_background(image.measured, mesh)
+    own = without_background(image, mesh)
+    measured = own if image.measured is None else without_background(image.measured, mesh)
     light, mask = own.light, own.mask
     blobs = detect_blobs(light, own.rms, mask)
     domain = choose_domain(estimate_fwhm(light, mask, blobs) if psf_limits else None, psf_limits)
@@ -291,19 +243,6 @@ def prepare(
     else:
         tiling, cutouts = _cut_binned(own, blobs, domain.binning, mesh)
     return Prepared(own, measured, blobs, tiling, cutouts, domain)
-
-
-def _without_background(frame: Frame, mesh: int) -> Light:
-    mask = frame.mask | ~np.isfinite(frame.data)
-    data = np.where(mask, 0, frame.data)
-    data = np.ascontiguousarray(data, dtype=np.float32 if data.dtype == np.float32 else np.float64)
-    background = estimate_background(data, mask, mesh)
-    light = (data - background.level).astype(np.float32)
-    light[mask] = 0
-    if frame.noise is None:
-        return Light(light, mask, background.level, background.rms, None, None)
-    noise = scale_noise(frame.noise, light, background.rms, mask)
-    return Light(light, mask, background.level, noise.sky, noise.total, noise.scale)
 
 
 def _cut_binned(

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from galsep.errors import GalsepError, ImageError
-from galsep.image.background import estimate_background
 from galsep.image.detect import detect_blobs
-from galsep.image.noise import scale_noise
+from galsep.image.light import Frame, without_background
 from galsep.image.psf import estimate_fwhm
 from galsep.io.image import Plane, read_plane
 from galsep.io.listing import Contents, list_contents
@@ -175,15 +174,13 @@ def _inspect_image(plane: Plane, mesh: int) -> ImageReport:
     shape = (mask.shape[0], mask.shape[1])
     background = rms = seeing = scale = None
     if valid.any():
-        found = estimate_background(plane.data, mask, mesh)
-        light = np.where(mask, 0, plane.data - found.level).astype(np.float32)
-        sky = found.rms
-        if plane.noise is not None:
-            noise = scale_noise(plane.noise.rms, light, found.rms, mask)
-            sky, scale = noise.sky, noise.scale
-        background = float(np.median(found.level[valid]))
-        rms = float(np.median(sky[valid]))
-        seeing = estimate_fwhm(light, mask, detect_blobs(light, sky, mask))
+        noise = None if plane.noise is None else plane.noise.rms
+        found = without_background(Frame(plane.data, mask, noise), mesh)
+        scale = found.noise_scale
+        background = float(np.median(found.background[valid]))
+        rms = float(np.median(found.rms[valid]))
+        blobs = detect_blobs(found.light, found.rms, found.mask)
+        seeing = estimate_fwhm(found.light, found.mask, blobs)
     noise_report = mask_report = None
     if plane.noise is not None:
         noise_report = NoiseReport(plane.noise.origin, plane.noise.kind, scale)
