@@ -3,6 +3,8 @@
 Pixel ``i`` of an image averaged over blocks of ``k`` covers the pixels ``k i … k i + k − 1``.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
