@@ -98,12 +98,15 @@ class TrainConfig:
 
     ``stages`` lists ``(first trainable part, last epoch, learning rate)``; the part is
     ``heads``, ``4+`` (backbone stage 4 and everything above) or ``all``. With ``schedule =
-    "cosine"`` the one stage's rate warms up over ``warmup`` steps and falls to zero.
+    "cosine"`` the one stage's rate warms up over ``warmup`` steps and falls to zero. When Mask
+    R-CNN has had its ``epochs`` (none: it stays as ``init`` has it), the separation network is
+    trained for ``separation_epochs``.
     """
 
     recipe: str = "compact"
     init: str = "random"
     epochs: int = 20
+    separation_epochs: int = 12
     epoch_size: int = 8_000
     batch_size: int = 16
     optimizer: str = "adamw"
@@ -126,7 +129,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise UsageError(f"recipe is one of {', '.join(sorted(RECIPES))}, got {self.recipe!r}")
-        _at_least("epochs", self.epochs, 1)
+        _at_least("epochs", self.epochs, 0)
+        _at_least("separation_epochs", self.separation_epochs, 0)
+        if not self.epochs and self.init in ("random", "coco"):
+            raise UsageError("epochs = 0 needs init to name weights that are trained already")
         _at_least("epoch_size", self.epoch_size, 1)
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_groups", self.max_groups, 1)
@@ -267,7 +273,7 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
         values = {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
         if "epochs" in values and "stages" not in values:
             # A shorter or longer cosine run is still one stage.
-            values["stages"] = (("all", values["epochs"], 1e-3),)
+            values["stages"] = (("all", max(1, values["epochs"]), 1e-3),)
     return build(cls, values)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Blend", "Detections", "Footprint", "SoftMask", "Source"]
+__all__ = ["Blend", "Detections", "Footprint", "SoftMask", "Source", "SourceLight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,12 @@ class SoftMask:
         if self.probability.ndim != 2:
             raise ValueError(f"a soft mask is 2-D, got {self.probability.ndim}-D")
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Slices of the crop in its image (meaningful only if it lies inside)."""
+        height, width = self.probability.shape
+        return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
+
     def footprint(self, level: float = 0.5) -> Footprint:
         """The pixels more probable than ``level``."""
         return Footprint.from_mask(self.probability > level, self.y0, self.x0)
@@ -137,6 +143,44 @@ class SoftMask:
         top, left = to.y0 - self.y0, to.x0 - self.x0
         height, width = to.mask.shape
         return SoftMask(to.y0, to.x0, self.probability[top : top + height, left : left + width])
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLight:
+    """One source's part of an image, on a crop inside it.
+
+    Parameters
+    ----------
+    y0, x0 : int
+        0-based position of the crop's first pixel in the image.
+    share : (h, w) float32 array
+        Of the light in each pixel; the shares of all sources add up to one or less.
+    model : (h, w) float32 array
+        The source's noiseless light, non-negative, in the image's unit; 0 on unusable pixels.
+    flux : float
+        Total of the model with what lies beyond the crop.
+    flux_err : float
+        Its error by the noise of the sky and by the splitting, without the sources' own electrons.
+    """
+
+    y0: int
+    x0: int
+    share: npt.NDArray[np.float32]
+    model: npt.NDArray[np.float32]
+    flux: float
+    flux_err: float
+
+    def __post_init__(self) -> None:
+        if self.share.ndim != 2 or self.share.shape != self.model.shape:
+            raise ValueError(
+                f"share and model are 2-D and alike, got {self.share.shape} and {self.model.shape}"
+            )
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Slices of the crop in its image."""
+        height, width = self.share.shape
+        return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from galsep.scene import SoftMask
 
-__all__ = ["bin_labels", "bin_light", "linear_weights", "magnify"]
+__all__ = ["bin_labels", "bin_light", "linear_weights", "magnify", "shrink"]
 
 MIN_VALID = 0.5
 """A block needs at least this share of valid pixels to be one."""
@@ -69,6 +69,26 @@ def magnify(mask: SoftMask, binning: int) -> SoftMask:
     rows, columns = _interpolation(height, binning), _interpolation(width, binning)
     probability = np.asarray(rows @ mask.probability @ columns.T, dtype=np.float32)
     return SoftMask(mask.y0 * binning, mask.x0 * binning, probability)
+
+
+def shrink(mask: SoftMask, binning: int, shape: tuple[int, ...]) -> SoftMask:
+    """Average a mask over the blocks of an averaged image, the inverse of :func:`magnify`.
+
+    Parameters
+    ----------
+    mask : SoftMask
+        In the image's pixels.
+    binning : int
+    shape : (int, int)
+        Of the averaged image.
+    """
+    if binning == 1:
+        return mask
+    y0, x0 = mask.y0 // binning, mask.x0 // binning
+    top, left = mask.y0 - y0 * binning, mask.x0 - x0 * binning
+    whole = np.pad(mask.probability, ((top, 0), (left, 0)))
+    mean = _blocks(whole, binning).mean(axis=(1, 3))
+    return SoftMask(y0, x0, mean[: shape[0] - y0, : shape[1] - x0])
 
 
 def _interpolation(size: int, binning: int) -> npt.NDArray[np.float32]:

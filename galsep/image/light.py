@@ -1,6 +1,7 @@
 """From an image's pixels to its light: background subtracted, noise of the sky measured."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,15 @@ class Frame:
         Rms of each pixel as it came with the image, positive where ``mask`` is not set.
     measured : Frame or None
         The image to measure on, of the same shape; ``None`` for this one.
+    bands : mapping of str to Frame
+        Further images to measure on, of the same shape.
     """
 
     data: npt.NDArray[Any]
     mask: npt.NDArray[np.bool_]
     noise: npt.NDArray[np.float32] | None = None
     measured: "Frame | None" = None
+    bands: "Mapping[str, Frame]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.scene import SoftMask
+from galsep.scene import SoftMask, SourceLight
 
 __all__ = ["Photometry", "measure", "pixel_variance", "split_light"]
 
@@ -20,7 +20,7 @@ class Photometry:
     """Measurements of the separated light, one entry a source.
 
     Fluxes are in the image's unit, lengths in pixels, angles in degrees counter-clockwise from
-    +x. A source without positive light has its moments from the bare mask.
+    +x. A source without light has its moments from the bare shape of its share.
     """
 
     x: npt.NDArray[np.float64]
@@ -34,9 +34,14 @@ class Photometry:
 
 
 def split_light(
-    masks: Sequence[SoftMask], claims: Sequence[SoftMask | None], shape: tuple[int, int]
-) -> list[SoftMask]:
+    masks: Sequence[SoftMask],
+    claims: Sequence[SoftMask | None],
+    light: npt.NDArray[np.float32],
+    rms: npt.NDArray[np.float32],
+) -> list[SourceLight]:
     """Split each pixel among the sources whose masks hold it, in proportion to their claims.
+
+    For weights without a separation network: a source's model is its share of the data.
 
     Parameters
     ----------
@@ -45,46 +50,52 @@ def split_light(
     claims : sequence of SoftMask or None
         On the same crops, the share of the light that is predicted to be the source's own. A
         source without a prediction claims what the others leave.
-    shape : (int, int)
-        Height and width of the image.
+    light, rms : (h, w) float32 arrays
+        Background-subtracted image (0 where unusable) and the noise of its sky.
 
     Returns
     -------
-    list of SoftMask
-        Each source's share of each pixel of its mask: they add up to one in every masked pixel.
+    list of SourceLight
+        Shares add up to one in every masked pixel.
     """
-    claimed = np.zeros(shape, dtype=np.float32)
-    weights: list[SoftMask | None] = []
+    claimed = np.zeros(light.shape, dtype=np.float32)
+    weights: list[npt.NDArray[np.float32] | None] = []
     for mask, claim in zip(masks, claims, strict=True):
         if claim is None:
             weights.append(None)
             continue
         own = np.where(mask.probability > 0, np.maximum(claim.probability, LEAST_CLAIM), 0)
-        weights.append(SoftMask(mask.y0, mask.x0, own.astype(np.float32)))
-        claimed[_box(mask)] += own
+        weights.append(own.astype(np.float32))
+        claimed[mask.slices] += own
     filled = []
     for mask, weight in zip(masks, weights, strict=True):
         if weight is None:
-            left = np.maximum(1 - claimed[_box(mask)], LEAST_CLAIM)
-            weight = SoftMask(mask.y0, mask.x0, np.where(mask.probability > 0, left, 0))
+            left = np.maximum(1 - claimed[mask.slices], LEAST_CLAIM)
+            weight = np.where(mask.probability > 0, left, np.float32(0))
         filled.append(weight)
-    total = np.zeros(shape, dtype=np.float32)
-    for weight in filled:
-        total[_box(weight)] += weight.probability
-    shares = []
-    for weight in filled:
-        share = np.divide(
-            weight.probability,
-            total[_box(weight)],
-            out=np.zeros_like(weight.probability),
-            where=weight.probability > 0,
+    total = np.zeros(light.shape, dtype=np.float32)
+    for mask, weight in zip(masks, filled, strict=True):
+        total[mask.slices] += weight
+    parts = []
+    for mask, weight in zip(masks, filled, strict=True):
+        box = mask.slices
+        share = np.divide(weight, total[box], out=np.zeros_like(weight), where=weight > 0)
+        own = share * light[box]
+        parts.append(
+            SourceLight(
+                y0=mask.y0,
+                x0=mask.x0,
+                share=share,
+                model=np.maximum(own, 0),
+                flux=float(own.sum(dtype=np.float64)),
+                flux_err=float(np.sqrt(((share * rms[box]) ** 2).sum(dtype=np.float64))),
+            )
         )
-        shares.append(SoftMask(weight.y0, weight.x0, share))
-    return shares
+    return parts
 
 
 def measure(
-    shares: Sequence[SoftMask],
+    parts: Sequence[SourceLight],
     light: npt.NDArray[np.float32],
     rms: npt.NDArray[np.float32],
     gain: float = 0.0,
@@ -94,7 +105,8 @@ def measure(
 
     Parameters
     ----------
-    shares : sequence of SoftMask
+    parts : sequence of SourceLight
+        All sources of the image.
     light, rms : (h, w) float32 arrays
         Background-subtracted image (0 where unusable) and the noise of its sky.
     gain : float
@@ -104,27 +116,25 @@ def measure(
 
     Notes
     -----
-    ``blendedness`` = 1 − Σ m² / Σ (m · Σⱼ mⱼ), with m the source's share of the positive light
-    (Bosch et al. 2018, PASJ 70, S5, use the same idea with models).
+    ``blendedness`` = 1 − Σ m² / Σ (m · Σⱼ mⱼ) over the models (Bosch et al. 2018, PASJ 70, S5).
     """
-    n = len(shares)
-    columns = {name: np.zeros(n) for name in Photometry.__dataclass_fields__}
-    for index, share in enumerate(shares):
-        box = _box(share)
-        part = share.probability.astype(np.float64)
-        here = light[box].astype(np.float64)
-        own = part * here
+    columns = {name: np.zeros(len(parts)) for name in Photometry.__dataclass_fields__}
+    modelled = np.zeros(light.shape, dtype=np.float32)
+    for part in parts:
+        modelled[part.slices] += part.model
+    for index, part in enumerate(parts):
+        box = part.slices
+        model = part.model.astype(np.float64)
         known = None if noise is None else noise[box]
-        variance = pixel_variance(here, rms[box], gain, known)
-        columns["flux"][index] = own.sum()
-        columns["flux_err"][index] = np.sqrt((part**2 * variance).sum())
-        positive = np.maximum(own, 0)
-        power = (positive**2).sum()
-        among = (positive * np.maximum(here, 0)).sum()
-        columns["blendedness"][index] = 1 - power / among if among > 0 else 0.0
-        moments = _moments(positive if positive.sum() > 0 else (part > 0).astype(np.float64))
-        columns["x"][index] = share.x0 + moments[0]
-        columns["y"][index] = share.y0 + moments[1]
+        # Beyond that of the sky: of the sources' electrons.
+        more = pixel_variance(modelled[box], rms[box], gain, known) - rms[box].astype(float) ** 2
+        columns["flux"][index] = part.flux
+        columns["flux_err"][index] = np.sqrt(part.flux_err**2 + (part.share**2 * more).sum())
+        among = (model * modelled[box]).sum()
+        columns["blendedness"][index] = 1 - (model**2).sum() / among if among > 0 else 0.0
+        moments = _moments(model if model.sum() > 0 else (part.share > 0).astype(np.float64))
+        columns["x"][index] = part.x0 + moments[0]
+        columns["y"][index] = part.y0 + moments[1]
         columns["semimajor_axis"][index] = moments[2]
         columns["semiminor_axis"][index] = moments[3]
         columns["orientation"][index] = moments[4]
@@ -174,8 +184,3 @@ def _moments(light: npt.NDArray[np.float64]) -> tuple[float, float, float, float
     return float(x), float(y), float(np.sqrt(mean + spread)), float(
         np.sqrt(max(mean - spread, 0.0))
     ), float(angle)  # fmt: skip
-
-
-def _box(mask: SoftMask) -> tuple[slice, slice]:
-    height, width = mask.probability.shape
-    return slice(mask.y0, mask.y0 + height), slice(mask.x0, mask.x0 + width)

@@ -8,9 +8,9 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,20 +24,55 @@ from galsep.io.atomic import whole_file
 from galsep.model.device import fast_bfloat16
 from galsep.model.examples import Example, ExampleMaker, to_batch
 
-__all__ = ["LOSSES", "Trainer", "learning_rate", "part_is_trained"]
+__all__ = ["Detecting", "Objective", "Trainer", "learning_rate", "part_is_trained"]
 
-LOSSES = {
-    "loss": "total",
-    "loss_classifier": "L_cls: is it a galaxy, a star, or nothing",
-    "loss_box_reg": "L_box: where the box is",
-    "loss_mask": "L_mask: which pixels it covers",
-    "loss_share": "which part of the light there is its own",
-    "loss_objectness": "region proposal network: is there anything",
-    "loss_rpn_box_reg": "region proposal network: where",
-}
-"""The parts of the loss, logged for training and validation each epoch."""
 
-_STEP_SEED, _VALIDATION_SEED = 0, 1
+class Objective(Protocol):
+    """What a network is trained for.
+
+    Attributes
+    ----------
+    parts : mapping of str to str
+        Names of the loss's parts and what they mean, logged for training and validation.
+    """
+
+    parts: Mapping[str, str]
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Take a new source of random numbers: at the start of each epoch and validation."""
+
+    def __call__(
+        self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
+    ) -> dict[str, Tensor]:
+        """Parts of the loss of a batch."""
+
+
+class Detecting:
+    """Mask R-CNN's loss: L_cls + L_box + L_mask, of both stages, and that of the shares."""
+
+    parts: Mapping[str, str] = {
+        "loss_classifier": "L_cls: is it a galaxy, a star, or nothing",
+        "loss_box_reg": "L_box: where the box is",
+        "loss_mask": "L_mask: which pixels it covers",
+        "loss_share": "which part of the light there is its own",
+        "loss_objectness": "region proposal network: is there anything",
+        "loss_rpn_box_reg": "region proposal network: where",
+    }
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Torch's own generator is all it needs."""
+
+    def __call__(
+        self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
+    ) -> dict[str, Tensor]:
+        """Parts of the loss of a batch."""
+        images, targets = to_batch(batch, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            losses: dict[str, Tensor] = network(images, targets)
+        return losses
+
+
+_STEP_SEED, _VALIDATION_SEED, _NOISE_SEED = 0, 1, 2
 _FIRST_STAGES = (
     *("body.conv1", "body.bn1", "body.layer1", "body.layer2"),
     *("stem", "stages.0", "stages.1", "stages.2"),
@@ -93,12 +128,21 @@ class Trainer:
     Parameters
     ----------
     network : torch.nn.Module
-        As :func:`galsep.model.network.build_network` makes it.
+        As :func:`galsep.model.network.build_network` makes it, or the objective's own.
     config : TrainConfig
     device : torch.device
+    objective : Objective, optional
+        By default Mask R-CNN's.
     """
 
-    def __init__(self, network: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        objective: Objective | None = None,
+    ) -> None:
+        self.objective = objective or Detecting()
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network) if config.ema else self.network
         self.config = config
@@ -131,7 +175,8 @@ class Trainer:
         -------
         dict
             ``epoch``, ``learning_rate``, ``seconds``, ``images_per_second``, and
-            ``train_<part>``, ``validation_<part>`` for the parts in :data:`LOSSES`.
+            ``train_<part>``, ``validation_<part>`` for the sum, ``loss``, and its
+            parts.
 
         Raises
         ------
@@ -149,6 +194,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed * 1_000_003 + epoch)
             rng = np.random.default_rng([self.config.seed, _STEP_SEED, epoch])
+            self.objective.begin(np.random.default_rng([self.config.seed, _NOISE_SEED, epoch]))
             examples = training.epoch(self.config.epoch_size, rng)
             train = self._train(examples, epoch, on_step)
         seconds = time.perf_counter() - start
@@ -171,7 +217,7 @@ class Trainer:
         self, examples: Iterable[Example], epoch: int, on_step: Callable[[int, float], None]
     ) -> dict[str, float]:
         self.network.train()
-        means = _Means()
+        means = _Means(self.objective.parts)
         for index, batch in enumerate(_batches(examples, self.config.batch_size)):
             step = (epoch - 1) * self.steps_per_epoch + index
             for group in self.optimizer.param_groups:
@@ -194,10 +240,8 @@ class Trainer:
         return means.result()
 
     def _losses(self, network: nn.Module, batch: list[Example]) -> dict[str, Tensor]:
-        images, targets = to_batch(batch, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            losses: dict[str, Tensor] = network(images, targets)
-        return {"loss": torch.stack([part.float() for part in losses.values()]).sum(), **losses}
+        parts = self.objective(network, batch, self.device, autocast=self.autocast)
+        return {"loss": torch.stack([part.float() for part in parts.values()]).sum(), **parts}
 
     def _follow(self, step: int) -> None:
         """Move the averaged weights towards the trained ones (exponential moving average)."""
@@ -224,7 +268,8 @@ class Trainer:
                 module.eval()
         size = min(self.config.validation_size, len(validation))
         rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
-        means = _Means()
+        means = _Means(self.objective.parts)
+        self.objective.begin(np.random.default_rng([self.config.seed, _NOISE_SEED]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             for batch in _batches(validation.epoch(size, rng), self.config.batch_size):
@@ -278,8 +323,8 @@ class Trainer:
 class _Means:
     """Mean of each loss part over images."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = dict.fromkeys(LOSSES, 0.0)
+    def __init__(self, parts: Iterable[str]) -> None:
+        self._sums: dict[str, float] = dict.fromkeys(("loss", *parts), 0.0)
         self._images = 0
 
     def add(self, losses: dict[str, Tensor], images: int) -> None:

@@ -53,6 +53,9 @@ real galaxies does where they come from stamps that are too small."""
 CUT_BLUR = 1.2
 """Softness of such an edge, pixels."""
 
+FAINTEST = 2.0
+"""Sources below this S/N have no layer of their own."""
+
 SATURATION = (500.0, 20_000.0)
 """Range of saturation levels of composed stamps, sky rms."""
 
@@ -69,10 +72,18 @@ class Example:
         Masks of the sources to find.
     labels : list of int
         Class of each.
-    light : (n, 120, 120) float32 array
-        Noiseless light of each in sky rms.
+    light : (m, 120, 120) float32 array
+        Noiseless light in sky rms: of each source to find, then of fainter ones, 0 where pixels
+        have no data.
+    flux : (m,) float array
+        Flux of each in sky rms: what of its light the stamp shows, and what of it lies beyond the
+        isolated image.
     total : (120, 120) float32 array
         All noiseless light in sky rms, 0 where pixels have no data.
+    usable : (120, 120) bool array
+        Which pixels have data.
+    electrons : float
+        That one sky rms of light stands for.
     ignored : list of tuple
         Inclusive bounds of sources that are neither positive nor negative.
     """
@@ -81,7 +92,10 @@ class Example:
     footprints: list[Footprint]
     labels: list[int]
     light: npt.NDArray[np.float32]
+    flux: npt.NDArray[np.float64]
     total: npt.NDArray[np.float32]
+    usable: npt.NDArray[np.bool_]
+    electrons: float
     ignored: list[tuple[int, int, int, int]]
 
 
@@ -93,6 +107,8 @@ class _Placed:
     y0: int
     x0: int
     label: int
+    beyond: float
+    """Light beyond the crop over the light in it."""
 
 
 def turn(
@@ -176,7 +192,8 @@ class ExampleMaker:
     def _shown(self, blend: int, orientation: int) -> Example:
         image, _, _ = turn(self._dataset.detection_image(blend), 0, 0, orientation)
         sources = self._sources(blend, orientation, 0, 0, 1.0)
-        return _example(normalise(image, self._rms), sources, _stacked(sources), _NOTHING_HIDDEN)
+        image = image / np.float32(self._rms)
+        return _example(image, sources, _stacked(sources), _NOTHING_HIDDEN, self._rms)
 
     def _sources(
         self, blend: int, orientation: int, dy: int, dx: int, brightness: float
@@ -188,7 +205,10 @@ class ExampleMaker:
             crop, y0, x0 = turn(light[dataset.meta.detection_band], y0, x0, orientation)
             label = STAR if dataset.truth[row]["class"] == "star" else GALAXY
             scaled = crop * np.float32(brightness / self._rms)
-            placed.append(_Placed(scaled, y0 + dy, x0 + dx, label))
+            flux = float(dataset.truth[row]["flux"][dataset.meta.detection_band])
+            stored = float(crop.sum(dtype=np.float64))
+            beyond = max(0.0, flux / stored - 1) if stored > 0 else 0.0
+            placed.append(_Placed(scaled, y0 + dy, x0 + dx, label, beyond))
         return placed
 
     def _composed(self, position: int, rng: np.random.Generator) -> Example:
@@ -207,8 +227,8 @@ class ExampleMaker:
             placed = self._sources(blend, orientation, int(offset[0]), int(offset[1]), brightness)
             sources += [_cut(source, rng) for source in placed]
         light = _stacked(sources)
-        # An electron of light is 1 / (deeper · rms) of the sky's rms.
-        image = light + _noise(rng) * np.sqrt(1 + light / (deeper * self._rms))
+        electrons = deeper * self._rms
+        image = light + _noise(rng) * np.sqrt(1 + light / electrons)
         hidden = _hidden(rng)
         saturated = image > np.exp(rng.uniform(*np.log(SATURATION)))
         if saturated.any() and rng.random() < 0.7:
@@ -216,9 +236,12 @@ class ExampleMaker:
             # Surveys mask saturated pixels, or do not.
             if rng.random() < 0.5:
                 hidden |= saturated
-        image = (image + _background_error(rng)) * rng.uniform(0.95, 1.05)
+        # The noise is not known exactly, and it is the unit.
+        unit = rng.uniform(0.95, 1.05)
+        image = (image + _background_error(rng)) * unit
         image[hidden] = 0
-        return _example(normalise(image, 1.0), sources, light, hidden)
+        sources = [replace(source, light=source.light * np.float32(unit)) for source in sources]
+        return _example(image, sources, light * np.float32(unit), hidden, electrons / unit)
 
     def _companions(self, position: int, rng: np.random.Generator) -> list[int]:
         """Blends to compose: one at a position of the split, and others of its seeing."""
@@ -249,7 +272,7 @@ def to_batch(
                 "boxes": torch.from_numpy(bounds_to_boxes(bounds)).to(device),
                 "labels": torch.tensor(example.labels, dtype=torch.int64, device=device),
                 "masks": torch.from_numpy(masks).to(device),
-                "light": torch.from_numpy(example.light).to(device),
+                "light": torch.from_numpy(example.light[: len(masks)]).to(device),
                 "total": torch.from_numpy(example.total).to(device),
                 "ignored": torch.from_numpy(bounds_to_boxes(ignored)).to(device),
             }
@@ -265,27 +288,42 @@ def _example(
     sources: list[_Placed],
     total: npt.NDArray[np.float32],
     hidden: npt.NDArray[np.bool_],
+    electrons: float,
 ) -> Example:
     """Cut the masks to what the stamp shows and sort sources into positives and ignored ones.
 
     A source is a positive if what the stamp shows of it is detectable.
     """
-    footprints, labels, shown, ignored = [], [], [], []
+    footprints, labels, positives, faint, ignored = [], [], [], [], []
     for source in sources:
         there, here = _overlap(source)
         light = np.where(hidden[there], 0, source.light[here])
         footprint = Footprint.from_mask(light > MASK_THRESHOLD, there[0].start, there[1].start)
         power = float((light * light).sum())
+        shown = (there, light, float(light.sum(dtype=np.float64)) * (1 + source.beyond))
         if footprint.area >= DETECTABLE_MIN_AREA and power >= DETECTABLE_SNR**2:
             footprints.append(footprint)
             labels.append(source.label)
-            shown.append((there, light))
-        elif (bounds := _ignored_bounds(source, footprint)) is not None:
+            positives.append(shown)
+            continue
+        if power >= FAINTEST**2:
+            faint.append(shown)
+        if (bounds := _ignored_bounds(source, footprint)) is not None:
             ignored.append(bounds)
-    layers = np.zeros((len(shown), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
-    for layer, (there, light) in zip(layers, shown, strict=True):
+    layers = np.zeros((len(positives) + len(faint), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    for layer, (there, light, _) in zip(layers, positives + faint, strict=True):
         layer[there] = light
-    return Example(image, footprints, labels, layers, np.where(hidden, 0, total), ignored)
+    return Example(
+        image=normalise(image, 1.0),
+        footprints=footprints,
+        labels=labels,
+        light=layers,
+        flux=np.array([flux for _, _, flux in positives + faint], dtype=np.float64),
+        total=np.where(hidden, 0, total),
+        usable=~hidden,
+        electrons=electrons,
+        ignored=ignored,
+    )
 
 
 def _cut(source: _Placed, rng: np.random.Generator) -> _Placed:

@@ -10,9 +10,9 @@ import torch
 from galsep.conventions import STAMP_SIZE
 from galsep.image.binning import linear_weights
 from galsep.model.weights import Model
-from galsep.scene import SoftMask
+from galsep.scene import Footprint, SoftMask
 
-__all__ = ["Found", "detect"]
+__all__ = ["Found", "calibrated", "detect", "harden", "logit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,42 @@ def detect(model: Model, cutouts: npt.NDArray[np.float32], batch_size: int) -> l
         images[: len(batch), 0] = batch
         found += _detect_batch(model, images)[: len(batch)]
     return found
+
+
+def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Turn the network's scores into probabilities, by the logistic fit stored with it.
+
+    p = 1 / (1 + exp(−(a · logit(raw) + b))) (Platt 1999); without a fit, a = 1 and b = 0.
+    """
+    fit = model.info.get("calibration", {})
+    value = fit.get("slope", 1.0) * logit(raw) + fit.get("intercept", 0.0)
+    return np.asarray(1 / (1 + np.exp(-value)))
+
+
+def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """log(p / (1 − p)), finite also at 0 and 1."""
+    low = 1e-6
+    return np.asarray(np.log(np.clip(probability, low, 1) / np.clip(1 - probability, low, 1)))
+
+
+def harden(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> SoftMask | None:
+    """Set a mask to 0 where it is not above a level, outside the image and on unusable pixels.
+
+    Returns
+    -------
+    SoftMask or None
+        As tight as can be; ``None`` where nothing is left.
+    """
+    footprint = mask.footprint(level).clipped((unusable.shape[0], unusable.shape[1]))
+    if footprint.area == 0:
+        return None
+    good = Footprint.from_mask(
+        footprint.mask & ~unusable[footprint.slices], footprint.y0, footprint.x0
+    )
+    if good.area == 0:
+        return None
+    inside = mask.cropped(good)
+    return SoftMask(good.y0, good.x0, np.where(good.mask, inside.probability, 0))
 
 
 @torch.inference_mode()

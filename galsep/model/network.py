@@ -31,7 +31,14 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from galsep.model.heads import SourceHeads, near_ignored
 
-__all__ = ["ARCHITECTURES", "Architecture", "build_network", "normalise"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "build_network",
+    "contrast",
+    "normalise",
+    "smoothed",
+]
 
 LOCAL_SIGMA = 2.0
 """Width in pixels of the average that the contrast channel compares a pixel with."""
@@ -205,7 +212,7 @@ class _CompactBackbone(nn.Module):
         # Eight bits of mantissa are coarser than the noise on a bright core.
         with torch.autocast(x.device.type, enabled=False):
             if self.contrast:
-                x = torch.cat([x, _contrast(x)], 1)
+                x = torch.cat([x, contrast(torch.sinh(x))], 1)
             x = self.stem(x)
         levels = OrderedDict()
         for index, stage in enumerate(self.stages):
@@ -214,22 +221,25 @@ class _CompactBackbone(nn.Module):
         return cast(dict[str, Tensor], self.fpn(levels))
 
 
-def _contrast(x: Tensor) -> Tensor:
+def smoothed(light: Tensor, sigma: float) -> Tensor:
+    """Images ``[n, 1, h, w]`` convolved with a Gaussian of ``sigma`` pixels; 0 lies beyond."""
+    reach = math.ceil(3 * sigma)
+    offset = torch.arange(-reach, reach + 1, device=light.device, dtype=light.dtype)
+    kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    average = F.conv2d(light, kernel.view(1, 1, 1, -1), padding=(0, reach))
+    return F.conv2d(average, kernel.view(1, 1, -1, 1), padding=(reach, 0))
+
+
+def contrast(light: Tensor) -> Tensor:
     """Light over its average within some pixels: bounded, however bright the source.
 
     Parameters
     ----------
-    x : FloatTensor[n, 1, h, w]
-        asinh of the light in sky rms.
+    light : FloatTensor[n, 1, h, w]
+        In sky rms.
     """
-    light = torch.sinh(x)
-    reach = math.ceil(3 * LOCAL_SIGMA)
-    offset = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-0.5 * (offset / LOCAL_SIGMA) ** 2)
-    kernel = kernel / kernel.sum()
-    average = F.conv2d(light, kernel.view(1, 1, 1, -1), padding=(0, reach))
-    average = F.conv2d(average, kernel.view(1, 1, -1, 1), padding=(reach, 0))
-    return light / (1 + average.abs())
+    return light / (1 + smoothed(light, LOCAL_SIGMA).abs())
 
 
 def _stage(before: int, width: int, stride: int) -> nn.Sequential:

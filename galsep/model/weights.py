@@ -21,6 +21,7 @@ from galsep.errors import WeightsError
 from galsep.io.atomic import whole_file
 from galsep.model.device import choose_device
 from galsep.model.network import Architecture, build_network
+from galsep.model.separation import FluxFit, SeparationNetwork
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -38,6 +39,9 @@ DEFAULT_WEIGHTS = "compact"
 """Name of the weights that lie in the package and are used when none are named."""
 
 METADATA_KEY = "galsep"
+SEPARATION = "separation."
+"""Begins the names of the separation network's tensors; Mask R-CNN's have no prefix."""
+
 FORMAT_VERSION = 1
 NORMALISATION = "asinh(light / sky rms)"
 UNCALIBRATED_THRESHOLD = 0.5
@@ -53,13 +57,15 @@ class Model:
     Parameters
     ----------
     network : torch.nn.Module
-        In evaluation mode.
+        Mask R-CNN in evaluation mode.
     architecture : Architecture
     info : dict
         The weights' metadata.
     sha256 : str
         Of the weights' file.
     device : torch.device
+    separator : SeparationNetwork or None
+        In evaluation mode; ``None`` where the weights hold none.
     """
 
     network: nn.Module
@@ -67,11 +73,23 @@ class Model:
     info: Mapping[str, Any]
     sha256: str
     device: torch.device
+    separator: SeparationNetwork | None = None
 
     @property
     def threshold(self) -> float:
         """Score above which a source counts, chosen on the validation split."""
         return float(self.info.get("threshold", UNCALIBRATED_THRESHOLD))
+
+    @property
+    def mask_level(self) -> float:
+        """A pixel belongs to a mask where the network gives it more than this probability."""
+        return float(self.info.get("mask_level", UNCALIBRATED_THRESHOLD))
+
+    @property
+    def flux_fit(self) -> FluxFit | None:
+        """What validation has shown of the separation network's fluxes."""
+        fit = self.info.get("separation", {}).get("flux_fit")
+        return fit and FluxFit(tuple(fit["snr"]), tuple(fit["log_ratio"]), float(fit["spread"]))
 
 
 def load_model(weights: Path | str = "", device: str = "auto") -> Model:
@@ -94,29 +112,51 @@ def load_model(weights: Path | str = "", device: str = "auto") -> Model:
     chosen = choose_device(device)
     path = find_weights(weights)
     info = read_info(path)
-    network, architecture = _network_for(path, info)
+    network, separator, architecture = _networks_for(path, info)
     try:
         with safe_open(path, framework="pt") as stored:
-            network.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(SEPARATION)}
+        network.load_state_dict(tensors)
+        if separator is not None:
+            separator.load_state_dict({k.removeprefix(SEPARATION): v for k, v in own.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged weights ({_first_line(error)})") from error
-    network.eval().requires_grad_(False)
-    network.to(chosen).to(memory_format=torch.channels_last)
-    return Model(network, architecture, info, sha256(path), chosen)
+    for part in (network, separator):
+        if part is not None:
+            part.eval().requires_grad_(False)
+            part.to(chosen).to(memory_format=torch.channels_last)
+    return Model(network, architecture, info, sha256(path), chosen, separator)
 
 
-def save_weights(path: Path, network: nn.Module, info: Mapping[str, Any]) -> None:
-    """Write a network's weights and metadata whole.
+def _tensors(network: nn.Module, separator: nn.Module | None) -> dict[str, Tensor]:
+    """Tensors of both networks, under the names that they have in a file."""
+    own = {} if separator is None else separator.state_dict()
+    return dict(network.state_dict()) | {SEPARATION + name: own[name] for name in own}
+
+
+def save_weights(
+    path: Path,
+    network: nn.Module,
+    info: Mapping[str, Any],
+    separator: SeparationNetwork | None = None,
+) -> None:
+    """Write networks' weights and metadata whole.
 
     Parameters
     ----------
     path : Path
     network : torch.nn.Module
+        Mask R-CNN.
     info : mapping
         JSON-able; must hold ``architecture``.
+    separator : SeparationNetwork, optional
     """
     about = {"format_version": FORMAT_VERSION, "normalisation": NORMALISATION, **info}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if separator is not None:
+        about["separation"] = {"widths": separator.widths, **about.get("separation", {})}
+    tensors = _tensors(network, separator)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)})
 
@@ -172,7 +212,8 @@ def initial_weights(network: nn.Module, init: str) -> str:
         Changed in place.
     init : str
         ``random`` (leave it), ``coco`` (torchvision's COCO weights, from its cache or the
-        network), a ``.safetensors`` file of galsep, or a ``.pth`` file of a torch state dict.
+        network), a ``.safetensors`` file of galsep, the name of packaged weights, or a ``.pth``
+        file of a torch state dict.
 
     Returns
     -------
@@ -198,7 +239,7 @@ def initial_weights(network: nn.Module, init: str) -> str:
             ) from error
         origin = COCO_URL
     else:
-        path = Path(init)
+        path = find_weights(init)
         if not path.is_file():
             raise WeightsError(f"{path}: no such file to start from")
         origin = f"{path.name} sha256:{sha256(path)}"
@@ -246,14 +287,20 @@ def _fitting(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
     return fitted
 
 
-def _network_for(path: Path, info: Mapping[str, Any]) -> tuple[nn.Module, Architecture]:
-    """Build the network that the metadata names, after checking the file's tensors against it."""
+def _networks_for(
+    path: Path, info: Mapping[str, Any]
+) -> tuple[nn.Module, SeparationNetwork | None, Architecture]:
+    """Build the networks that the metadata name, after checking the file's tensors."""
+
+    def build() -> tuple[nn.Module, SeparationNetwork | None]:
+        about = info.get("separation")
+        separator = None if about is None else SeparationNetwork(tuple(about["widths"]))
+        return build_network(architecture), separator
+
     try:
         architecture = Architecture.from_dict(dict(info["architecture"]))
         with torch.device("meta"):
-            expected = {
-                k: tuple(v.shape) for k, v in build_network(architecture).state_dict().items()
-            }
+            expected = {name: tuple(tensor.shape) for name, tensor in _tensors(*build()).items()}
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise WeightsError(
             f"{path}: names no usable architecture ({_first_line(error)})"
@@ -267,7 +314,7 @@ def _network_for(path: Path, info: Mapping[str, Any]) -> tuple[nn.Module, Archit
         raise WeightsError(
             f"{path}: {len(wrong)} tensors do not fit the architecture, first {wrong[0]!r}"
         )
-    return build_network(architecture), architecture
+    return *build(), architecture
 
 
 def _first_line(error: BaseException) -> str:

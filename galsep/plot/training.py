@@ -14,38 +14,35 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_augmentation", "plot_blends", "plot_field", "plot_losses"]
 
-_PARTS = {
-    "loss": "total",
-    "loss_classifier": "$L_{cls}$",
-    "loss_box_reg": "$L_{box}$",
-    "loss_mask": "$L_{mask}$",
-    "loss_objectness": "RPN objectness",
-    "loss_rpn_box_reg": "RPN box",
-}
 
-
-def plot_losses(history: Sequence[Mapping[str, float]], path: Path) -> None:
+def plot_losses(
+    history: Sequence[Mapping[str, float]], parts: Mapping[str, str], path: Path
+) -> None:
     """Draw training and validation losses against the epoch (Figure 5 of the report).
 
     Parameters
     ----------
     history : sequence of mappings
         One an epoch, with ``epoch`` and ``train_<part>``, ``validation_<part>``.
+    parts : mapping of str to str
+        Parts of the loss and what they mean; drawn after their sum, ``loss``.
     path : Path
         PNG file to write.
     """
-    figure = new_figure(11, 6.5)
+    shown = {"loss": "sum", **parts}
+    columns = (len(shown) + 1) // 2
+    figure = new_figure(3.7 * columns, 6.5)
     epochs = [entry["epoch"] for entry in history]
-    for axes, (part, title) in zip(figure.subplots(2, 3).flat, _PARTS.items(), strict=True):
+    for axes, (part, title) in zip(figure.subplots(2, columns).flat, shown.items(), strict=False):
         for kind, style in (("train", "o-"), ("validation", "s--")):
             values = [entry[f"{kind}_{part}"] for entry in history]
             axes.plot(epochs, values, style, label=kind, markersize=4)
-        axes.set_title(title)
+        axes.set_title(title.partition(":")[0])
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0, *axes.get_ylim()))
         axes.grid(alpha=0.3)
-    axes.legend()
+        axes.legend()
     save_figure(figure, path)
 
 

@@ -21,11 +21,13 @@ from galsep.workflows.pool import map_on_workers
 __all__ = [
     "PHOTUTILS",
     "SEP_SETTINGS",
+    "SepFluxes",
     "SepSetting",
     "baseline_names",
     "photutils_detections",
     "run_baselines",
     "sep_detections",
+    "sep_fluxes",
 ]
 
 MIN_AREA = 5
@@ -35,6 +37,9 @@ KERNEL = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=np.float64) / 16
 
 HALF_SCORE_SNR = 10.0
 """Signal-to-noise ratio at which a classical detection's score is one half."""
+
+KRON_REACH, KRON_FACTOR = 6.0, 2.5
+"""Ellipse in which the Kron radius is measured, and the aperture: SExtractor's values."""
 
 CHUNK = 32
 """Images a worker takes at once."""
@@ -109,6 +114,16 @@ def sep_detections(image: npt.NDArray[Any], rms: float, setting: SepSetting) -> 
     Detections
         Scores rise with the signal-to-noise ratio of the isophotal flux.
     """
+    data, objects, labels = _extracted(image, rms, setting)
+    footprints = owned_footprints(labels, len(objects))
+    x, y = np.asarray(objects["x"], dtype=np.float64), np.asarray(objects["y"], dtype=np.float64)
+    return _detections(data, rms, footprints, x, y)
+
+
+def _extracted(
+    image: npt.NDArray[Any], rms: float, setting: SepSetting
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.void], npt.NDArray[np.int32]]:
+    """The image as SEP wants it, the objects found in it, and their label map."""
     import sep
 
     data = np.array(image, dtype=np.float64, order="C")
@@ -124,9 +139,50 @@ def sep_detections(image: npt.NDArray[Any], rms: float, setting: SepSetting) -> 
         deblend_cont=setting.contrast,
         segmentation_map=True,
     )
-    footprints = owned_footprints(labels, len(objects))
-    x, y = np.asarray(objects["x"], dtype=np.float64), np.asarray(objects["y"], dtype=np.float64)
-    return _detections(data, rms, footprints, x, y)
+    return data, objects, labels
+
+
+@dataclass(frozen=True, slots=True)
+class SepFluxes:
+    """SEP's sources and their fluxes.
+
+    Parameters
+    ----------
+    x, y : (n,) float arrays
+    isophotal : (n,) float array
+        The light of each source's own segment.
+    kron : (n,) float array
+        The light in an ellipse of 2.5 Kron radii, without the other sources' segments; NaN where
+        SEP gives no radius.
+    """
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    isophotal: npt.NDArray[np.float64]
+    kron: npt.NDArray[np.float64]
+
+
+def sep_fluxes(image: npt.NDArray[Any], rms: float, setting: SepSetting) -> SepFluxes:
+    """Detect with SEP and measure isophotal and Kron fluxes; see :func:`sep_detections`."""
+    import sep
+
+    data, objects, labels = _extracted(image, rms, setting)
+    light = np.bincount(labels.ravel(), data.ravel(), len(objects) + 1)
+    isophotal = light[1:].astype(np.float64)
+    kron = np.full(len(objects), np.nan)
+    ellipse = [objects[name] for name in ("x", "y", "a", "b", "theta")]
+    own = np.arange(1, len(objects) + 1, dtype=np.int32)
+    if len(objects):
+        radius, _ = sep.kron_radius(data, *ellipse, KRON_REACH, seg_id=own, segmap=labels)
+        good = np.isfinite(radius) & (radius > 0)
+        kron[good], _, _ = sep.sum_ellipse(
+            data,
+            *(part[good] for part in ellipse),
+            KRON_FACTOR * radius[good],
+            seg_id=own[good],
+            segmap=labels,
+        )
+    return SepFluxes(objects["x"], objects["y"], isophotal, kron)
 
 
 def photutils_detections(image: npt.NDArray[Any], rms: float) -> Detections:

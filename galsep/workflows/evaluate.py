@@ -34,6 +34,8 @@ images and noise level.
                         expected calibration error of the catalogue's scores, and of all that
                         score at least candidate_threshold;
                         bins: [{low, high, n, n_real, mean_score, share_real}], ten of 0.1
+    methods.galsep has  light: how well the sources' own light was recovered, of all true sources;
+                        see galsep.measure.recovery.summarise_recovery; null without sources
     classes             {threshold, n_unclassified, stars: class, galaxies: class,
                          curve: [{threshold, stars: {completeness, purity}, galaxies: {...}}],
                          by_magnitude: [{low, high, stars: class, galaxies: class}]}
@@ -53,7 +55,7 @@ has.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,7 @@ import numpy.typing as npt
 import galsep
 from galsep.config import DeblendConfig, EvaluateConfig
 from galsep.flags import Flag
+from galsep.image.light import Frame
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_text
 from galsep.io.dataset import Dataset, DatasetMeta, load_dataset
 from galsep.measure.matching import Match, nearest_distance
@@ -75,14 +78,25 @@ from galsep.measure.metrics import (
     ratio,
     score_matches,
 )
-from galsep.workflows.baselines import PHOTUTILS, baseline_names, run_baselines
+from galsep.measure.recovery import Recovery
+from galsep.plot.isolated import IsolatedRow, plot_isolated
+from galsep.scene import SourceLight
+from galsep.workflows.baselines import (
+    PHOTUTILS,
+    SEP_SETTINGS,
+    baseline_names,
+    run_baselines,
+    sep_fluxes,
+)
 from galsep.workflows.judging import (
     NETWORK,
     MethodReport,
     best_sep,
     judge_classes,
+    judge_light,
     judge_methods,
     match_detectable,
+    sum_up_light,
     true_sources,
 )
 from galsep.workflows.reporting import Reporter
@@ -94,6 +108,7 @@ METRICS_FILE = "metrics.json"
 FIGURES = (
     "success.png", "failure.png", "by-property.png", "precision-recall.png", "reliability.png",
 )  # fmt: skip
+ISOLATED_FIGURE = "isolated.png"
 STAR_FIGURE = "star-galaxy.png"
 """Drawn only where there are stars."""
 
@@ -105,6 +120,11 @@ MAX_VALIDATION = 500
 
 CANDIDATE_THRESHOLD = 0.05
 N_EXAMPLES = 4
+N_ISOLATED = 3
+"""Blends whose separated sources are drawn."""
+
+FLUX_RIVAL = SEP_SETTINGS["sep_1.5_64_0.0005"]
+"""SEP's setting whose sources and fluxes are compared with the separated light."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +180,7 @@ def evaluate(
     config = config or EvaluateConfig()
     reporter = reporter or Reporter()
     folder = Path(output)
-    outputs = [folder / name for name in (METRICS_FILE, *FIGURES, STAR_FIGURE)]
+    outputs = [folder / name for name in (METRICS_FILE, *FIGURES, ISOLATED_FIGURE, STAR_FIGURE)]
     refuse_existing(outputs, overwrite=overwrite)
     data = load_dataset(Path(dataset))
     model = load_model(config.weights, config.device)
@@ -181,20 +201,26 @@ def evaluate(
     network = _Network(data, model, settings, reporter)
     threshold, scan = _choose_threshold(network, config)
     founds, images, rms, candidates, missed = [], [], [], [], 0
+    light: list[Recovery] = []
+    separated: list[Sequence[SourceLight]] = []
     reporter.begin("deblending", len(test))
     for kept, low in network.deblend(test, (threshold, CANDIDATE_THRESHOLD)):
         owned = owned_footprints(kept.segm, len(kept.detections))
         founds.append(Found(kept.detections, owned))
+        rms.append(float(np.median(kept.rms)))
+        sep = sep_fluxes(kept.light, rms[-1], FLUX_RIVAL) if config.baselines and rms[-1] else None
+        light.append(judge_light(data, test[len(light)], kept, sep))
+        separated.append(kept.separated)
         candidates.append(low.detections)
         missed += int(np.count_nonzero(kept.flags & Flag.NETWORK_MISSED))
         images.append(kept.light)
-        rms.append(float(np.median(kept.rms)))
     reporter.end()
     truths = [true_sources(data, blend) for blend in test]
     labelled = {NETWORK: (NETWORK, founds)}
     if config.baselines:
         labelled.update(_baselines(images, rms, config.workers, reporter))
     methods = judge_methods(data, truths, labelled, candidates, reporter)
+    methods[NETWORK].block["light"] = sum_up_light(light, truths)
     rival = best_sep(methods)
     n_sources = sum(len(truth) for truth in truths)
     n_detectable = sum(int(truth.detectable.sum()) for truth in truths)
@@ -224,6 +250,10 @@ def evaluate(
     for stale in (METRICS_FILE, STAR_FIGURE):
         (folder / stale).unlink(missing_ok=True)
     files = _draw(folder, images, data.meta.detection_rms, truths, methods, rival, classes)
+    files.append(folder / ISOLATED_FIGURE)
+    with whole_file(files[-1]) as file:
+        rows = _isolated_rows(data, test, images, separated, truths, methods[NETWORK])
+        plot_isolated(rows, data.meta.detection_rms, file)
     # Last, so that metrics that exist have their figures beside them.
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     return EvaluateResult(folder, metrics, (folder / METRICS_FILE, *files))
@@ -278,10 +308,20 @@ class _Network:
         """
         from galsep.workflows.finding import finish, run_network
 
-        images = (self.data.detection_image(blend) for blend in blends)
+        images = (self._frame(blend) for blend in blends)
         for seen in run_network(images, self.model, self.settings):
             yield [finish(*seen, self.model, self.settings, level) for level in thresholds]
             self.reporter.advance()
+
+    def _frame(self, blend: int) -> Frame:
+        """A blend: found in the detection band, measured in all."""
+        meta = self.data.meta
+        frames = {
+            band: Frame(image, np.zeros(image.shape, dtype=bool))
+            for band, image in zip(meta.bands, self.data.images[blend], strict=True)
+        }
+        own = frames.pop(meta.bands[meta.detection_band])
+        return replace(own, bands=frames)
 
 
 def _choose_threshold(
@@ -404,6 +444,29 @@ def _draw(
         with whole_file(paths[5]) as file:
             plot_classes(classes, file)
     return paths
+
+
+def _isolated_rows(
+    data: Dataset,
+    test: range,
+    images: Sequence[npt.NDArray[np.float32]],
+    separated: Sequence[Sequence[SourceLight]],
+    truths: Sequence[Truth],
+    network: MethodReport,
+) -> list[IsolatedRow]:
+    """The sources of the closest blends that came out exactly."""
+    good, _ = _choose_examples(truths, network.judgements)
+    rows = []
+    for blend in good[:N_ISOLATED]:
+        models = np.zeros_like(images[blend])
+        for part in separated[blend]:
+            models[part.slices] += part.model
+        layers = data.stack(test[blend])
+        pairs = network.judgements[blend]["all"].matches["centroid5"].pairs
+        for i, j in pairs.tolist():
+            title = f"test blend {blend}, {truths[blend].magnitude[i]:.1f} mag"
+            rows.append(IsolatedRow(title, images[blend], models, separated[blend][j], layers[i]))
+    return rows
 
 
 def _choose_examples(

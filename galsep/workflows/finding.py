@@ -4,7 +4,7 @@ background → SEP's blobs → cutouts → network → merge → split the light
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from galsep.config import DeblendConfig
 from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
 from galsep.image.background import estimate_background
-from galsep.image.binning import bin_labels, bin_light, magnify
+from galsep.image.binning import bin_labels, bin_light, magnify, shrink
 from galsep.image.detect import Blobs, detect_blobs
 from galsep.image.light import Frame, Light, without_background
 from galsep.image.merging import Candidates, Merged, merge
@@ -24,26 +24,22 @@ from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.psf import Domain, choose_domain, estimate_fwhm
 from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry, measure, split_light
-from galsep.model.inference import Found, detect
+from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
+from galsep.model.separation import separate
 from galsep.model.weights import Model
-from galsep.scene import Detections, Footprint, SoftMask
+from galsep.scene import Detections, Footprint, SoftMask, SourceLight
 
 __all__ = [
+    "Band",
     "FoundSources",
     "Parents",
     "Prepared",
-    "calibrated",
     "find_sources",
     "finish",
-    "logit",
     "prepare",
     "run_network",
 ]
-
-MASK_LEVEL = 0.5
-"""A pixel belongs to a mask where the network gives it more than this probability, unless the
-weights come with a level of their own."""
 
 STATUSES = ("confirmed", "split", "missed", "rejected")
 """What became of a SEP detection: one source, several, none though it is significant, none."""
@@ -73,6 +69,22 @@ class Parents:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """What was measured in one of several images of the same sources.
+
+    Parameters
+    ----------
+    image : Light
+    separated : sequence of SourceLight
+    photometry : Photometry
+    """
+
+    image: Light
+    separated: Sequence[SourceLight]
+    photometry: Photometry
+
+
+@dataclass(frozen=True, slots=True)
 class FoundSources:
     """Everything found in one image; arrays have one entry a source, in the order of labels.
 
@@ -97,9 +109,11 @@ class FoundSources:
         See :class:`Light`.
     light : (h, w) float32 array
         Image minus background, 0 where unusable.
-    shares : sequence of SoftMask
-        Share of each pixel that is each source's.
+    separated : sequence of SourceLight
+        Each source's part of ``light``.
     photometry : Photometry
+    bands : mapping of str to Band
+        The same of further images.
     parents : Parents
     tiling : Tiling
     domain : Domain
@@ -117,8 +131,9 @@ class FoundSources:
     noise: npt.NDArray[np.float32] | None
     noise_scale: float | None
     light: npt.NDArray[np.float32]
-    shares: Sequence[SoftMask]
+    separated: Sequence[SourceLight]
     photometry: Photometry
+    bands: Mapping[str, "Band"]
     parents: Parents
     tiling: Tiling
     domain: Domain
@@ -133,6 +148,8 @@ class Prepared:
     image : Light
     measured : Light
         The image to measure on; the same unless another was given.
+    bands : mapping of str to Light
+        Further images to measure on.
     blobs : Blobs
     tiling : Tiling
     cutouts : (m, 120, 120) float32 array
@@ -142,6 +159,7 @@ class Prepared:
 
     image: Light
     measured: Light
+    bands: Mapping[str, Light]
     blobs: Blobs
     tiling: Tiling
     cutouts: npt.NDArray[np.float32]
@@ -203,22 +221,6 @@ def run_network(
     yield from _run_waiting(waiting, model, config)
 
 
-def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Turn the network's scores into probabilities, by the logistic fit stored with it.
-
-    p = 1 / (1 + exp(−(a · logit(raw) + b))) (Platt 1999); without a fit, a = 1 and b = 0.
-    """
-    fit = model.info.get("calibration", {})
-    value = fit.get("slope", 1.0) * logit(raw) + fit.get("intercept", 0.0)
-    return np.asarray(1 / (1 + np.exp(-value)))
-
-
-def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """log(p / (1 − p)), finite also at 0 and 1."""
-    low = 1e-6
-    return np.asarray(np.log(np.clip(probability, low, 1) / np.clip(1 - probability, low, 1)))
-
-
 def prepare(
     image: npt.NDArray[Any] | Frame,
     config: DeblendConfig,
@@ -234,6 +236,7 @@ def prepare(
     mesh = config.background_mesh
     own = without_background(image, mesh)
     measured = own if image.measured is None else without_background(image.measured, mesh)
+    bands = {name: without_background(band, mesh) for name, band in image.bands.items()}
     light, mask = own.light, own.mask
     blobs = detect_blobs(light, own.rms, mask)
     domain = choose_domain(estimate_fwhm(light, mask, blobs) if psf_limits else None, psf_limits)
@@ -242,25 +245,35 @@ def prepare(
         cutouts = cut(normalise(light, own.rms), tiling.origins)
     else:
         tiling, cutouts = _cut_binned(own, blobs, domain.binning, mesh)
-    return Prepared(own, measured, blobs, tiling, cutouts, domain)
+    return Prepared(own, measured, bands, blobs, tiling, cutouts, domain)
 
 
 def _cut_binned(
     image: Light, blobs: Blobs, binning: int, mesh: int
 ) -> tuple[Tiling, npt.NDArray[np.float32]]:
     """Cut an image averaged over blocks; the tiling comes back in the image's own pixels."""
-    binned, unusable = bin_light(image.light, image.mask, binning)
-    # Measured anew, since the noise of neighbouring pixels may be correlated.
-    rms = estimate_background(binned, unusable, mesh).rms
-    if image.noise is not None:
-        pattern, _ = bin_light(image.rms, image.mask, binning)
-        rms = scale_noise(pattern, binned, rms, unusable).sky
+    binned, _, rms = _binned(image, binning, mesh)
     tiling = lay_cutouts(
         blobs.bounds // binning,
         (binned.shape[0], binned.shape[1]),
         bin_labels(blobs.segm, binning),
     )
     return tiling.magnified(binning), cut(normalise(binned, rms), tiling.origins)
+
+
+def _binned(
+    image: Light, binning: int, mesh: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Light, unusable pixels and rms of an image averaged over blocks."""
+    if binning == 1:
+        return image.light, image.mask, image.rms
+    binned, unusable = bin_light(image.light, image.mask, binning)
+    # Measured anew, since the noise of neighbouring pixels may be correlated.
+    rms = estimate_background(binned, unusable, mesh).rms
+    if image.noise is not None:
+        pattern, _ = bin_light(image.rms, image.mask, binning)
+        rms = scale_noise(pattern, binned, rms, unusable).sky
+    return binned, unusable, rms
 
 
 def _psf_limits(model: Model) -> tuple[float, float] | None:
@@ -305,7 +318,16 @@ def finish(
         ),
         float(model.info.get("calibration", {}).get("missed", 0.5)),
     )
-    shares, photometry, sources = _measured(measured, sources, config)
+    sources = _sorted(sources)
+    binning = prepared.domain.binning
+
+    def measure_in(band: Light) -> Band:
+        separated = _separated(band, sources, model, binning, config.background_mesh)
+        gain = config.gain
+        return Band(band, separated, measure(separated, band.light, band.rms, gain, band.noise))
+
+    own = measure_in(measured)
+    photometry = own.photometry
     footprints = [mask.footprint(0) for mask in sources.masks]
     noverlap = count_overlaps(footprints, shape)
     flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask | measured.mask)
@@ -331,8 +353,9 @@ def finish(
         noise=measured.noise,
         noise_scale=measured.noise_scale,
         light=measured.light,
-        shares=shares,
+        separated=own.separated,
         photometry=photometry,
+        bands={name: measure_in(band) for name, band in prepared.bands.items()},
         parents=_parents(prepared.blobs, sources),
         tiling=prepared.tiling,
         domain=prepared.domain,
@@ -346,7 +369,7 @@ def _candidates(
 
     Beside the masks come the shares of the light that their sources claim.
     """
-    level = float(model.info.get("mask_level", MASK_LEVEL))
+    level = model.mask_level
     binning = prepared.domain.binning
     masks: list[SoftMask] = []
     claims: list[SoftMask | None] = []
@@ -357,7 +380,7 @@ def _candidates(
         probabilities = calibrated(model, here.scores)
         for position in np.flatnonzero(probabilities >= threshold).tolist():
             whole = magnify(here.masks[position], binning).shifted(y0, x0)
-            mask = _hard(whole, prepared.image.mask, level)
+            mask = harden(whole, prepared.image.mask, level)
             if mask is None:
                 continue
             footprint = mask.footprint(0)
@@ -372,20 +395,6 @@ def _candidates(
         footprints, np.array(scores, dtype=np.float64), np.array(cutout, dtype=np.int64)
     )
     return masks, claims, candidates, np.array(star, dtype=np.float64)
-
-
-def _hard(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> SoftMask | None:
-    """Set a mask to 0 outside itself, outside the image and on unusable pixels."""
-    footprint = mask.footprint(level).clipped((unusable.shape[0], unusable.shape[1]))
-    if footprint.area == 0:
-        return None
-    good = Footprint.from_mask(
-        footprint.mask & ~unusable[footprint.slices], footprint.y0, footprint.x0
-    )
-    if good.area == 0:
-        return None
-    inside = mask.cropped(good)
-    return SoftMask(good.y0, good.x0, np.where(good.mask, inside.probability, 0))
 
 
 def _with_outlines(
@@ -417,10 +426,8 @@ def _with_outlines(
     )
 
 
-def _measured(
-    image: Light, sources: _Sources, config: DeblendConfig
-) -> tuple[list[SoftMask], Photometry, _Sources]:
-    """Split and measure the light, with the sources sorted by position: rows first."""
+def _sorted(sources: _Sources) -> _Sources:
+    """The sources sorted by position: rows first."""
     masks = sources.masks
     # Masks are as tight as their crops.
     order = sorted(
@@ -428,7 +435,7 @@ def _measured(
         key=lambda k: (masks[k].y0, masks[k].x0, *masks[k].probability.shape, k),
     )
     index = np.array(order, dtype=np.int64)
-    sources = _Sources(
+    return _Sources(
         masks=[masks[k] for k in order],
         claims=[sources.claims[k] for k in order],
         scores=sources.scores[index],
@@ -437,10 +444,49 @@ def _measured(
         tile=sources.tile[index],
         flags=sources.flags[index],
     )
-    shape = (image.light.shape[0], image.light.shape[1])
-    shares = split_light(sources.masks, sources.claims, shape)
-    photometry = measure(shares, image.light, image.rms, config.gain, image.noise)
-    return shares, photometry, sources
+
+
+def _separated(
+    image: Light, sources: _Sources, model: Model, binning: int, mesh: int
+) -> list[SourceLight]:
+    """Each source's part of an image; the separation network sees what Mask R-CNN saw of it."""
+    masks, claims = sources.masks, sources.claims
+    if model.separator is None:
+        return split_light(masks, claims, image.light, image.rms)
+    light, unusable, rms = _binned(image, binning, mesh)
+    parts = separate(
+        model.separator,
+        light / rms,
+        ~unusable,
+        [shrink(mask, binning, light.shape) for mask in masks],
+        [None if claim is None else shrink(claim, binning, light.shape) for claim in claims],
+        model.flux_fit,
+    )
+    return [_in_units(part, rms, binning, image) for part in parts]
+
+
+def _in_units(
+    part: SourceLight, rms: npt.NDArray[np.float32], binning: int, image: Light
+) -> SourceLight:
+    """Bring a part from sky rms of averaged pixels to the image's unit and pixels."""
+    model = part.model * rms[part.slices]
+    before = float(part.model.sum(dtype=np.float64))
+    # The rms of a pixel where the source's light is.
+    unit = float(model.sum(dtype=np.float64)) / before if before > 0 else float(np.median(rms))
+    scale = unit * binning**2
+    share = part.share
+    if binning > 1:
+        share = magnify(SoftMask(part.y0, part.x0, share), binning).probability
+        model = magnify(SoftMask(part.y0, part.x0, model), binning).probability
+        height, width = image.light.shape
+        rows, columns = height - part.y0 * binning, width - part.x0 * binning
+        share, model = share[:rows, :columns], model[:rows, :columns]
+        box = slice(part.y0 * binning, height), slice(part.x0 * binning, width)
+        hidden = image.mask[box][: share.shape[0], : share.shape[1]]
+        model = np.where(hidden, np.float32(0), model)
+    return SourceLight(
+        part.y0 * binning, part.x0 * binning, share, model, part.flux * scale, part.flux_err * scale
+    )
 
 
 def _strengths(sources: _Sources) -> list[SoftMask]:

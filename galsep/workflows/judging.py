@@ -14,7 +14,12 @@ from galsep.io.dataset import Dataset
 from galsep.measure.average_precision import AveragePrecision, average_precision
 from galsep.measure.calibration import outcomes, reliability
 from galsep.measure.classes import class_scores
-from galsep.measure.matching import Match, centroid_distances, match_centroids
+from galsep.measure.matching import (
+    Match,
+    centroid_distances,
+    match_centroids,
+    nearest_distance,
+)
 from galsep.measure.metrics import (
     SELECTIONS,
     Found,
@@ -26,8 +31,10 @@ from galsep.measure.metrics import (
     owned_footprints,
     summarise,
 )
+from galsep.measure.recovery import Recovery, recover, summarise_recovery
 from galsep.scene import Detections
-from galsep.workflows.baselines import SEP_SETTINGS
+from galsep.workflows.baselines import SEP_SETTINGS, SepFluxes
+from galsep.workflows.finding import FoundSources
 from galsep.workflows.reporting import Reporter
 
 __all__ = [
@@ -35,8 +42,10 @@ __all__ = [
     "MethodReport",
     "best_sep",
     "judge_classes",
+    "judge_light",
     "judge_methods",
     "match_detectable",
+    "sum_up_light",
     "true_sources",
 ]
 
@@ -45,6 +54,9 @@ NETWORK = "galsep"
 
 SEPARATION_EDGES = (2, 4, 6, 8, 10, 12, 16, 24)
 """Edges of the bins of separation, pixels."""
+
+PURITY_EDGES = (0.5, 0.8, 0.95, 0.99)
+"""Edges of the bins of purity; 1 − purity is the true blendedness."""
 
 MAX_SOURCES_BIN = 6
 """Blends of so many sources and more share a bin."""
@@ -103,6 +115,73 @@ def true_sources(data: Dataset, blend: int) -> Truth:
         detectable=rows["detectable"],
         star=rows["class"] == "star",
     )
+
+
+def judge_light(data: Dataset, blend: int, found: FoundSources, sep: SepFluxes | None) -> Recovery:
+    """Compare the light that each source of a blend was given with its isolated image.
+
+    Parameters
+    ----------
+    data : Dataset
+    blend : int
+    found : FoundSources
+    sep : SepFluxes, optional
+        What SEP measured on the same image.
+    """
+    band = data.meta.detection_band
+    rows = data.sources(blend)
+    everything = np.ones(len(rows), dtype=bool)
+    match = _match(rows["x"], rows["y"], everything, found.detections)
+    i, j = match.pairs.T
+    classical = np.full((2, len(rows)), np.nan)
+    if sep is not None:
+        distance = centroid_distances((rows["x"], rows["y"]), (sep.x, sep.y))
+        a, b = match_centroids(distance, wanted=everything).pairs.T
+        classical[:, a] = sep.isophotal[b], sep.kron[b]
+    return recover(
+        data.stack(blend),
+        {
+            "flux": rows["flux"][:, band],
+            "magnitude": rows["magnitude"][:, band],
+            "purity": rows["purity"],
+            "separation": nearest_distance(rows["x"], rows["y"]),
+        },
+        found.separated,
+        found.photometry.flux,
+        found.photometry.flux_err,
+        match.pairs,
+        float(np.median(found.rms)),
+        exact=match.exact,
+        color_error=_color_errors(data, blend, found, i, j),
+        sep=(classical[0], classical[1]),
+    )
+
+
+def _color_errors(
+    data: Dataset,
+    blend: int,
+    found: FoundSources,
+    i: npt.NDArray[np.int64],
+    j: npt.NDArray[np.int64],
+) -> Values:
+    """Errors of the colours of neighbouring bands of true sources, found as ``j``, magnitudes."""
+    true = data.sources(blend)["flux"]
+    ratio = np.full(true.shape, np.nan)
+    for number, band in enumerate(data.meta.bands):
+        own = number == data.meta.detection_band
+        photometry = found.photometry if own else found.bands[band].photometry
+        good = photometry.flux[j] > 0
+        ratio[i[good], number] = photometry.flux[j][good] / true[i[good], number]
+    return np.asarray(-2.5 * np.diff(np.log10(ratio), axis=1))
+
+
+def sum_up_light(sources: Sequence[Recovery], truths: Sequence[Truth]) -> dict[str, Any] | None:
+    """Sum up how well light was recovered, binned like the detections; ``None`` for no sources."""
+    if not any(len(truth) for truth in truths):
+        return None
+    edges = {**_edges(truths), "purity": PURITY_EDGES}
+    del edges["n_sources"]
+    return summarise_recovery(Recovery.joined(sources), edges)
 
 
 def judge_methods(

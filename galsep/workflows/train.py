@@ -3,9 +3,10 @@
 import csv
 import dataclasses
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,8 +20,16 @@ from galsep.model.device import choose_device, keep_memory
 from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
 from galsep.model.network import ARCHITECTURES, build_network
-from galsep.model.weights import initial_weights, load_model, save_weights
-from galsep.workflows.calibrate import calibrate
+from galsep.model.separation import SeparationNetwork
+from galsep.model.separation_training import Separating
+from galsep.model.weights import (
+    find_weights,
+    initial_weights,
+    load_model,
+    read_info,
+    save_weights,
+)
+from galsep.workflows.calibrate import calibrate, calibrate_fluxes
 from galsep.workflows.reporting import Reporter
 
 __all__ = ["TrainResult", "train"]
@@ -30,6 +39,9 @@ DOMAIN_SLACK = 0.1
 
 STATE_FILE = "state.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
+SEPARATION = "separation_"
+"""Begins the names of what belongs to the separation network."""
+
 _RESUMABLE_CHANGES = frozenset({"device", "threads", "calibrate"})
 
 
@@ -42,12 +54,15 @@ class TrainResult:
     folder : Path
     weights : Path
     history : list of dict
-        One entry an epoch, as in ``metrics.csv``.
+        One entry an epoch of Mask R-CNN, as in ``metrics.csv``.
+    separation_history : list of dict
+        One entry an epoch of the separation network, as in ``separation_metrics.csv``.
     """
 
     folder: Path
     weights: Path
     history: list[dict[str, float]]
+    separation_history: list[dict[str, float]]
 
 
 def train(
@@ -59,11 +74,13 @@ def train(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
-    """Train a network and write its weights, settings, figures and resume state.
+    """Train the networks and write their weights, settings, figures and resume states.
 
-    After each epoch ``weights.safetensors`` (averaged weights), ``state.safetensors``,
-    ``metrics.csv`` and ``losses.png`` are whole; at the end the score threshold and calibration
-    are chosen on the validation split.
+    First Mask R-CNN, then the separation network on what it finds. After each epoch
+    ``weights.safetensors`` (averaged weights), ``state.safetensors``, ``metrics.csv`` and
+    ``losses.png`` are whole, for the separation network with ``separation_`` before the last three
+    names. In between, score threshold and calibration are chosen on the validation split; at the
+    end, fluxes are corrected there.
 
     Parameters
     ----------
@@ -93,11 +110,11 @@ def train(
     config = config or TrainConfig()
     reporter = reporter or Reporter()
     folder = Path(output)
-    state = folder / STATE_FILE
     device = choose_device(config.device)
-    if state.exists() and not (resume or overwrite):
+    started = (folder / STATE_FILE).exists()
+    if started and not (resume or overwrite):
         raise OutputExistsError(f"{folder}: holds a run; give --resume to go on or --overwrite")
-    if resume and state.exists():
+    if started and resume:
         _check_same(folder, config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -109,59 +126,137 @@ def train(
     network = build_network(ARCHITECTURES[config.recipe])
     origin = initial_weights(network, config.init)
     reporter.info(f"starting weights: {origin}")
-    trainer = Trainer(network, config, device)
+    run = _Run(folder, config, data, _examples(data, config), reporter, _info(config, data, origin))
+    detector = Trainer(network, config, device)
     make_folder(folder)
-    if resume and state.exists():
-        trainer.restore(state)
-        reporter.info(f"resuming after epoch {trainer.epoch} of {config.epochs}")
-    else:
+    if not (started and resume):
+        for name in (STATE_FILE, SEPARATION + STATE_FILE):
+            (folder / name).unlink(missing_ok=True)
         write_text(folder / "config.toml", dump_toml(config))
-    info = _info(config, data, origin)
-    training, validation = _examples(data, config)
-    try:
-        while trainer.epoch < config.epochs:
-            _epoch(trainer, training, validation, reporter)
-            _write_epoch(folder, trainer, {**info, "epoch": trainer.epoch})
-    except KeyboardInterrupt:
-        save_weights(folder / WEIGHTS_FILE, trainer.average, {**info, "epoch": trainer.epoch})
-        reporter.warn(f"interrupted: {folder / WEIGHTS_FILE} is usable; --resume goes on")
-        raise
-    weights = folder / WEIGHTS_FILE
-    if config.calibrate:
-        model = load_model(weights, config.device)
-        found = calibrate(model, data, reporter)
-        save_weights(weights, trainer.average, {**info, "epoch": trainer.epoch, **found})
-    return TrainResult(folder, weights, trainer.history)
+    run.detector(detector)
+    history = run.separator(detector, device) if config.separation_epochs else []
+    return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
 
 
-def _epoch(
-    trainer: Trainer, training: ExampleMaker, validation: ExampleMaker, reporter: Reporter
-) -> None:
-    number = trainer.epoch + 1
-    reporter.begin(f"epoch {number}/{trainer.config.epochs}", trainer.config.epoch_size)
-    figures = trainer.run_epoch(
-        training, validation, lambda n, loss: reporter.advance(n, f"loss {loss:.3f}")
-    )
-    reporter.end()
-    reporter.info(
-        f"epoch {number}: loss {figures['train_loss']:.4f}, validation "
-        f"{figures['validation_loss']:.4f}, {figures['images_per_second']:.1f} images/s"
-    )
+@dataclass(slots=True)
+class _Run:
+    """A training run: its folder, and what is known of its weights so far."""
+
+    folder: Path
+    config: TrainConfig
+    data: Dataset
+    examples: tuple[ExampleMaker, ExampleMaker]
+    reporter: Reporter
+    info: dict[str, Any]
+
+    def detector(self, trainer: Trainer) -> None:
+        """Train Mask R-CNN, and choose its threshold."""
+
+        def save() -> None:
+            about = {**self.info, "epoch": trainer.epoch} if self.config.epochs else self.info
+            save_weights(self.weights, trainer.average, about)
+
+        self._train(trainer, "", save)
+        if not self.config.epochs:
+            trainer.save(self.folder / STATE_FILE)
+        else:
+            self.info["epoch"] = trainer.epoch
+        save()
+        if self.config.calibrate:
+            model = load_model(self.weights, self.config.device)
+            self.info |= calibrate(model, self.data, self.reporter)
+            save()
+
+    def separator(self, detector: Trainer, device: torch.device) -> list[dict[str, float]]:
+        """Train the separation network on what Mask R-CNN finds, and correct its fluxes."""
+        config = replace(
+            self.config,
+            recipe="compact",
+            epochs=self.config.separation_epochs,
+            optimizer="adamw",
+            weight_decay=1e-3,
+            schedule="cosine",
+            warmup=200,
+            stages=(("all", self.config.separation_epochs, 1e-3),),
+            ema=0.999,
+            compose=True,
+        )
+        torch.manual_seed(config.seed)
+        objective = Separating(load_model(self.weights, self.config.device))
+        trainer = Trainer(_untrained(self.config.init), config, device, objective)
+        about: dict[str, Any] = {
+            "training": dataclasses.asdict(config), "dataset": _about(self.data),
+        }  # fmt: skip
+
+        def save() -> None:
+            separation = {**about, "epoch": trainer.epoch}
+            info = {**self.info, "separation": separation}
+            network = cast(SeparationNetwork, trainer.average)
+            save_weights(self.weights, detector.average, info, network)
+
+        self._train(trainer, SEPARATION, save)
+        if self.config.calibrate:
+            about |= calibrate_fluxes(
+                load_model(self.weights, self.config.device), self.data, self.reporter
+            )
+            save()
+        return trainer.history
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights."""
+        return self.folder / WEIGHTS_FILE
+
+    def _train(self, trainer: Trainer, prefix: str, save: Callable[[], None]) -> None:
+        """Train to the last epoch, from where it stopped; the weights are usable at any time."""
+        state = self.folder / (prefix + STATE_FILE)
+        epochs = trainer.config.epochs
+        if state.exists():
+            trainer.restore(state)
+            self.reporter.info(f"resuming after {prefix}epoch {trainer.epoch} of {epochs}")
+        try:
+            while trainer.epoch < epochs:
+                self._epoch(trainer, prefix)
+                save()
+                _write_figures(self.folder, prefix, trainer)
+                # Last, so that a state that exists has its weights and figures beside it.
+                trainer.save(state)
+        except KeyboardInterrupt:
+            save()
+            self.reporter.warn(f"interrupted: {self.weights} is usable; --resume goes on")
+            raise
+
+    def _epoch(self, trainer: Trainer, prefix: str) -> None:
+        name = f"{prefix.replace('_', ' ')}epoch {trainer.epoch + 1}"
+        reporter = self.reporter
+        reporter.begin(f"{name}/{trainer.config.epochs}", trainer.config.epoch_size)
+        figures = trainer.run_epoch(
+            *self.examples, lambda n, loss: reporter.advance(n, f"loss {loss:.3f}")
+        )
+        reporter.end()
+        reporter.info(
+            f"{name}: loss {figures['train_loss']:.4f}, validation "
+            f"{figures['validation_loss']:.4f}, {figures['images_per_second']:.1f} images/s"
+        )
 
 
-def _write_epoch(folder: Path, trainer: Trainer, info: dict[str, Any]) -> None:
+def _write_figures(folder: Path, prefix: str, trainer: Trainer) -> None:
     from galsep.plot.training import plot_losses
 
-    save_weights(folder / WEIGHTS_FILE, trainer.average, info)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(trainer.history[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(trainer.history)
-    write_text(folder / "metrics.csv", text.getvalue())
-    with whole_file(folder / "losses.png") as picture:
-        plot_losses(trainer.history, picture)
-    # Last, so that a state that exists has its weights and figures beside it.
-    trainer.save(folder / STATE_FILE)
+    write_text(folder / f"{prefix}metrics.csv", text.getvalue())
+    with whole_file(folder / f"{prefix}losses.png") as picture:
+        plot_losses(trainer.history, trainer.objective.parts, picture)
+
+
+def _untrained(init: str) -> SeparationNetwork:
+    """A separation network to start from: that of the starting weights, if they have one."""
+    if init in ("random", "coco") or find_weights(init).suffix != ".safetensors":
+        return SeparationNetwork()
+    return load_model(init, "cpu").separator or SeparationNetwork()
 
 
 def _examples(data: Dataset, config: TrainConfig) -> tuple[ExampleMaker, ExampleMaker]:
@@ -178,8 +273,12 @@ def _examples(data: Dataset, config: TrainConfig) -> tuple[ExampleMaker, Example
 
 
 def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
-    scales = data.pixel_scale
-    seen = np.percentile(data.psf_fwhm / scales, [1, 99]) * (1 - DOMAIN_SLACK, 1 + DOMAIN_SLACK)
+    """What the weights say of themselves; where they stay as they are, what they said before."""
+    if not config.epochs:
+        before = read_info(find_weights(config.init))
+        return {k: v for k, v in before.items() if k != "separation"}
+    seen = np.percentile(data.psf_fwhm / data.pixel_scale, [1, 99])
+    seen *= 1 - DOMAIN_SLACK, 1 + DOMAIN_SLACK
     return {
         "architecture": ARCHITECTURES[config.recipe].to_dict(),
         "galsep_version": galsep.__version__,
@@ -187,15 +286,20 @@ def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
         "init": origin,
         "psf_fwhm_range": [round(float(limit), 2) for limit in seen],
         "training": dataclasses.asdict(config),
-        "dataset": {
-            "survey": data.meta.survey,
-            "bands": list(data.meta.bands),
-            "pixel_scale": [float(scales.min()), float(scales.max())],
-            "psf_fwhm_arcsec": [float(data.psf_fwhm.min()), float(data.psf_fwhm.max())],
-            "population": dict(data.meta.population),
-            "seed": data.meta.seed,
-            "counts": dict(data.meta.counts),
-        },
+        "dataset": _about(data),
+    }
+
+
+def _about(data: Dataset) -> dict[str, Any]:
+    scales = data.pixel_scale
+    return {
+        "survey": data.meta.survey,
+        "bands": list(data.meta.bands),
+        "pixel_scale": [float(scales.min()), float(scales.max())],
+        "psf_fwhm_arcsec": [float(data.psf_fwhm.min()), float(data.psf_fwhm.max())],
+        "population": dict(data.meta.population),
+        "seed": data.meta.seed,
+        "counts": dict(data.meta.counts),
     }
 
 

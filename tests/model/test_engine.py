@@ -4,7 +4,7 @@ import torch
 
 from galsep.config import TrainConfig, resolve
 from galsep.errors import TrainingError, WeightsError
-from galsep.model.engine import LOSSES, Trainer, learning_rate, part_is_trained
+from galsep.model.engine import Detecting, Trainer, learning_rate, part_is_trained
 from galsep.model.examples import ExampleMaker
 from galsep.model.network import ARCHITECTURES, build_network
 
@@ -44,7 +44,7 @@ def test_resuming_repeats_the_unbroken_curve(pairs, tmp_path):
     resumed.restore(tmp_path / "state.safetensors")
     assert resumed.epoch == 1
     resumed.run_epoch(*makers(pairs), lambda _n, _loss: None)
-    for name in LOSSES:
+    for name in ("loss", *Detecting.parts):
         for kind in ("train", "validation"):
             key = f"{kind}_{name}"
             assert resumed.history[1][key] == pytest.approx(unbroken.history[1][key], rel=1e-4)

@@ -6,7 +6,8 @@ import pytest
 from galsep.config import SimulateConfig, TrainConfig, resolve
 from galsep.errors import DatasetError, OutputExistsError, UsageError, WeightsError
 from galsep.io.dataset import load_dataset
-from galsep.model.engine import LOSSES
+from galsep.model.engine import Detecting
+from galsep.model.separation_training import Separating
 from galsep.model.weights import load_model
 from galsep.workflows.calibrate import calibrate
 from galsep.workflows.reporting import Reporter
@@ -27,6 +28,7 @@ def small(**options):
         None,
         {
             "epochs": 2,
+            "separation_epochs": 2,
             "epoch_size": 4,
             "batch_size": 2,
             "validation_size": 2,
@@ -39,16 +41,22 @@ def small(**options):
 def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
     result = train(dataset, tmp_path / "run", small())
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {
-        "weights.safetensors", "config.toml", "metrics.csv", "losses.png", "state.safetensors",
-    }  # fmt: skip
-    with (tmp_path / "run" / "metrics.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert len(rows) == 2
-    for name in LOSSES:
-        assert np.isfinite(float(rows[1][f"train_{name}"]))
-        assert np.isfinite(float(rows[1][f"validation_{name}"]))
-    info = load_model(result.weights, "cpu").info
+    figures = {"metrics.csv", "losses.png", "state.safetensors"}
+    assert files == {"weights.safetensors", "config.toml"} | figures | {
+        f"separation_{name}" for name in figures
+    }
+    for prefix, objective in (("", Detecting), ("separation_", Separating)):
+        with (tmp_path / "run" / f"{prefix}metrics.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        assert len(rows) == 2
+        for name in ("loss", *objective.parts):
+            assert np.isfinite(float(rows[1][f"train_{name}"]))
+            assert np.isfinite(float(rows[1][f"validation_{name}"]))
+    model = load_model(result.weights, "cpu")
+    info = model.info
+    assert model.separator is not None
+    assert info["separation"]["epoch"] == 2
+    assert info["separation"]["flux_fit"]["spread"] > 0
     assert info["training"]["epochs"] == 2
     assert info["dataset"]["seed"] == 2
     assert {"slope", "intercept", "missed"} <= set(info["calibration"])
@@ -59,30 +67,47 @@ def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
 
 
 class Interrupting(Reporter):
-    """Presses Ctrl-C in the second epoch."""
+    """Presses Ctrl-C in the second epoch of a stage."""
 
-    def __init__(self):
+    def __init__(self, stage):
+        self.stage = stage
         self.epochs = 0
 
     def begin(self, label, total):
-        self.epochs += label.startswith("epoch")
+        self.epochs += label.startswith(self.stage)
 
     def advance(self, steps=1, note=""):
         if self.epochs == 2:
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_run_has_usable_weights_and_resumes(dataset, tmp_path):
+@pytest.mark.parametrize("stage", ["epoch", "separation epoch"])
+def test_an_interrupted_run_has_usable_weights_and_resumes(dataset, tmp_path, stage):
     config = small(calibrate=False)
     with pytest.raises(KeyboardInterrupt):
-        train(dataset, tmp_path / "run", config, reporter=Interrupting())
-    assert load_model(tmp_path / "run" / "weights.safetensors", "cpu").info["epoch"] == 1
+        train(dataset, tmp_path / "run", config, reporter=Interrupting(stage))
+    info = load_model(tmp_path / "run" / "weights.safetensors", "cpu").info
+    assert (info if stage == "epoch" else info["separation"])["epoch"] == 1
     resumed = train(dataset, tmp_path / "run", config, resume=True)
     unbroken = train(dataset, tmp_path / "whole", config)
-    for name in LOSSES:
-        assert resumed.history[1][f"train_{name}"] == pytest.approx(
-            unbroken.history[1][f"train_{name}"], rel=1e-3
-        )
+    for one, other, objective in (
+        (resumed.history, unbroken.history, Detecting),
+        (resumed.separation_history, unbroken.separation_history, Separating),
+    ):
+        for name in ("loss", *objective.parts):
+            assert one[1][f"train_{name}"] == pytest.approx(other[1][f"train_{name}"], rel=1e-3)
+
+
+def test_the_separation_network_alone_is_trained_on_weights_as_they_are(dataset, tmp_path):
+    config = small(init="compact", epochs=0, separation_epochs=1, calibrate=False)
+    before = load_model("compact", "cpu")
+    model = load_model(train(dataset, tmp_path / "run", config).weights, "cpu")
+    for a, b in zip(model.network.parameters(), before.network.parameters(), strict=True):
+        assert (a == b).all()
+    assert model.threshold == before.threshold
+    assert model.info["training"] == before.info["training"]
+    with pytest.raises(UsageError, match="epochs = 0 needs init"):
+        small(epochs=0)
 
 
 def test_unusable_inputs(dataset, tmp_path):

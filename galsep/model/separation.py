@@ -1,0 +1,397 @@
+"""The separation network: to each source its own light.
+
+It runs after Mask R-CNN, once a source, on a crop about the source's mask. It sees the image, the
+two layers that Mask R-CNN gives the source (mask and share of the light), and the sums of its
+neighbours' layers. It answers, for every pixel of the crop, with the logarithm of the source's
+claim to the light and with an estimate of all noiseless light there.
+
+The claims of all sources at a pixel, and that of the leftover, which is 1, are normalised
+together: ``share = claim / (1 + Σ claims)``, a softmax over sources and leftover. So shares are
+exclusive, whatever sources a pixel has. A source's **model** is its share of the noiseless light,
+its **light** the same share of the data.
+
+Everything is in units of the sky rms, one band at a time, so that one set of weights serves any
+number of bands.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from galsep.model.network import contrast, smoothed
+from galsep.scene import SoftMask, SourceLight
+
+__all__ = [
+    "SIDES",
+    "Crops",
+    "FluxFit",
+    "SeparationNetwork",
+    "cut_crops",
+    "exclusive",
+    "separate",
+    "window",
+]
+
+SIDES = (32, 48, 64, 96, 128)
+"""Sides of the crops, pixels."""
+
+MARGIN = 14
+"""A crop is at least this much larger than twice the source's mask, if there is such a side."""
+
+WIDTHS = (64, 96, 128)
+"""Channels at strides 2, 4 and 8."""
+
+LAYERS = 5
+"""Own mask, own share, neighbours' masks, neighbours' shares, usable pixels."""
+
+DETAIL_SIGMA = 1.0
+"""Detail is what differs from an average of this width, pixels."""
+
+LOGIT_LIMIT = 12.0
+NOISE_SCALE = 100.0
+"""Light, in sky rms, at which corrections of the data may be half as large again."""
+
+BATCH = {32: 64, 48: 32, 64: 16, 96: 8, 128: 4}
+"""Crops that go through the network at a time, by side."""
+
+
+class SeparationNetwork(nn.Module):
+    """A residual U-Net from crops to claims, noiseless light and the flux's correction.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels at strides 2, 4 and 8.
+    """
+
+    def __init__(self, widths: tuple[int, int, int] = WIDTHS) -> None:
+        super().__init__()
+        a, b, c = widths
+        self.widths = (a, b, c)
+        self.stem = nn.Conv2d(4 * (3 + LAYERS), a, 3, padding=1)
+        self.first = nn.Sequential(_Residual(a), _Residual(a))
+        self.down = nn.Conv2d(a, b, 2, stride=2)
+        self.second = nn.Sequential(_Residual(b), _Residual(b))
+        self.deeper = nn.Conv2d(b, c, 2, stride=2)
+        self.third = nn.Sequential(_Residual(c), _Residual(c))
+        self.rise = nn.Conv2d(c, 4 * b, 1)
+        self.fourth = _Residual(b)
+        self.up = nn.Conv2d(b, 4 * a, 1)
+        self.fifth = nn.Sequential(_Residual(a), _Residual(a))
+        # Two layers at four pixels a cell, filled up: a CPU sums few channels in an order that
+        # depends on the number of threads.
+        self.out = nn.Conv2d(a, 16, 3, padding=1)
+        self.summary = nn.Sequential(nn.Linear(2 * c, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def forward(self, light: Tensor, layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Look at crops of one size.
+
+        Parameters
+        ----------
+        light : FloatTensor[n, s, s]
+            Background-subtracted light in sky rms, 0 where there is none.
+        layers : FloatTensor[n, 5, s, s]
+            See :data:`LAYERS`.
+
+        Returns
+        -------
+        claims : FloatTensor[n, s, s]
+            Logarithm of the source's claim to each pixel's light.
+        total : FloatTensor[n, s, s]
+            Estimate of all noiseless light, in sky rms, positive.
+        summary : FloatTensor[n, 2]
+            Logarithms of the flux in and beyond the crop over that of the model in it, and of the
+            flux's error over that of an optimally weighted sum.
+        """
+        # Eight bits of mantissa are coarser than the noise on a bright core.
+        with torch.autocast(light.device.type, enabled=False):
+            light = light[:, None]
+            detail = torch.asinh(light - smoothed(light, DETAIL_SIGMA))
+            x = torch.cat([torch.asinh(light), detail, contrast(light), layers], 1)
+            x = F.relu(self.stem(F.pixel_unshuffle(x, 2)))
+        first = self.first(x)
+        second = self.second(F.relu(self.down(first)))
+        third = self.third(F.relu(self.deeper(second)))
+        pooled = torch.cat([third.mean((2, 3)), third.amax((2, 3))], 1)
+        x = self.fourth(second + F.pixel_shuffle(self.rise(third), 2))
+        x = self.fifth(first + F.pixel_shuffle(self.up(x), 2))
+        with torch.autocast(light.device.type, enabled=False):
+            out = F.pixel_shuffle(self.out(x.float())[:, :8], 2)
+            claims = out[:, 0].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+            light = light[:, 0]
+            room = torch.sqrt(1 + light.abs() / NOISE_SCALE)
+            total = F.softplus(light + out[:, 1] * room, beta=5)
+            return claims, total, self.summary(pooled.float())
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside the identity; without normalisation, so crops do not mix."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv2(F.relu(self.conv1(x)))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class FluxFit:
+    """What validation has shown of the network's fluxes.
+
+    Parameters
+    ----------
+    snr : tuple of float
+        S/N of a model, √Σ (model / sky rms)², increasing.
+    log_ratio : tuple of float
+        Median of ln(true flux / flux) there.
+    spread : float
+        By how much errors are too small.
+    """
+
+    snr: tuple[float, ...]
+    log_ratio: tuple[float, ...]
+    spread: float
+
+    def correction(self, snr: float) -> float:
+        """What to multiply the flux of a source by."""
+        at = np.log(max(snr, self.snr[0]))
+        return float(np.exp(np.interp(at, np.log(self.snr), self.log_ratio)))
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """What the network sees of each source; arrays have one entry a source.
+
+    Parameters
+    ----------
+    y0, x0, side : (n,) int arrays
+        Position and size of each crop; it may reach beyond the image.
+    light : list of (s, s) float32 array
+    layers : list of (5, s, s) float32 array
+    """
+
+    y0: npt.NDArray[np.int64]
+    x0: npt.NDArray[np.int64]
+    side: npt.NDArray[np.int64]
+    light: list[npt.NDArray[np.float32]]
+    layers: list[npt.NDArray[np.float32]]
+
+    def batches(self, limit: int | None = None) -> Iterator[npt.NDArray[np.int64]]:
+        """Indices of crops of one size, at most ``limit`` (by default :data:`BATCH`) at a time."""
+        for side in SIDES:
+            index = np.flatnonzero(self.side == side)
+            step = limit or BATCH[side]
+            for start in range(0, len(index), step):
+                yield index[start : start + step]
+
+
+def cut_crops(
+    light: npt.NDArray[np.float32],
+    usable: npt.NDArray[np.bool_],
+    masks: Sequence[SoftMask],
+    claims: Sequence[SoftMask | None],
+) -> Crops:
+    """Cut out what the network sees of each source.
+
+    Parameters
+    ----------
+    light : (h, w) float32 array
+        In sky rms, 0 where unusable.
+    usable : (h, w) bool array
+    masks : sequence of SoftMask
+        Inside the image, 0 outside the mask.
+    claims : sequence of SoftMask or None
+        Shares of the light by Mask R-CNN, on the same crops; for ``None`` the mask stands in.
+    """
+    shape = (light.shape[0], light.shape[1])
+    own = [mask if claim is None else claim for mask, claim in zip(masks, claims, strict=True)]
+    all_masks, all_claims = np.zeros((2, *shape), dtype=np.float32)
+    for mask, claim in zip(masks, own, strict=True):
+        all_masks[mask.slices] += mask.probability
+        all_claims[claim.slices] += claim.probability
+    crops = _empty_crops(masks)
+    for mask, claim, y0, x0, side in zip(
+        masks, own, crops.y0.tolist(), crops.x0.tolist(), crops.side.tolist(), strict=True
+    ):
+        there, here = window(y0, x0, side, shape)
+        layers = np.zeros((LAYERS, side, side), dtype=np.float32)
+        for layer, part in zip(layers, (mask, claim), strict=False):
+            height, width = part.probability.shape
+            top, left = part.y0 - y0, part.x0 - x0
+            inner, outer = window(-top, -left, side, (height, width))
+            layer[outer] = part.probability[inner]
+        layers[2][here] = all_masks[there]
+        layers[3][here] = all_claims[there]
+        layers[2:4] -= layers[:2]
+        layers[4][here] = usable[there]
+        pixels = np.zeros((side, side), dtype=np.float32)
+        pixels[here] = light[there]
+        crops.light.append(pixels)
+        crops.layers.append(layers)
+    return crops
+
+
+def _empty_crops(masks: Sequence[SoftMask]) -> Crops:
+    """Position and side of each crop: the source's mask lies in its middle."""
+    boxes = np.array(
+        [(mask.y0, mask.x0, *mask.probability.shape) for mask in masks], dtype=np.int64
+    ).reshape(-1, 4)
+    wanted = 2 * boxes[:, 2:].max(axis=1, initial=0) + MARGIN
+    side = np.array(SIDES)[np.minimum(np.searchsorted(SIDES, wanted), len(SIDES) - 1)]
+    corner = boxes[:, :2] + (boxes[:, 2:] - side[:, None]) // 2
+    return Crops(corner[:, 0], corner[:, 1], side, [], [])
+
+
+def window(
+    y0: int, x0: int, side: int, shape: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of an image and of a square crop where they overlap (possibly empty)."""
+    there, here = [], []
+    for start, size in zip((y0, x0), shape, strict=True):
+        low = min(max(0, start), size)
+        high = max(low, min(size, start + side))
+        there.append(slice(low, high))
+        here.append(slice(low - start, high - start))
+    return (there[0], there[1]), (here[0], here[1])
+
+
+def exclusive(claims: Tensor, index: Tensor, size: int) -> Tensor:
+    """Turn claims into shares: a softmax over all sources of a pixel and the leftover.
+
+    Parameters
+    ----------
+    claims : FloatTensor[k]
+        Logarithms of claims, of all pixels of all crops.
+    index : IntTensor[k]
+        Which pixel each belongs to, below ``size``.
+    size : int
+    """
+    weights = torch.exp(claims)
+    all_claims = torch.ones(size, dtype=weights.dtype, device=weights.device)
+    return weights / all_claims.index_add(0, index, weights)[index]
+
+
+def separate(
+    network: SeparationNetwork,
+    light: npt.NDArray[np.float32],
+    usable: npt.NDArray[np.bool_],
+    masks: Sequence[SoftMask],
+    claims: Sequence[SoftMask | None],
+    fit: FluxFit | None = None,
+) -> list[SourceLight]:
+    """Give each source its own light.
+
+    A source whose mask is larger than the largest crop gets what the others leave of the data.
+
+    Parameters
+    ----------
+    network : SeparationNetwork
+        In evaluation mode.
+    light, usable, masks, claims
+        See :func:`cut_crops`.
+    fit : FluxFit, optional
+        What is known of the network's fluxes.
+
+    Returns
+    -------
+    list of SourceLight
+        In sky rms.
+    """
+    shape = (light.shape[0], light.shape[1])
+    large = np.array([max(mask.probability.shape) > SIDES[-1] for mask in masks], dtype=bool)
+    crops = cut_crops(light, usable, masks, claims)
+    seen = _look(network, crops, np.flatnonzero(~large))
+    boxes = [
+        window(*place, shape)
+        for place in zip(crops.y0.tolist(), crops.x0.tolist(), crops.side.tolist(), strict=True)
+    ]
+    all_claims = np.ones(shape, dtype=np.float32)
+    for index, (claim, _, _) in seen.items():
+        there, here = boxes[index]
+        all_claims[there] += claim[here]
+    held = np.zeros(shape, dtype=np.float32)
+    for index in np.flatnonzero(large).tolist():
+        held[masks[index].slices] += masks[index].probability > 0
+    parts = []
+    for index, (mask, (there, here)) in enumerate(zip(masks, boxes, strict=True)):
+        if large[index]:
+            box = mask.slices
+            rivals = all_claims[box] * np.maximum(held[box], 1)
+            parts.append(_rest(mask, rivals, light[box]))
+            continue
+        claim, total, summary = seen[index]
+        share = claim[here] / all_claims[there]
+        model = share * total[here] * usable[there]
+        flux, error = _flux(model, float(summary[0]), float(summary[1]), fit)
+        parts.append(SourceLight(there[0].start, there[1].start, share, model, flux, error))
+    return parts
+
+
+def _rest(
+    mask: SoftMask, rivals: npt.NDArray[np.float32], light: npt.NDArray[np.float32]
+) -> SourceLight:
+    """What is left on a mask by its rivals, whose claims stand beside a claim of one."""
+    share = ((mask.probability > 0) / rivals).astype(np.float32)
+    own = share * light
+    return SourceLight(
+        y0=mask.y0,
+        x0=mask.x0,
+        share=share,
+        model=np.maximum(own, 0),
+        flux=float(own.sum(dtype=np.float64)),
+        flux_err=float(np.sqrt((share**2).sum(dtype=np.float64))),
+    )
+
+
+@torch.inference_mode()
+def _look(
+    network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.int64]
+) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
+    """Claims, noiseless light and summary of some sources."""
+    device = next(network.parameters()).device
+    seen: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
+    for batch in crops.batches():
+        batch = batch[np.isin(batch, wanted)]
+        if not batch.size:
+            continue
+        pixels = torch.from_numpy(np.stack([crops.light[k] for k in batch])).to(device)
+        layers = torch.from_numpy(np.stack([crops.layers[k] for k in batch])).to(device)
+        claims, total, summary = (part.float().cpu() for part in network(pixels, layers))
+        parts = (torch.exp(claims).numpy(), total.numpy(), torch.exp(summary).numpy())
+        seen |= dict(zip(batch.tolist(), zip(*parts, strict=True), strict=True))
+    return seen
+
+
+def _flux(
+    model: npt.NDArray[np.float32], growth: float, spread: float, fit: FluxFit | None
+) -> tuple[float, float]:
+    """Flux of a model and its error, in sky rms.
+
+    Parameters
+    ----------
+    model : (h, w) float32 array
+        In sky rms.
+    growth : float
+        Flux over the model's sum.
+    spread : float
+        Error over that of a sum weighted by the model.
+    fit : FluxFit or None
+    """
+    total, power = float(model.sum(dtype=np.float64)), float((model**2).sum(dtype=np.float64))
+    snr = np.sqrt(power)
+    if fit is not None:
+        growth *= fit.correction(snr)
+        spread *= fit.spread
+    # As wide as a pixel if nothing is known of its shape.
+    width = total / snr if snr > 0 else 1.0
+    return growth * total, growth * spread * max(width, 1.0)

@@ -1,0 +1,345 @@
+"""Training the separation network: what it sees, what it should say, and the loss.
+
+The network sees the sources that Mask R-CNN finds on a training example, as in life, some of them
+lost, doubled or moved at random. What each should get is the noiseless light of the true source
+that its mask agrees with best.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from galsep.config import DeblendConfig
+from galsep.conventions import STAMP_SIZE
+from galsep.image.background import estimate_background
+from galsep.model.examples import Example
+from galsep.model.inference import calibrated, detect, harden
+from galsep.model.network import normalise
+from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, window
+from galsep.model.weights import Model
+from galsep.scene import SoftMask
+
+__all__ = ["Separating"]
+
+THRESHOLDS = (0.7, 1.15)
+"""Range of the score threshold in training, relative to the detector's own."""
+
+OBSERVED = 0.7
+"""Share of examples whose background is estimated as that of an image is."""
+
+LOST, DOUBLED, MOVED, OUTLINED = 0.06, 0.04, 0.15, 0.08
+"""Shares of sources that are dropped, given twice, moved by up to two pixels, or known by SEP's
+outline alone."""
+
+LEAST_AGREEMENT = 0.1
+"""A source and a true one belong together from this ratio of pixels shared to pixels covered."""
+
+SYSTEMATIC = 0.03
+"""Errors count less where they are below this share of all light at a pixel."""
+
+FLUX_SYSTEMATIC = 0.01
+LIT = 0.5
+"""Shares are learnt where all light exceeds this many sky rms."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """One example for the separation network.
+
+    Parameters
+    ----------
+    crops : Crops
+    light : list of (s, s) float32 array
+        Noiseless light that each source should get, sky rms.
+    total : list of (s, s) float32 array
+        All noiseless light.
+    flux : (n,) float array
+        True flux, sky rms.
+    electrons : float
+        That one sky rms of light stands for.
+    """
+
+    crops: Crops
+    light: list[npt.NDArray[np.float32]]
+    total: list[npt.NDArray[np.float32]]
+    flux: npt.NDArray[np.float64]
+    electrons: float
+
+
+class Separating:
+    """The loss of the separation network, on what a trained Mask R-CNN finds.
+
+    Parameters
+    ----------
+    model : Model
+        Mask R-CNN with its score threshold; it stays as it is.
+    """
+
+    parts: Mapping[str, str] = {
+        "loss_model": "each source's noiseless light",
+        "loss_total": "all noiseless light",
+        "loss_claim": "the source's share of it",
+        "loss_flux": "its flux",
+        "loss_spread": "how far off the flux is",
+    }
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._rng = np.random.default_rng(0)
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Take a new source of random numbers."""
+        self._rng = rng
+
+    def __call__(
+        self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
+    ) -> dict[str, Tensor]:
+        """Parts of the loss of a batch."""
+        batch = [_observed(example, self._rng) for example in batch]
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            found = detect(self._model, np.stack([one.image for one in batch]), len(batch))
+        level = self._model.threshold * self._rng.uniform(*THRESHOLDS)
+        scenes = []
+        for example, here in zip(batch, found, strict=True):
+            masks, claims = [], []
+            for k in np.flatnonzero(calibrated(self._model, here.scores) >= level).tolist():
+                mask = harden(here.masks[k], ~example.usable, self._model.mask_level)
+                if mask is not None:
+                    masks.append(mask)
+                    claims.append(here.shares[k].cropped(mask.footprint(0)))
+            scenes.append(_make_scene(example, *_disturbed(masks, claims, self._rng)))
+        return _scene_losses(network, scenes, device, autocast=autocast)
+
+
+def _observed(example: Example, rng: np.random.Generator) -> Example:
+    """Most examples as they are once their background has been estimated and subtracted.
+
+    The wings of its sources are part of what is subtracted, and the unit is the estimated noise.
+    """
+    if rng.random() > OBSERVED:
+        return example
+    image = np.sinh(example.image)
+    hidden = np.ascontiguousarray(~example.usable)
+    mesh = DeblendConfig().background_mesh
+    background = estimate_background(np.ascontiguousarray(image), hidden, mesh)
+    light = np.where(example.usable, image - background.level, 0)
+    rms = float(np.median(background.rms))
+    return replace(
+        example,
+        image=normalise(light, rms),
+        light=example.light / np.float32(rms),
+        flux=example.flux / rms,
+        total=example.total / np.float32(rms),
+        electrons=example.electrons * rms,
+    )
+
+
+def _disturbed(
+    masks: Sequence[SoftMask], claims: Sequence[SoftMask], rng: np.random.Generator
+) -> tuple[list[SoftMask], list[SoftMask | None]]:
+    """Lose, double, move and simplify sources at random, as a detector does."""
+    kept: list[SoftMask] = []
+    said: list[SoftMask | None] = []
+    for mask, claim in zip(masks, claims, strict=True):
+        if rng.random() < LOST:
+            continue
+        for _ in range(1 + (rng.random() < DOUBLED)):
+            dy, dx = rng.integers(-2, 3, 2).tolist() if rng.random() < MOVED else (0, 0)
+            here, share = _moved(mask, dy, dx), _moved(claim, dy, dx)
+            if here is None or share is None:
+                continue
+            if rng.random() < OUTLINED:
+                kept.append(replace(here, probability=(here.probability > 0).astype(np.float32)))
+                said.append(None)
+            else:
+                kept.append(here)
+                said.append(share)
+    return kept, said
+
+
+def _moved(mask: SoftMask, dy: int, dx: int) -> SoftMask | None:
+    """A mask moved on its stamp, if it stays inside."""
+    moved = mask.shifted(dy, dx)
+    height, width = mask.probability.shape
+    inside = 0 <= moved.y0 <= STAMP_SIZE - height and 0 <= moved.x0 <= STAMP_SIZE - width
+    return moved if inside else None
+
+
+def _make_scene(
+    example: Example, masks: Sequence[SoftMask], claims: Sequence[SoftMask | None]
+) -> _Scene:
+    """Cut a stamp into what the network sees and should say."""
+    image = np.sinh(example.image)
+    crops = cut_crops(image, example.usable, masks, claims)
+    owner, portion = _owners(example, masks)
+    light, total = [], []
+    flux = np.zeros(len(masks))
+    for index, (k, part) in enumerate(zip(owner.tolist(), portion.tolist(), strict=True)):
+        place = int(crops.y0[index]), int(crops.x0[index]), int(crops.side[index])
+        total.append(_padded(example.total, *place))
+        if k < 0:
+            light.append(np.zeros_like(total[-1]))
+        else:
+            light.append(_padded(example.light[k], *place) * np.float32(part))
+            flux[index] = example.flux[k] * part
+    return _Scene(crops, light, total, flux, example.electrons)
+
+
+def _owners(
+    example: Example, masks: Sequence[SoftMask]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Which true source each mask belongs to (−1 for none), and what part of it."""
+    from scipy.optimize import linear_sum_assignment
+
+    owner = np.full(len(masks), -1)
+    portion = np.ones(len(masks))
+    if not len(masks) or not len(example.light):
+        return owner, portion
+    shares = example.light / np.maximum(example.total, 1e-3)
+    lit = (example.light > 1).reshape(len(example.light), -1)
+    covers = np.zeros((len(masks), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    for cover, mask in zip(covers, masks, strict=True):
+        cover[mask.slices] = mask.probability > 0
+    flat = covers.reshape(len(masks), -1)
+    both = flat @ np.minimum(shares, 1).reshape(len(shares), -1).T
+    either = flat.sum(1)[:, None] + (lit * shares.reshape(lit.shape)).sum(1) - both
+    agreement = both / np.maximum(either, 1)
+    rows, columns = linear_sum_assignment(-agreement)
+    good = agreement[rows, columns] > LEAST_AGREEMENT
+    owner[rows[good]] = columns[good]
+    # One mask twice: both get half.
+    for index in np.flatnonzero(owner < 0).tolist():
+        twin = np.flatnonzero((owner >= 0) & ((flat == flat[index]).all(1)))
+        if twin.size:
+            owner[index] = owner[twin[0]]
+            portion[[index, twin[0]]] = 0.5
+    return owner, portion
+
+
+def _padded(layer: npt.NDArray[np.float32], y0: int, x0: int, side: int) -> npt.NDArray[np.float32]:
+    there, here = window(y0, x0, side, (STAMP_SIZE, STAMP_SIZE))
+    crop = np.zeros((side, side), dtype=np.float32)
+    crop[here] = layer[there]
+    return crop
+
+
+def _scene_losses(
+    network: nn.Module, scenes: Sequence[_Scene], device: torch.device, *, autocast: bool
+) -> dict[str, Tensor]:
+    """Losses of several scenes together.
+
+    Returns
+    -------
+    dict of str to FloatTensor
+        ``loss_model``, ``loss_total``, ``loss_claim``, ``loss_flux``, ``loss_spread``.
+    """
+    crops = _joined([scene.crops for scene in scenes])
+    which = np.repeat(np.arange(len(scenes)), [len(scene.light) for scene in scenes])
+    light = [part for scene in scenes for part in scene.light]
+    total = [part for scene in scenes for part in scene.total]
+    flux = np.concatenate([scene.flux for scene in scenes])
+    electrons = np.array([scene.electrons for scene in scenes])[which]
+    # A canvas for each scene, wide enough for crops that reach beyond their stamp.
+    border = SIDES[-1]
+    reach = STAMP_SIZE + 2 * border
+    if not len(crops.side):
+        # Nothing was found on any of them.
+        nothing = torch.stack([p.sum() for p in network.parameters()]).sum() * 0
+        return dict.fromkeys(Separating.parts, nothing)
+    outs, index = [], []
+    for batch in crops.batches(256):
+        side = int(crops.side[batch[0]])
+        pixels = torch.from_numpy(np.stack([crops.light[k] for k in batch])).to(device)
+        layers = torch.from_numpy(np.stack([crops.layers[k] for k in batch])).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            outs.append((batch, layers[:, 4], *network(pixels, layers)))
+        offset = np.arange(side)
+        rows = (which[batch] * reach + crops.y0[batch] + border)[:, None] + offset
+        columns = crops.x0[batch][:, None] + border + offset
+        index.append(torch.from_numpy(rows[:, :, None] * reach + columns[:, None, :]).to(device))
+    claimed = torch.cat([claims.flatten() for _, _, claims, _, _ in outs])
+    shares = exclusive(
+        claimed, torch.cat([i.flatten() for i in index]), len(scenes) * reach * reach
+    )
+    losses: dict[str, list[Tensor]] = {}
+    start = 0
+    for batch, usable, claims, estimate, summary in outs:
+        share = shares[start : start + claims.numel()].view(claims.shape)
+        start += claims.numel()
+        parts = _losses(
+            share * estimate * usable,
+            share,
+            estimate,
+            summary,
+            usable,
+            torch.from_numpy(np.stack([light[k] for k in batch])).to(device),
+            torch.from_numpy(np.stack([total[k] for k in batch])).to(device),
+            torch.from_numpy(flux[batch]).float().to(device),
+            torch.from_numpy(electrons[batch]).float().to(device),
+        )
+        for name, part in parts.items():
+            losses.setdefault(name, []).append(part)
+    return {name: torch.cat(parts).mean() for name, parts in losses.items()}
+
+
+def _losses(
+    model: Tensor,
+    share: Tensor,
+    estimate: Tensor,
+    summary: Tensor,
+    usable: Tensor,
+    light: Tensor,
+    total: Tensor,
+    flux: Tensor,
+    electrons: Tensor,
+) -> dict[str, Tensor]:
+    """Losses of each of ``n`` sources on crops of one size."""
+    tolerance = torch.sqrt(1 + (SYSTEMATIC * total) ** 2 + total / electrons[:, None, None])
+    off = _huber((model - light) / tolerance, 3.0) * usable
+    off_total = _huber((estimate - total) / tolerance, 3.0) * usable
+    lit = (total > LIT).float() * usable
+    wanted = (light / total.clamp_min(1e-3)).clamp(0, 1)
+    claim = F.binary_cross_entropy(
+        share.clamp(1e-6, 1 - 1e-6), wanted, weight=lit, reduction="none"
+    )
+    # The flux's error, were its profile known: what the sky and its own electrons allow.
+    seen, power = light.sum((1, 2)), (light**2).sum((1, 2))
+    noise = torch.sqrt(
+        seen**2 / power.clamp_min(1.0) + flux / electrons + (FLUX_SYSTEMATIC * flux) ** 2 + 1
+    )
+    measured = model.sum((1, 2)) * torch.exp(summary[:, 0])
+    fixed = measured.detach()
+    own = model.detach()
+    formal = own.sum((1, 2)) / torch.sqrt((own**2).sum((1, 2)).clamp_min(1e-2)) + 1
+    error = torch.sqrt((formal * torch.exp(summary[:, 1])) ** 2 + fixed / electrons)
+    pull = (fixed - flux) / error
+    # Student's t with four degrees of freedom: a few outliers do not widen the rest.
+    spread = torch.log(error / formal) + 2.5 * torch.log1p(pull**2 / 4)
+    return {
+        "loss_model": torch.log1p(off.sum((1, 2)) / 20),
+        "loss_total": 0.3 * torch.log1p(off_total.sum((1, 2)) / 40),
+        "loss_claim": 0.5 * claim.sum((1, 2)) / lit.sum((1, 2)).clamp_min(1),
+        "loss_flux": 0.5 * torch.log1p(((measured - flux) / noise) ** 2 / 4),
+        "loss_spread": 0.1 * spread,
+    }
+
+
+def _huber(off: Tensor, limit: float) -> Tensor:
+    """Squares that turn linear at a limit."""
+    size = off.abs()
+    return torch.where(size < limit, off**2, limit * (2 * size - limit))
+
+
+def _joined(crops: Sequence[Crops]) -> Crops:
+    return Crops(
+        np.concatenate([part.y0 for part in crops]),
+        np.concatenate([part.x0 for part in crops]),
+        np.concatenate([part.side for part in crops]),
+        [one for part in crops for one in part.light],
+        [one for part in crops for one in part.layers],
+    )
