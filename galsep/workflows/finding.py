@@ -27,6 +27,7 @@ from galsep.measure.photometry import Photometry, measure, split_light
 from galsep.model.inference import Found, detect
 from galsep.model.network import normalise
 from galsep.model.weights import Model
+from galsep.planes import Footprints, Planes, SoftMasks
 from galsep.scene import Detections, Footprint, SoftMask
 
 __all__ = [
@@ -52,6 +53,15 @@ NO_TILE = -1
 
 OUTLINE = np.float32(1e-3)
 """Strength of SEP's outlines against masks of the network."""
+
+CONTEXT = 128
+"""Sources are separated together with all those within so many rows, about a cutout's size."""
+
+MANY_CUTOUTS = 1000
+"""An image of more cutouts is large: they are not held in memory together."""
+
+FEW_SOURCES = 4096
+"""Sources that are looked at before their pixels are let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,8 @@ class FoundSources:
     tiling : Tiling
     domain : Domain
         How the image's PSF compares with those that the network was trained on.
+    planes : Planes
+        Where its arrays are.
     """
 
     detections: Detections
@@ -122,6 +134,7 @@ class FoundSources:
     parents: Parents
     tiling: Tiling
     domain: Domain
+    planes: Planes
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,25 +148,39 @@ class Prepared:
         The image to measure on; the same unless another was given.
     blobs : Blobs
     tiling : Tiling
-    cutouts : (m, 120, 120) float32 array
-        Network input: pixels of the image, or of its average over blocks of ``domain.binning``.
+    pixels, pixel_rms : (h, w) float32 arrays
+        What cutouts are cut from, and its noise: the image, or its average over blocks of
+        ``domain.binning``.
     domain : Domain
+    planes : Planes
+        Where its arrays are.
     """
 
     image: Light
     measured: Light
     blobs: Blobs
     tiling: Tiling
-    cutouts: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.float32]
+    pixel_rms: npt.NDArray[np.float32]
     domain: Domain
+    planes: Planes
+
+    def cutouts(self, chosen: slice) -> npt.NDArray[np.float32]:
+        """Network input ``[m, 120, 120]`` of some of the cutouts."""
+        origins = self.tiling.origins[chosen] // self.tiling.scale
+        return normalise(cut(self.pixels, origins), cut(self.pixel_rms, origins, outside=1))
 
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Sources on their way to a catalogue, before they are sorted."""
+    """Sources on their way to a catalogue.
 
-    masks: list[SoftMask]
-    claims: list[SoftMask | None]
+    Masks are as tight as their crops, and 0 outside. SEP's outlines, whose ``tile`` is
+    :data:`NO_TILE`, claim nothing: their claims mean nothing.
+    """
+
+    masks: SoftMasks
+    claims: SoftMasks
     scores: npt.NDArray[np.float64]
     class_star: npt.NDArray[np.float64]
     parent: npt.NDArray[np.int64]
@@ -167,6 +194,7 @@ def find_sources(
     config: DeblendConfig | None = None,
     *,
     threshold: float | None = None,
+    planes: Planes | None = None,
 ) -> Iterator[FoundSources]:
     """Find and measure the sources of images, one result an image, in order.
 
@@ -181,26 +209,53 @@ def find_sources(
     threshold : float, optional
         Calibrated score from which a source counts; by default that of ``config``, and if this
         is 0, the one stored with the weights.
+    planes : Planes, optional
+        Where whole-image arrays are to be; in memory by default.
     """
     config = config or DeblendConfig()
     if threshold is None:
         threshold = config.threshold or model.threshold
-    for prepared, found in run_network(images, model, config):
+    for prepared, found in run_network(images, model, config, planes):
         yield finish(prepared, found, model, config, threshold)
 
 
 def run_network(
-    images: Iterable[npt.NDArray[Any] | Frame], model: Model, config: DeblendConfig
-) -> Iterator[tuple[Prepared, list[Found]]]:
-    """Prepare images and run the network on their cutouts, several images a batch."""
+    images: Iterable[npt.NDArray[Any] | Frame],
+    model: Model,
+    config: DeblendConfig,
+    planes: Planes | None = None,
+) -> Iterator[tuple[Prepared, Iterable[Found]]]:
+    """Prepare images and run the network on their cutouts, several small images a batch.
+
+    What is in a large image is found while it is asked for, as often as it is.
+    """
+    planes = planes or Planes()
     waiting: list[Prepared] = []
     limits = _psf_limits(model)
     for image in images:
-        waiting.append(prepare(image, config, limits))
-        if sum(len(prepared.cutouts) for prepared in waiting) >= 4 * config.batch_size:
+        waiting.append(prepare(image, config, limits, planes))
+        if len(waiting) == 1 and len(waiting[0].tiling) > MANY_CUTOUTS:
+            yield waiting[0], _InTurn(waiting.pop(), model, config)
+        elif sum(len(prepared.tiling) for prepared in waiting) >= 4 * config.batch_size:
             yield from _run_waiting(waiting, model, config)
             waiting = []
     yield from _run_waiting(waiting, model, config)
+
+
+@dataclass(frozen=True, slots=True)
+class _InTurn(Iterable[Found]):
+    """What is found in the cutouts of an image, a few batches at a time."""
+
+    prepared: Prepared
+    model: Model
+    config: DeblendConfig
+
+    def __iter__(self) -> Iterator[Found]:
+        size = self.config.batch_size
+        for start in range(0, len(self.prepared.tiling), 4 * size):
+            cutouts = self.prepared.cutouts(slice(start, start + 4 * size))
+            yield from detect(self.model, cutouts, size)
+            self.prepared.planes.release()
 
 
 def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -223,44 +278,47 @@ def prepare(
     image: npt.NDArray[Any] | Frame,
     config: DeblendConfig,
     psf_limits: tuple[float, float] | None = None,
+    planes: Planes | None = None,
 ) -> Prepared:
     """Subtract the background, run SEP, and cut the image into the network's input.
 
     An image whose PSF is wider than ``psf_limits`` (smallest and largest FWHM, pixels) allow is
     averaged over blocks of pixels for the network, and for nothing else.
     """
+    planes = planes or Planes()
     if not isinstance(image, Frame):
         image = Frame(np.ma.getdata(image), np.ma.getmaskarray(image))
     mesh = config.background_mesh
-    own = without_background(image, mesh)
-    measured = own if image.measured is None else without_background(image.measured, mesh)
+    own = without_background(image, mesh, planes)
+    measured = own
+    if image.measured is not None:
+        measured = without_background(image.measured, mesh, planes)
     light, mask = own.light, own.mask
-    blobs = detect_blobs(light, own.rms, mask)
+    blobs = detect_blobs(light, own.rms, mask, planes)
     domain = choose_domain(estimate_fwhm(light, mask, blobs) if psf_limits else None, psf_limits)
     if domain.binning == 1:
         tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
-        cutouts = cut(normalise(light, own.rms), tiling.origins)
-    else:
-        tiling, cutouts = _cut_binned(own, blobs, domain.binning, mesh)
-    return Prepared(own, measured, blobs, tiling, cutouts, domain)
-
-
-def _cut_binned(
-    image: Light, blobs: Blobs, binning: int, mesh: int
-) -> tuple[Tiling, npt.NDArray[np.float32]]:
-    """Cut an image averaged over blocks; the tiling comes back in the image's own pixels."""
-    binned, unusable = bin_light(image.light, image.mask, binning)
-    # Measured anew, since the noise of neighbouring pixels may be correlated.
-    rms = estimate_background(binned, unusable, mesh).rms
-    if image.noise is not None:
-        pattern, _ = bin_light(image.rms, image.mask, binning)
-        rms = scale_noise(pattern, binned, rms, unusable).sky
+        return Prepared(own, measured, blobs, tiling, light, own.rms, domain, planes)
+    pixels, rms = _binned(own, domain.binning, mesh, planes)
     tiling = lay_cutouts(
-        blobs.bounds // binning,
-        (binned.shape[0], binned.shape[1]),
-        bin_labels(blobs.segm, binning),
-    )
-    return tiling.magnified(binning), cut(normalise(binned, rms), tiling.origins)
+        blobs.bounds // domain.binning,
+        (pixels.shape[0], pixels.shape[1]),
+        bin_labels(blobs.segm, domain.binning, planes),
+    ).magnified(domain.binning)
+    return Prepared(own, measured, blobs, tiling, pixels, rms, domain, planes)
+
+
+def _binned(
+    image: Light, binning: int, mesh: int, planes: Planes
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Average an image over blocks of pixels; its noise is measured anew."""
+    binned, unusable = bin_light(image.light, image.mask, binning, planes)
+    # The noise of neighbouring pixels may be correlated.
+    rms = estimate_background(binned, unusable, mesh, planes).rms
+    if image.noise is not None:
+        pattern, _ = bin_light(image.rms, image.mask, binning, planes)
+        rms = scale_noise(pattern, binned, rms, unusable, planes).sky
+    return binned, rms
 
 
 def _psf_limits(model: Model) -> tuple[float, float] | None:
@@ -271,48 +329,41 @@ def _psf_limits(model: Model) -> tuple[float, float] | None:
 
 def _run_waiting(
     waiting: list[Prepared], model: Model, config: DeblendConfig
-) -> Iterator[tuple[Prepared, list[Found]]]:
+) -> Iterator[tuple[Prepared, Iterable[Found]]]:
     if not waiting:
         return
-    cutouts = np.concatenate([prepared.cutouts for prepared in waiting])
+    cutouts = np.concatenate([prepared.cutouts(slice(None)) for prepared in waiting])
     found = detect(model, cutouts, config.batch_size)
     start = 0
     for prepared in waiting:
-        stop = start + len(prepared.cutouts)
+        stop = start + len(prepared.tiling)
         yield prepared, found[start:stop]
         start = stop
 
 
 def finish(
-    prepared: Prepared, found: list[Found], model: Model, config: DeblendConfig, threshold: float
+    prepared: Prepared,
+    found: Iterable[Found],
+    model: Model,
+    config: DeblendConfig,
+    threshold: float,
 ) -> FoundSources:
     """Merge what the network found in an image's cutouts, split the light and measure it."""
-    image, measured = prepared.image, prepared.measured
+    image, measured, planes = prepared.image, prepared.measured, prepared.planes
     shape = (image.light.shape[0], image.light.shape[1])
     masks, claims, candidates, class_star = _candidates(prepared, found, model, threshold)
     merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms)
-    sources = _with_outlines(
-        prepared,
-        merged,
-        _Sources(
-            masks=[masks[index] for index in merged.kept.tolist()],
-            claims=[claims[index] for index in merged.kept.tolist()],
-            scores=candidates.scores[merged.kept],
-            class_star=class_star[merged.kept],
-            parent=merged.parent,
-            tile=candidates.cutout[merged.kept],
-            flags=np.zeros(len(merged.kept), dtype=np.int64),
-        ),
-        float(model.info.get("calibration", {}).get("missed", 0.5)),
-    )
-    shares, photometry, sources = _measured(measured, sources, config)
-    footprints = [mask.footprint(0) for mask in sources.masks]
-    noverlap = count_overlaps(footprints, shape)
-    flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask | measured.mask)
+    planes.release()
+    missed_score = float(model.info.get("calibration", {}).get("missed", 0.5))
+    sources = _sources(prepared, merged, masks, claims, candidates, class_star, missed_score)
+    shares, photometry = _measured(measured, sources, config, planes)
+    footprints = Footprints(sources.masks)
+    noverlap = count_overlaps(sources.masks, shape, planes)
+    flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask, measured.mask, planes)
     if not prepared.domain.inside:
         flags |= Flag.OUT_OF_DOMAIN
     detections = Detections(
-        footprints=footprints,
+        footprints=footprints if planes.folder else list(footprints),
         x=photometry.x,
         y=photometry.y,
         scores=sources.scores,
@@ -324,7 +375,9 @@ def finish(
         flags=flags,
         parent=sources.parent,
         tile=sources.tile,
-        segm=paint_labels(_strengths(sources), sources.scores, shape),
+        # The probability of the masks agrees better with the brightest source's pixels than the
+        # predicted shares do.
+        segm=paint_labels(sources.masks, sources.scores, shape, planes),
         noverlap=noverlap,
         background=measured.background,
         rms=measured.rms,
@@ -336,21 +389,21 @@ def finish(
         parents=_parents(prepared.blobs, sources),
         tiling=prepared.tiling,
         domain=prepared.domain,
+        planes=planes,
     )
 
 
 def _candidates(
-    prepared: Prepared, found: list[Found], model: Model, threshold: float
-) -> tuple[list[SoftMask], list[SoftMask | None], Candidates, npt.NDArray[np.float64]]:
+    prepared: Prepared, found: Iterable[Found], model: Model, threshold: float
+) -> tuple[SoftMasks, SoftMasks, Candidates, npt.NDArray[np.float64]]:
     """What the network found above the threshold, in image coordinates, masks cut to size.
 
     Beside the masks come the shares of the light that their sources claim.
     """
     level = float(model.info.get("mask_level", MASK_LEVEL))
     binning = prepared.domain.binning
-    masks: list[SoftMask] = []
-    claims: list[SoftMask | None] = []
-    footprints, scores, star, cutout = [], [], [], []
+    masks, claims = prepared.planes.masks(), prepared.planes.masks()
+    scores, star, cutout = [], [], []
     for index, (here, (y0, x0)) in enumerate(
         zip(found, prepared.tiling.origins.tolist(), strict=True)
     ):
@@ -360,16 +413,14 @@ def _candidates(
             mask = _hard(whole, prepared.image.mask, level)
             if mask is None:
                 continue
-            footprint = mask.footprint(0)
             masks.append(mask)
             claim = magnify(here.shares[position], binning).shifted(y0, x0)
-            claims.append(claim.cropped(footprint))
-            footprints.append(footprint)
+            claims.append(claim.cropped(mask.footprint(0)))
             scores.append(probabilities[position])
             star.append(here.class_star[position])
             cutout.append(index)
     candidates = Candidates(
-        footprints, np.array(scores, dtype=np.float64), np.array(cutout, dtype=np.int64)
+        Footprints(masks), np.array(scores, dtype=np.float64), np.array(cutout, dtype=np.int64)
     )
     return masks, claims, candidates, np.array(star, dtype=np.float64)
 
@@ -388,14 +439,23 @@ def _hard(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> Soft
     return SoftMask(good.y0, good.x0, np.where(good.mask, inside.probability, 0))
 
 
-def _with_outlines(
-    prepared: Prepared, merged: Merged, sources: _Sources, missed_score: float
+def _sources(
+    prepared: Prepared,
+    merged: Merged,
+    masks: SoftMasks,
+    claims: SoftMasks,
+    candidates: Candidates,
+    class_star: npt.NDArray[np.float64],
+    missed_score: float,
 ) -> _Sources:
-    """Add SEP's outlines: objects larger than a cutout, and blobs that the network missed."""
+    """Join what stays of the candidates and SEP's outlines, sorted by position: rows first.
+
+    Outlines are those of objects larger than a cutout, and of blobs that the network missed.
+    """
     outlines = [(parent, footprint, Flag.LARGER_THAN_CUTOUT) for parent, footprint in merged.large]
     blobs = prepared.blobs
     children = np.bincount(
-        np.concatenate([sources.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
+        np.concatenate([merged.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
         minlength=len(blobs) + 1,
     )
     for index in np.flatnonzero((children[1:] == 0) & (blobs.snr >= DETECTABLE_SNR)).tolist():
@@ -403,78 +463,129 @@ def _with_outlines(
         pixels = blobs.segm[ymin : ymax + 1, xmin : xmax + 1] == index + 1
         footprint = Footprint.from_mask(pixels, ymin, xmin)
         outlines.append((index + 1, footprint, Flag.NETWORK_MISSED))
-    n = len(outlines)
+    first, n = len(masks), len(outlines)
+    for _, outline, _ in outlines:
+        # What no mask of the network holds is theirs.
+        soft = SoftMask(outline.y0, outline.x0, outline.mask.astype(np.float32) * OUTLINE)
+        masks.append(soft)
+        claims.append(soft)
+    which = np.concatenate([merged.kept, np.arange(first, first + n)])
+    xmin, ymin, xmax, ymax = masks.bounds[which].T
+    order = np.lexsort((np.arange(len(which)), xmax - xmin, ymax - ymin, xmin, ymin))
+
+    def joined(kept: npt.NDArray[Any], added: Any) -> npt.NDArray[Any]:
+        return np.concatenate([kept, np.broadcast_to(added, n).astype(kept.dtype)])[order]
+
     return _Sources(
-        masks=sources.masks
-        + [SoftMask(f.y0, f.x0, f.mask.astype(np.float32)) for _, f, _ in outlines],
-        claims=sources.claims + [None] * n,
-        scores=np.concatenate([sources.scores, np.full(n, missed_score)]),
+        masks=masks.picked(which[order]),
+        claims=claims.picked(which[order]),
+        scores=joined(candidates.scores[merged.kept], missed_score),
         # Nothing has been learnt about the class of a source that the network did not see.
-        class_star=np.concatenate([sources.class_star, np.full(n, math.nan)]),
-        parent=np.concatenate([sources.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
-        tile=np.concatenate([sources.tile, np.full(n, NO_TILE)]),
-        flags=np.concatenate([sources.flags, np.array([int(o[2]) for o in outlines], np.int64)]),
+        class_star=joined(class_star[merged.kept], math.nan),
+        parent=joined(merged.parent, [parent for parent, _, _ in outlines]),
+        tile=joined(candidates.cutout[merged.kept], NO_TILE),
+        flags=joined(np.zeros(len(merged.kept), np.int64), [int(flag) for _, _, flag in outlines]),
     )
 
 
 def _measured(
-    image: Light, sources: _Sources, config: DeblendConfig
-) -> tuple[list[SoftMask], Photometry, _Sources]:
-    """Split and measure the light, with the sources sorted by position: rows first."""
-    masks = sources.masks
-    # Masks are as tight as their crops.
-    order = sorted(
-        range(len(masks)),
-        key=lambda k: (masks[k].y0, masks[k].x0, *masks[k].probability.shape, k),
-    )
-    index = np.array(order, dtype=np.int64)
-    sources = _Sources(
-        masks=[masks[k] for k in order],
-        claims=[sources.claims[k] for k in order],
-        scores=sources.scores[index],
-        class_star=sources.class_star[index],
-        parent=sources.parent[index],
-        tile=sources.tile[index],
-        flags=sources.flags[index],
-    )
-    shape = (image.light.shape[0], image.light.shape[1])
-    shares = split_light(sources.masks, sources.claims, shape)
-    photometry = measure(shares, image.light, image.rms, config.gain, image.noise)
-    return shares, photometry, sources
+    image: Light, sources: _Sources, config: DeblendConfig, planes: Planes
+) -> tuple[SoftMasks, Photometry]:
+    """Split and measure the light, a block of the image after the other."""
+    shares = planes.masks()
+    parts: list[Photometry] = []
+    bounds = sources.masks.bounds
+    for rows in planes.blocks(image.light.shape):
+        # Sources are sorted by their first rows.
+        first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
+        if first == last:
+            continue
+        top, bottom = rows.start - CONTEXT, bounds[first:last, 3].max() + CONTEXT
+        near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
+        own = slice(*np.searchsorted(near, [first, last]).tolist())
+        some, photometry = _separate(image, sources, near, own, config)
+        for share in some:
+            shares.append(share)
+        parts.append(photometry)
+    columns = {
+        name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
+        for name in Photometry.__dataclass_fields__
+    }
+    return shares, Photometry(**columns)
 
 
-def _strengths(sources: _Sources) -> list[SoftMask]:
-    """What sources compete for pixels of the label map with: the probability of their masks.
+def _separate(
+    image: Light,
+    sources: _Sources,
+    near: npt.NDArray[np.int64],
+    own: slice,
+    config: DeblendConfig,
+) -> tuple[list[SoftMask], Photometry]:
+    """Split and measure the light of some sources, given all that lie near them.
 
-    It agrees better with the brightest source's pixels than the predicted shares do. SEP's
-    outlines, which have no probability, get what no mask holds.
+    Parameters
+    ----------
+    image : Light
+    sources : _Sources
+        In image coordinates.
+    near : (k,) int array
+        Those within :data:`CONTEXT` pixels of the rows of the wanted ones, in order.
+    own : slice
+        The wanted ones among them.
+    config : DeblendConfig
+
+    Returns
+    -------
+    shares : list of SoftMask
+        Share of each pixel that is each wanted source's, in image coordinates.
+    photometry : Photometry
+        Of the wanted sources.
     """
-    return [
-        mask if claim is not None else SoftMask(mask.y0, mask.x0, mask.probability * OUTLINE)
-        for mask, claim in zip(sources.masks, sources.claims, strict=True)
+    masks = [sources.masks[k] for k in near.tolist()]
+    top = min(mask.y0 for mask in masks)
+    claims = [
+        None if sources.tile[k] == NO_TILE else sources.claims[k].shifted(-top, 0)
+        for k in near.tolist()
     ]
+    height = max(mask.y0 + len(mask.probability) for mask in masks) - top
+    shares = split_light(
+        [mask.shifted(-top, 0) for mask in masks], claims, (height, image.light.shape[1])
+    )
+    wanted = [share.shifted(top, 0) for share in shares[own]]
+    return wanted, measure(wanted, image.light, image.rms, config.gain, image.noise)
 
 
 def _pixel_flags(
     footprints: Sequence[Footprint],
     noverlap: npt.NDArray[np.uint8],
     unusable: npt.NDArray[np.bool_],
+    unmeasured: npt.NDArray[np.bool_],
+    planes: Planes,
 ) -> npt.NDArray[np.int64]:
     """Flags that follow from a source's pixels alone."""
-    from scipy.ndimage import binary_dilation
-
     height, width = unusable.shape
-    near_unusable = binary_dilation(unusable) if unusable.any() else unusable
     flags = np.zeros(len(footprints), dtype=np.int64)
     for index, footprint in enumerate(footprints):
         xmin, ymin, xmax, ymax = footprint.bounds
         if xmin == 0 or ymin == 0 or xmax == width - 1 or ymax == height - 1:
             flags[index] |= Flag.IMAGE_EDGE
-        if near_unusable[footprint.slices][footprint.mask].any():
+        top, left = max(0, ymin - 1), max(0, xmin - 1)
+        box = slice(top, ymax + 2), slice(left, xmax + 2)
+        hidden = unusable[box] | unmeasured[box]
+        if hidden.any() and _touches(footprint.shifted(-top, -left), hidden):
             flags[index] |= Flag.MASKED_PIXELS
         if (noverlap[footprint.slices][footprint.mask] > 1).any():
             flags[index] |= Flag.OVERLAPS
+        if index % FEW_SOURCES == 0:
+            planes.release()
     return flags
+
+
+def _touches(footprint: Footprint, hidden: npt.NDArray[np.bool_]) -> bool:
+    """Whether a source has an unusable pixel, or one of its pixels a side in common with one."""
+    from scipy.ndimage import binary_dilation
+
+    return bool(binary_dilation(hidden)[footprint.slices][footprint.mask].any())
 
 
 def _parents(blobs: Blobs, sources: _Sources) -> Parents:
