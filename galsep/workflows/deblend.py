@@ -37,6 +37,7 @@ from galsep.io.regions import check_regions, write_regions
 from galsep.io.runs import labels_to_runs
 from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
+from galsep.planes import Planes
 from galsep.scene import Footprint
 from galsep.workflows.finding import FoundSources, find_sources
 from galsep.workflows.pool import work_on_workers
@@ -513,15 +514,17 @@ def _deblend_images(
 ) -> "Table":
     """Deblend the images of one file, one after the other, and write what was found."""
     images = list_images(path, config.ext)
+    # The label maps of all images are held until the file is written.
+    planes = Planes.for_pixels(images.pixels, targets.segm.parent if targets else None)
     parts: list[_Part] = []
     with contextlib.ExitStack() as unfinished:
         for number, ext in enumerate(images.chosen):
-            plane = read_plane(path, str(ext), _plane_options(config))
-            detection = read_plane_like(config.detect, plane) if config.detect else None
+            plane = read_plane(path, str(ext), _plane_options(config), planes)
+            detection = read_plane_like(config.detect, plane, planes) if config.detect else None
             name = f"{path}[{ext}]" if len(images.chosen) > 1 else str(path)
             for message in (*plane.messages, *(detection.messages if detection else ())):
                 reporter.warn(message)
-            found, catalog = _deblend_plane(plane, model, config, detection)
+            found, catalog = _deblend_plane(plane, model, config, detection, planes)
             _describe(catalog, plane, found, model, config, command)
             _report_image(name, plane, found, catalog, reporter)
             hdus = []
@@ -560,14 +563,18 @@ def _deblend_images(
 
 
 def _deblend_plane(
-    plane: Plane, model: Model, config: DeblendConfig, detection: Plane | None = None
+    plane: Plane,
+    model: Model,
+    config: DeblendConfig,
+    detection: Plane | None = None,
+    planes: Planes | None = None,
 ) -> tuple[FoundSources, "Table"]:
     """Find the sources of an image, or of the detection image, and measure them in the image."""
     config = replace(config, gain=config.gain or plane.gain)
     frame = _frame(plane)
     if detection is not None:
         frame = replace(_frame(detection), measured=frame)
-    found = next(find_sources([frame], model, config))
+    found = next(find_sources([frame], model, config, planes=planes))
     return found, catalog_table(found, plane, config)
 
 
