@@ -123,8 +123,7 @@ class SoftMasks(Sequence[SoftMask]):
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file: IO[bytes] | None = None if folder is None else _unnamed_file(folder)
-        self._folder = folder
+        self._file = None if folder is None else _Unnamed(folder)
         self._arrays: list[npt.NDArray[np.float32]] = []
         self._places = array("q")  # y0, x0, height, width, position in the file
         self._end = 0
@@ -142,12 +141,8 @@ class SoftMasks(Sequence[SoftMask]):
         if self._file is None:
             self._arrays.append(values)
             return
-        try:
-            self._end += self._file.write(values.tobytes())
-        except OSError as error:
-            raise OutputError(
-                f"{self._folder}: cannot write ({error.strerror or error})"
-            ) from error
+        self._file.write(values.tobytes(), self._end)
+        self._end += values.nbytes
 
     def __len__(self) -> int:
         return len(self._places) // 5
@@ -166,8 +161,7 @@ class SoftMasks(Sequence[SoftMask]):
         y0, x0, height, width, position = self._places[5 * index : 5 * index + 5]
         if self._file is None:
             return SoftMask(y0, x0, self._arrays[index])
-        self._file.flush()
-        content = os.pread(self._file.fileno(), 4 * height * width, position)
+        content = self._file.read(4 * height * width, position)
         values = np.frombuffer(content, dtype=np.float32).reshape(height, width)
         return SoftMask(y0, x0, values)
 
@@ -180,11 +174,34 @@ class SoftMasks(Sequence[SoftMask]):
     def picked(self, indices: npt.NDArray[np.int64]) -> "SoftMasks":
         """Some of the masks, in the order given, without a copy of their pixels."""
         chosen = object.__new__(SoftMasks)
-        chosen._file, chosen._folder, chosen._end = self._file, self._folder, self._end
+        chosen._file, chosen._end = self._file, self._end
         chosen._arrays = [self._arrays[k] for k in indices.tolist()] if self._file is None else []
         places = np.array(self._places, dtype=np.int64).reshape(-1, 5)[indices]
         chosen._places = array("q", places.tobytes())
         return chosen
+
+
+class _Unnamed:
+    """A file without a name, closed when nobody holds it any more."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with _unnamed_file(folder) as file:
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def write(self, content: bytes, position: int) -> None:
+        try:
+            while content:
+                written = os.pwrite(self._descriptor, content, position)
+                content, position = content[written:], position + written
+        except OSError as error:
+            raise OutputError(
+                f"{self._folder}: cannot write intermediate results ({error.strerror or error})"
+            ) from error
+
+    def read(self, size: int, position: int) -> bytes:
+        return os.pread(self._descriptor, size, position)
 
 
 class Footprints(Sequence[Footprint]):
