@@ -144,8 +144,6 @@ def bright_pixels(
     mask : (h, w) bool array
         True where a pixel is unusable.
     """
-    from scipy.ndimage import binary_dilation
-
     height, width = light.shape
     excess = np.zeros((height + height % 2, width + width % 2), dtype=np.float32)
     inside = excess[:height, :width]
@@ -153,5 +151,17 @@ def bright_pixels(
     np.divide(light, np.maximum(rms, np.float32(1e-30)), out=inside)
     inside[mask] = 0
     blocks = excess[::2, ::2] + excess[1::2, ::2] + excess[::2, 1::2] + excess[1::2, 1::2]
-    grown = binary_dilation(blocks > 4 * SOURCE_LEVEL, iterations=SOURCE_GROWTH)
+    grown = blocks > 4 * SOURCE_LEVEL
+    for _ in range(SOURCE_GROWTH):
+        grown = _with_sides(grown)
     return np.asarray(np.repeat(np.repeat(grown, 2, axis=0), 2, axis=1)[:height, :width])
+
+
+def _with_sides(pixels: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Add the pixels that have a side in common with one of them."""
+    grown = pixels.copy()
+    grown[1:] |= pixels[:-1]
+    grown[:-1] |= pixels[1:]
+    grown[:, 1:] |= pixels[:, :-1]
+    grown[:, :-1] |= pixels[:, 1:]
+    return grown

@@ -295,7 +295,8 @@ def prepare(
         measured = without_background(image.measured, mesh, planes)
     light, mask = own.light, own.mask
     blobs = detect_blobs(light, own.rms, mask, planes)
-    domain = choose_domain(estimate_fwhm(light, mask, blobs) if psf_limits else None, psf_limits)
+    fwhm = estimate_fwhm(light, mask, blobs, planes) if psf_limits else None
+    domain = choose_domain(fwhm, psf_limits)
     if domain.binning == 1:
         tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
         return Prepared(own, measured, blobs, tiling, light, own.rms, domain, planes)
