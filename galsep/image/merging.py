@@ -16,6 +16,7 @@ import numpy.typing as npt
 from galsep.conventions import STAMP_SIZE
 from galsep.image.detect import Blobs, large_parts
 from galsep.image.tiling import NO_CUTOUT, Tiling
+from galsep.planes import Planes
 from galsep.scene import Footprint
 
 __all__ = ["Candidates", "Merged", "merge"]
@@ -30,6 +31,9 @@ LARGE_CORE = 5.0
 """A network source so near to the centre of such a part is the part itself, pixels of a cutout."""
 
 NO_PARENT = 0
+
+FEW_SOURCES = 4096
+"""Sources that are looked at before their pixels are let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ def merge(
     tiling: Tiling,
     light: npt.NDArray[np.float32],
     rms: npt.NDArray[np.float32],
+    planes: Planes | None = None,
 ) -> Merged:
     """Keep each source once.
 
@@ -85,10 +90,10 @@ def merge(
     tiling : Tiling
     light, rms : (h, w) float32 arrays
         Background-subtracted image and its noise.
+    planes : Planes, optional
+        Where they are.
     """
-    parents = np.array(
-        [_parent(footprint, blobs.segm) for footprint in candidates.footprints], dtype=np.int64
-    )
+    parents = _parents(candidates.footprints, blobs.segm, planes or Planes())
     order = np.argsort(tiling.region_owner, kind="stable")
     edges = np.searchsorted(tiling.region_owner[order], np.arange(len(tiling) + 1))
     regions = np.split(tiling.regions[order], edges[1:-1])
@@ -114,11 +119,19 @@ def merge(
     return Merged(kept=kept, parent=parents[kept] if kept.size else kept, large=large)
 
 
-def _parent(footprint: Footprint, segm: npt.NDArray[np.int32]) -> int:
-    counts = np.bincount(segm[footprint.slices][footprint.mask])
-    if counts.size <= 1:
-        return NO_PARENT
-    return int(counts[1:].argmax()) + 1
+def _parents(
+    footprints: Sequence[Footprint], segm: npt.NDArray[np.int32], planes: Planes
+) -> npt.NDArray[np.int64]:
+    """Blob that each mask shares most pixels with, of several the first one."""
+    parents = np.full(len(footprints), NO_PARENT, dtype=np.int64)
+    for index, footprint in enumerate(footprints):
+        labels = segm[footprint.slices][footprint.mask]
+        found, counts = np.unique(labels[labels > 0], return_counts=True)
+        if found.size:
+            parents[index] = found[counts.argmax()]
+        if index % FEW_SOURCES == 0:
+            planes.release()
+    return parents
 
 
 def _owns(

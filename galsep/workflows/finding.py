@@ -353,8 +353,7 @@ def finish(
     image, measured, planes = prepared.image, prepared.measured, prepared.planes
     shape = (image.light.shape[0], image.light.shape[1])
     masks, claims, candidates, class_star = _candidates(prepared, found, model, threshold)
-    merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms)
-    planes.release()
+    merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms, planes)
     missed_score = float(model.info.get("calibration", {}).get("missed", 0.5))
     sources = _sources(prepared, merged, masks, claims, candidates, class_star, missed_score)
     shares, photometry = _measured(measured, sources, config, planes)

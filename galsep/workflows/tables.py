@@ -31,6 +31,7 @@ def catalog_table(found: FoundSources, plane: Plane, config: DeblendConfig) -> "
     mask_area = np.array([f.area for f in detections.footprints], dtype=np.int64)
     shared = [np.count_nonzero(found.noverlap[f.slices][f.mask] > 1) for f in detections.footprints]
     area, owned_flux, owned_variance = _owned(found, config.gain)
+    found.planes.release()
     children = np.concatenate([[0], found.parents.n_child])
     ra, dec = _sky(plane.wcs, photometry.x, photometry.y)
     columns: dict[str, npt.NDArray[Any]] = {
