@@ -5,7 +5,7 @@ without its noise, mirrored at random and laid side by side, with noise of their
 Each run is a whole process; its CPU seconds and its peak of resident memory are the operating
 system's. CPU seconds, unlike wall seconds, say something on a busy machine too.
 
-    python benchmarks/scaling.py area   [--sides 2400,4800,10000,20000]
+    python benchmarks/scaling.py area   [--sides 2400,4800,10000,20000] [--density 12.5]
     python benchmarks/scaling.py density [--densities 6,12.5,25,50,91]
     python benchmarks/scaling.py jobs   [--jobs 1,2] [--files 8]
 
@@ -28,7 +28,6 @@ from astropy.io import fits
 from galsep.plot.canvas import new_figure, save_figure
 
 PATCH = 2400
-DENSITY = 12.5
 STRIP = 400
 """Rows of a field that are made at once."""
 
@@ -64,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("area", "density", "jobs"))
     parser.add_argument("--sides", default="2400,4800,10000,20000", help="pixels")
+    parser.add_argument("--density", type=float, default=12.5, help="of the other fields")
     parser.add_argument("--densities", default="6,12.5,25,50,91", help="galaxies per arcmin²")
     parser.add_argument("--jobs", default="1,2", help="processes")
     parser.add_argument("--files", type=int, default=8, help="fields of 2400×2400 px for the jobs")
@@ -77,7 +77,7 @@ def main() -> None:
         if options.what == "area":
             label = "side [px]"
             runs = [
-                deblend(side, [field(folder, side, DENSITY)], options.device)
+                deblend(side, [field(folder, side, options.density)], options.device)
                 for side in map(int, options.sides.split(","))
             ]
         elif options.what == "density":
@@ -88,7 +88,7 @@ def main() -> None:
             ]
         else:
             label = "jobs"
-            files = [field(folder, PATCH, DENSITY, copy) for copy in range(options.files)]
+            files = [field(folder, PATCH, options.density, copy) for copy in range(options.files)]
             runs = [
                 deblend(jobs, files, options.device, jobs)
                 for jobs in map(int, options.jobs.split(","))
