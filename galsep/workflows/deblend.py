@@ -19,6 +19,7 @@ from galsep.errors import (
     UsageError,
     WorkerError,
 )
+from galsep.image.background import sampled
 from galsep.image.light import Frame
 from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
@@ -698,9 +699,12 @@ def _without_image_cards(table: "Table") -> "Table":
 def _draw(title: str, plane: Plane, found: FoundSources, picture: Path) -> None:
     from galsep.plot.preview import plot_preview
 
+    shown = found.planes.new(found.light.shape, np.float32)
+    for rows in found.planes.blocks(found.light.shape):
+        shown[rows] = np.where(plane.mask[rows], np.nan, found.light[rows])
     plot_preview(
-        np.where(plane.mask, np.nan, found.light),
-        float(np.median(found.rms)),
+        shown,
+        float(np.median(sampled(found.rms))),
         found.detections.footprints,
         found.photometry.x,
         found.photometry.y,
