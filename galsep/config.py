@@ -181,8 +181,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
 class DeblendConfig:
     """How ``galsep deblend`` works. ``threshold`` 0 means the one stored with the weights.
 
-    ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``. Several
-    files are spread over ``jobs`` processes.
+    ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``; ``band``
+    lists ``NAME=FILE``, images of one field that take the place of the input. Several files are
+    spread over ``jobs`` processes.
     """
 
     weights: str = ""
@@ -200,8 +201,11 @@ class DeblendConfig:
     mask: str = ""
     mask_bits: str = ""
     detect: str = ""
+    band: tuple[str, ...] = ()
     preview: bool = False
     regions: bool = False
+    isolated: bool = False
+    residual: bool = False
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -209,6 +213,8 @@ class DeblendConfig:
         _at_least("batch_size", self.batch_size, 1)
         if sum(bool(noise) for noise in (self.variance, self.weight, self.rms)) > 1:
             raise UsageError("variance, weight and rms exclude each other: choose one")
+        if self.band and (self.variance or self.weight or self.rms or self.mask):
+            raise UsageError("with bands, noise and mask planes are those of their own files")
         _check_bits(self.mask_bits)
         _at_least("background_mesh", self.background_mesh, 8)
         _at_least("jobs", self.jobs, 1)

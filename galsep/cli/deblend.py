@@ -49,6 +49,7 @@ Examples:
   galsep deblend image.fits --catalog - --catalog-format csv | head
   galsep deblend r.fits --rms s.fits --mask 'dq.fits[1]' --mask-bits 0,3 -o out
   galsep deblend g.fits i.fits --detect r.fits -o out
+  galsep deblend --band g=g.fits --band r=r.fits --band i=i.fits -o out --isolated
 """
 
 TEXT_FORMATS = ("ecsv", "csv", "vot")
@@ -115,6 +116,22 @@ def deblend(
             group=OUTPUT,
         ),
     ] = False,
+    isolated: Annotated[
+        bool,
+        option(
+            "--isolated",
+            text="Also write STEM_isolated.fits: each source's own light and its noiseless model",
+            group=OUTPUT,
+        ),
+    ] = False,
+    residual: Annotated[
+        bool,
+        option(
+            "--residual",
+            text="Also write STEM_residual.fits: what the sources leave of the image",
+            group=OUTPUT,
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     skip_existing: Annotated[
         bool,
@@ -177,6 +194,17 @@ def deblend(
             "detect",
             "Find the sources in this image of the same pixels, measure them in IMAGE",
             metavar="FILE",
+            group=_READING,
+            default="",
+        ),
+    ] = None,
+    band: Annotated[
+        list[str] | None,
+        _setting(
+            "band",
+            "Instead of IMAGE, one of several bands of a field on one grid; sources are found in "
+            "their combination. Give it once a band",
+            metavar="NAME=FILE",
             group=_READING,
             default="",
         ),
@@ -257,12 +285,15 @@ def deblend(
         "mask": mask,
         "mask_bits": mask_bits,
         "detect": detect,
+        "band": tuple(band) if band else None,
         "gain": gain,
         "zeropoint": zeropoint,
         "background_mesh": background_mesh,
         "catalog_format": catalog_format,
         "preview": preview or None,
         "regions": regions or None,
+        "isolated": isolated or None,
+        "residual": residual or None,
         "device": device,
         "batch_size": batch_size,
         "jobs": jobs,
@@ -271,7 +302,10 @@ def deblend(
     if dump_config:
         print_settings(settings)
         return
-    paths = input_paths(required(images, "IMAGE", "deblend"))
+    if settings.band and not images:
+        paths = []
+    else:
+        paths = input_paths(required(images, "IMAGE", "deblend"))
     _check_outputs(output, catalog, catalog_format)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other: choose one")
@@ -307,16 +341,26 @@ def command_line(images: Sequence[Path], config: Path | None, given: dict[str, A
     Files are named without folders, several images not at all, and what changes no result is left
     out.
     """
-    words = ["galsep", "deblend", images[0].name if len(images) == 1 else "IMAGE..."]
+    words = ["galsep", "deblend"]
+    if images:
+        words.append(images[0].name if len(images) == 1 else "IMAGE...")
     if config is not None:
         words += ["--config", config.name]
     for name, value in given.items():
         if value is None or name in _MACHINE:
             continue
+        if name == "band":
+            words += [f"--band {_without_folder(entry)}" for entry in value]
+            continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             words.append(Path(value).name if name in _FILES else str(value))
     return " ".join(words)
+
+
+def _without_folder(band: str) -> str:
+    name, _, file = band.partition("=")
+    return f"{name}={Path(file).name}"
 
 
 def _check_outputs(output: Path | None, catalog: str | None, catalog_format: str | None) -> None:
@@ -366,6 +410,9 @@ def _report(result: "FileResult", reporter: ConsoleReporter, *, debug: bool) -> 
 
 def _kind(file: Path) -> str:
     """Name an output by its ending."""
+    for ending, name in (("_isolated", "isolated"), ("_residual", "residual")):
+        if file.stem.endswith(ending):
+            return name
     if file.suffix in (".png", ".reg"):
         return "picture" if file.suffix == ".png" else "regions"
     return "label map" if file.stem.endswith("_segm") else "catalogue"

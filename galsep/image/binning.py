@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.planes import Planes
 from galsep.scene import SoftMask
 
 __all__ = ["bin_labels", "bin_light", "linear_weights", "magnify", "shrink"]
@@ -17,7 +18,10 @@ MIN_VALID = 0.5
 
 
 def bin_light(
-    light: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], binning: int
+    light: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    binning: int,
+    planes: Planes | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Average an image over blocks of pixels.
 
@@ -28,6 +32,8 @@ def bin_light(
         True where a pixel is unusable; it counts for nothing.
     binning : int
         Side of a block, pixels. Blocks that reach beyond the image hold what is inside.
+    planes : Planes, optional
+        Where the results are to be.
 
     Returns
     -------
@@ -36,17 +42,37 @@ def bin_light(
     mask : bool array of the same shape
         True for blocks of which less than half is valid.
     """
-    inside = np.ones(light.shape, dtype=np.float32)
-    total = _blocks(np.where(mask, np.float32(0), light), binning).sum(axis=(1, 3))
-    valid = _blocks(np.where(mask, np.float32(0), inside), binning).sum(axis=(1, 3))
-    unusable = valid < MIN_VALID * _blocks(inside, binning).sum(axis=(1, 3))
-    mean = np.where(unusable, 0, total / np.maximum(valid, 1))
-    return mean.astype(np.float32), unusable
+    planes = planes or Planes()
+    shape = _binned_shape(light.shape, binning)
+    binned, unusable = planes.new(shape, np.float32), planes.new(shape, np.bool_)
+    for rows in planes.blocks(light.shape, binning):
+        out = _binned_rows(rows, binning)
+        good = ~mask[rows]
+        total = _blocks(np.where(good, light[rows], np.float32(0)), binning).sum(axis=(1, 3))
+        valid = _blocks(good.astype(np.float32), binning).sum(axis=(1, 3))
+        inside = np.ones(good.shape, dtype=np.float32)
+        unusable[out] = valid < MIN_VALID * _blocks(inside, binning).sum(axis=(1, 3))
+        binned[out] = np.where(unusable[out], 0, total / np.maximum(valid, 1))
+    return binned, unusable
 
 
-def bin_labels(segm: npt.NDArray[np.int32], binning: int) -> npt.NDArray[np.int32]:
+def bin_labels(
+    segm: npt.NDArray[np.int32], binning: int, planes: Planes | None = None
+) -> npt.NDArray[np.int32]:
     """Give each block the highest label in it."""
-    return np.asarray(_blocks(segm, binning).max(axis=(1, 3)))
+    planes = planes or Planes()
+    binned = planes.new(_binned_shape(segm.shape, binning), np.int32)
+    for rows in planes.blocks(segm.shape, binning):
+        binned[_binned_rows(rows, binning)] = _blocks(segm[rows], binning).max(axis=(1, 3))
+    return binned
+
+
+def _binned_shape(shape: tuple[int, ...], binning: int) -> tuple[int, ...]:
+    return tuple(-(-side // binning) for side in shape)
+
+
+def _binned_rows(rows: slice, binning: int) -> slice:
+    return slice(rows.start // binning, -(-rows.stop // binning))
 
 
 def magnify(mask: SoftMask, binning: int) -> SoftMask:

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.errors import ImageError
+from galsep.image.blobs import find_blobs
+from galsep.planes import Planes
 
 __all__ = ["Blobs", "detect_blobs", "large_parts", "noise_correlation"]
 
@@ -58,6 +60,7 @@ def detect_blobs(
     light: npt.NDArray[np.float32],
     rms: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
+    planes: Planes | None = None,
 ) -> Blobs:
     """Detect connected regions at 1.5 rms, at least 5 px, after SEP's 3×3 kernel.
 
@@ -68,28 +71,19 @@ def detect_blobs(
     rms : (h, w) float32 array
     mask : (h, w) bool array
         True where a pixel is unusable.
-
-    Raises
-    ------
-    ImageError
-        When SEP gives up on the image.
+    planes : Planes, optional
+        Where the label map is to be.
     """
-    objects, segm = _extract(light, rms, mask, contrast=1.0)
-    n = len(objects)
-    flux = objects["flux"]
-    variance = np.bincount(
-        segm.ravel(), weights=np.square(rms, dtype=np.float64).ravel(), minlength=n + 1
-    )
-    noise = np.sqrt(np.maximum(variance[1 : n + 1], 1e-30))
+    planes = planes or Planes()
+    found = find_blobs(light, rms, mask, threshold=THRESHOLD, min_area=MIN_AREA, planes=planes)
+    noise = np.sqrt(np.maximum(found.variance, 1e-30))
     return Blobs(
-        segm=segm,
-        x=objects["x"].astype(np.float64),
-        y=objects["y"].astype(np.float64),
-        npix=objects["npix"].astype(np.int64),
-        snr=flux / (noise * noise_correlation(light, rms, mask, segm)),
-        bounds=np.stack([objects[k] for k in ("xmin", "ymin", "xmax", "ymax")], axis=1).astype(
-            np.int64
-        ),
+        segm=found.segm,
+        x=found.x,
+        y=found.y,
+        npix=found.npix,
+        snr=found.flux / (noise * noise_correlation(light, rms, mask, found.segm, planes)),
+        bounds=found.bounds,
     )
 
 
@@ -98,6 +92,7 @@ def noise_correlation(
     rms: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
     segm: npt.NDArray[np.int32],
+    planes: Planes | None = None,
 ) -> float:
     """Measure how much noisier sums of pixels are than with independent noise.
 
@@ -112,23 +107,32 @@ def noise_correlation(
         True where a pixel is unusable.
     segm : (h, w) int32 array
         0 where no source is.
+    planes : Planes, optional
+        Where the arrays are.
 
     Returns
     -------
     float
         At least 1; 1 too where fewer than 100 blocks are empty.
     """
+    planes = planes or Planes()
     height, width = (side // BLOCK * BLOCK for side in light.shape)
-    shape = (height // BLOCK, BLOCK, width // BLOCK, BLOCK)
-    used = (mask | (segm > 0))[:height, :width].reshape(shape).any(axis=(1, 3))
-    rows, columns = np.nonzero(~used)
-    if len(rows) < MIN_BLOCKS:
+    empty = np.zeros((height // BLOCK, width // BLOCK), dtype=bool)
+    for rows in planes.blocks((height, width), BLOCK):
+        used = (mask[rows] | (segm[rows] > 0))[:, :width]
+        shape = (len(used) // BLOCK, BLOCK, width // BLOCK, BLOCK)
+        empty[rows.start // BLOCK : rows.stop // BLOCK] = ~used.reshape(shape).any(axis=(1, 3))
+    places = np.flatnonzero(empty)
+    if len(places) < MIN_BLOCKS:
         return 1.0
-    step = -(-len(rows) // MAX_BLOCKS)
-    chosen = rows[::step], slice(None), columns[::step], slice(None)
-    unit = (
-        light[:height, :width].reshape(shape)[chosen] / rms[:height, :width].reshape(shape)[chosen]
-    )
+    places = places[:: -(-len(places) // MAX_BLOCKS)]
+    y, x = np.divmod(places, width // BLOCK)
+    shape = (height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    values = []
+    for image in (light, rms):
+        values.append(image[:height, :width].reshape(shape)[y, :, x, :])
+        planes.release()
+    unit = values[0] / values[1]
     pixel, block = _scatter(unit), _scatter(unit.sum(axis=(1, 2)))
     return max(1.0, block / (BLOCK * pixel)) if pixel > 0 else 1.0
 
@@ -153,8 +157,13 @@ def large_parts(
         Its pixels.
     limit : int
         Pixels.
+
+    Raises
+    ------
+    ImageError
+        When SEP gives up on the blob.
     """
-    objects, segm = _extract(light, rms, ~blob, contrast=DEBLEND_CONTRAST)
+    objects, segm = _extract(light, rms, ~blob)
     wide = (objects["xmax"] - objects["xmin"] >= limit) | (
         objects["ymax"] - objects["ymin"] >= limit
     )
@@ -165,7 +174,6 @@ def _extract(
     light: npt.NDArray[np.float32],
     rms: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
-    contrast: float,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     import sep
 
@@ -182,7 +190,7 @@ def _extract(
             minarea=MIN_AREA,
             filter_type="conv",
             deblend_nthresh=DEBLEND_THRESHOLDS,
-            deblend_cont=contrast,
+            deblend_cont=DEBLEND_CONTRAST,
             segmentation_map=True,
         )
     except Exception as error:

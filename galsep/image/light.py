@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from galsep.image.background import estimate_background
 from galsep.image.noise import scale_noise
+from galsep.planes import Planes
 
 __all__ = ["Frame", "Light", "without_background"]
 
@@ -29,6 +30,8 @@ class Frame:
         The image to measure on, of the same shape; ``None`` for this one.
     bands : mapping of str to Frame
         Further images to measure on, of the same shape.
+    gain : float
+        Electrons per unit; 0 when unknown.
     """
 
     data: npt.NDArray[Any]
@@ -36,6 +39,7 @@ class Frame:
     noise: npt.NDArray[np.float32] | None = None
     measured: "Frame | None" = None
     bands: "Mapping[str, Frame]" = field(default_factory=dict)
+    gain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Light:
         Noise of each pixel by the image's own plane, scaled to the measured noise.
     noise_scale : float or None
         ... and by what.
+    gain : float
+        Electrons per unit; 0 when unknown.
     """
 
     light: npt.NDArray[np.float32]
@@ -62,9 +68,10 @@ class Light:
     rms: npt.NDArray[np.float32]
     noise: npt.NDArray[np.float32] | None
     noise_scale: float | None
+    gain: float = 0.0
 
 
-def without_background(frame: Frame, mesh: int) -> Light:
+def without_background(frame: Frame, mesh: int, planes: Planes | None = None) -> Light:
     """Subtract an image's background, and measure the noise of its sky.
 
     Parameters
@@ -72,14 +79,22 @@ def without_background(frame: Frame, mesh: int) -> Light:
     frame : Frame
     mesh : int
         Side of a cell of the background mesh, pixels.
+    planes : Planes, optional
+        Where the results are to be.
     """
-    mask = frame.mask | ~np.isfinite(frame.data)
-    data = np.where(mask, 0, frame.data)
-    data = np.ascontiguousarray(data, dtype=np.float32 if data.dtype == np.float32 else np.float64)
-    background = estimate_background(data, mask, mesh)
-    light = (data - background.level).astype(np.float32)
-    light[mask] = 0
+    planes = planes or Planes()
+    shape = frame.data.shape
+    single = frame.data.dtype == np.float32
+    mask = planes.new(shape, np.bool_)
+    data = planes.new(shape, np.float32 if single else np.float64)
+    for rows in planes.blocks(shape):
+        np.logical_or(frame.mask[rows], ~np.isfinite(frame.data[rows]), out=mask[rows])
+        data[rows] = np.where(mask[rows], 0, frame.data[rows])
+    background = estimate_background(data, mask, mesh, planes)
+    light = data if single else planes.new(shape, np.float32)
+    for rows in planes.blocks(shape):
+        light[rows] = np.where(mask[rows], 0, data[rows] - background.level[rows])
     if frame.noise is None:
-        return Light(light, mask, background.level, background.rms, None, None)
-    noise = scale_noise(frame.noise, light, background.rms, mask)
-    return Light(light, mask, background.level, noise.sky, noise.total, noise.scale)
+        return Light(light, mask, background.level, background.rms, None, None, frame.gain)
+    noise = scale_noise(frame.noise, light, background.rms, mask, planes)
+    return Light(light, mask, background.level, noise.sky, noise.total, noise.scale, frame.gain)

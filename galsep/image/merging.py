@@ -6,6 +6,7 @@ kept from the cutout in whose region its centre lies. So no source is kept twice
 cutout's edge falls; what two cutouts see slightly differently is caught by a last comparison.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from galsep.conventions import STAMP_SIZE
 from galsep.image.detect import Blobs, large_parts
 from galsep.image.tiling import NO_CUTOUT, Tiling
+from galsep.planes import Planes
 from galsep.scene import Footprint
 
 __all__ = ["Candidates", "Merged", "merge"]
@@ -29,6 +31,9 @@ LARGE_CORE = 5.0
 """A network source so near to the centre of such a part is the part itself, pixels of a cutout."""
 
 NO_PARENT = 0
+
+FEW_SOURCES = 4096
+"""Sources that are looked at before their pixels are let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ def merge(
     tiling: Tiling,
     light: npt.NDArray[np.float32],
     rms: npt.NDArray[np.float32],
+    planes: Planes | None = None,
 ) -> Merged:
     """Keep each source once.
 
@@ -84,40 +90,62 @@ def merge(
     tiling : Tiling
     light, rms : (h, w) float32 arrays
         Background-subtracted image and its noise.
+    planes : Planes, optional
+        Where they are.
     """
-    parents = np.array(
-        [_parent(footprint, blobs.segm) for footprint in candidates.footprints], dtype=np.int64
-    )
+    parents = _parents(candidates.footprints, blobs.segm, planes or Planes())
+    order = np.argsort(tiling.region_owner, kind="stable")
+    edges = np.searchsorted(tiling.region_owner[order], np.arange(len(tiling) + 1))
+    regions = np.split(tiling.regions[order], edges[1:-1])
     own = [
         index
         for index, (footprint, parent, cutout) in enumerate(
             zip(candidates.footprints, parents.tolist(), candidates.cutout.tolist(), strict=True)
         )
-        if _owns(cutout, footprint, parent, tiling)
+        if _owns(cutout, footprint, parent, tiling, regions)
     ]
     large = _large_objects(blobs, tiling, light, rms)
+    outlines: dict[int, list[Footprint]] = defaultdict(list)
+    for parent, outline in large:
+        outlines[parent].append(outline)
     own = [
         index
         for index in own
-        if not _part_of_large(index, parents, candidates, large, tiling, blobs.segm.shape)
+        if not _part_of_large(
+            index, outlines.get(int(parents[index]), []), candidates, tiling, blobs.segm.shape
+        )
     ]
     kept = np.array(_without_duplicates(own, candidates), dtype=np.int64)
     return Merged(kept=kept, parent=parents[kept] if kept.size else kept, large=large)
 
 
-def _parent(footprint: Footprint, segm: npt.NDArray[np.int32]) -> int:
-    counts = np.bincount(segm[footprint.slices][footprint.mask])
-    if counts.size <= 1:
-        return NO_PARENT
-    return int(counts[1:].argmax()) + 1
+def _parents(
+    footprints: Sequence[Footprint], segm: npt.NDArray[np.int32], planes: Planes
+) -> npt.NDArray[np.int64]:
+    """Blob that each mask shares most pixels with, of several the first one."""
+    parents = np.full(len(footprints), NO_PARENT, dtype=np.int64)
+    for index, footprint in enumerate(footprints):
+        labels = segm[footprint.slices][footprint.mask]
+        found, counts = np.unique(labels[labels > 0], return_counts=True)
+        if found.size:
+            parents[index] = found[counts.argmax()]
+        if index % FEW_SOURCES == 0:
+            planes.release()
+    return parents
 
 
-def _owns(cutout: int, footprint: Footprint, parent: int, tiling: Tiling) -> bool:
+def _owns(
+    cutout: int,
+    footprint: Footprint,
+    parent: int,
+    tiling: Tiling,
+    regions: Sequence[npt.NDArray[np.int64]],
+) -> bool:
     owner = int(tiling.owner[parent - 1]) if parent != NO_PARENT else NO_CUTOUT
     if owner != NO_CUTOUT:
         return cutout == owner
     x, y = _centre(footprint)
-    xmin, ymin, xmax, ymax = tiling.regions[tiling.region_owner == cutout].T
+    xmin, ymin, xmax, ymax = regions[cutout].T
     inside = (xmin - 0.5 <= x) & (x < xmax + 0.5) & (ymin - 0.5 <= y) & (y < ymax + 0.5)
     return bool(inside.any())
 
@@ -148,18 +176,17 @@ def _large_objects(
 
 def _part_of_large(
     index: int,
-    parents: npt.NDArray[np.int64],
+    outlines: Sequence[Footprint],
     candidates: Candidates,
-    large: list[tuple[int, Footprint]],
     tiling: Tiling,
     shape: tuple[int, ...],
 ) -> bool:
-    """Whether a candidate is only a piece of an object larger than its cutout."""
+    """Whether a candidate is only a piece of an object of its blob that is larger than a cutout."""
+    if not outlines:
+        return False
     footprint = candidates.footprints[index]
     x, y = _centre(footprint)
-    for parent, outline in large:
-        if parent != parents[index]:
-            continue
+    for outline in outlines:
         centre_x, centre_y = _centre(outline)
         if np.hypot(x - centre_x, y - centre_y) <= LARGE_CORE * tiling.scale:
             return True
@@ -191,22 +218,30 @@ def _without_duplicates(own: list[int], candidates: Candidates) -> list[int]:
     order = sorted(range(len(own)), key=lambda k: (-candidates.scores[own[k]], own[k]))
     dropped: set[int] = set()
     cutout = candidates.cutout[own] if own else np.zeros(0, dtype=np.int64)
-    # Sorted by their left edge, only sources whose boxes meet need a look.
-    by_left = np.argsort(bounds[:, 0], kind="stable") if own else np.zeros(0, dtype=np.int64)
-    left = bounds[by_left, 0]
-    widest = int((bounds[:, 2] - bounds[:, 0]).max()) if own else 0
+    # Only sources whose boxes meet need a look; each box is filed under all cells it lies in.
+    cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+    low, high = bounds[:, :2] // STAMP_SIZE, bounds[:, 2:] // STAMP_SIZE
+    spans = [
+        [(x, y) for y in range(y0, y1 + 1) for x in range(x0, x1 + 1)]
+        for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist(), strict=True)
+    ]
+    for k, span in enumerate(spans):
+        for cell in span:
+            cells[cell].append(k)
     for k in order:
         if k in dropped:
             continue
         xmin, ymin, xmax, ymax = bounds[k]
-        start, stop = np.searchsorted(left, [xmin - widest, xmax + 1])
-        near = by_left[start:stop]
+        near = np.unique(np.concatenate([cells[cell] for cell in spans[k]]))
         meets = (
-            (bounds[near, 2] >= xmin)
+            (bounds[near, 0] <= xmax)
+            & (bounds[near, 2] >= xmin)
             & (bounds[near, 1] <= ymax)
             & (bounds[near, 3] >= ymin)
             & (cutout[near] != cutout[k])
         )
+        if not meets.any():
+            continue
         footprint = candidates.footprints[own[k]]
         for other in near[meets].tolist():
             if other not in dropped and (

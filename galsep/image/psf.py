@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.image.detect import Blobs
+from galsep.planes import Planes
 
 __all__ = ["Domain", "choose_domain", "estimate_fwhm"]
 
@@ -30,6 +31,9 @@ ENOUGH_OBJECTS = 30
 
 MAX_OBJECTS = 1000
 """Of more, a regular sample is measured."""
+
+FEW_OBJECTS = 64
+"""Objects all over an image whose surroundings are looked at before they are let go."""
 
 RADIUS = 25
 """Half-width of the window about an object, pixels."""
@@ -108,7 +112,10 @@ def choose_domain(fwhm: float | None, limits: tuple[float, float] | None) -> Dom
 
 
 def estimate_fwhm(
-    light: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], blobs: Blobs
+    light: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    blobs: Blobs,
+    planes: Planes | None = None,
 ) -> float | None:
     """Estimate the FWHM of the PSF from the compact end of the objects' sizes.
 
@@ -123,6 +130,8 @@ def estimate_fwhm(
     mask : (h, w) bool array
         True where a pixel is unusable.
     blobs : Blobs
+    planes : Planes, optional
+        Where the arrays are.
 
     Returns
     -------
@@ -130,10 +139,11 @@ def estimate_fwhm(
         Pixels, without the pixels' own width; ``None`` with fewer than 10 usable objects, as in
         an image whose PSF is wider than 28 pixels.
     """
-    objects = _compact_objects(light, mask, blobs)
+    planes = planes or Planes()
+    objects = _compact_objects(light, mask, blobs, planes)
     if len(objects) < MIN_OBJECTS:
         return None
-    windows = _windows(light, objects)
+    windows = _windows(light, objects, planes)
     sigma = _adaptive_sigma(windows)
     good = (sigma > MIN_SIGMA) & (sigma < 0.99 * MAX_SIGMA) & ~_flat_topped(windows, sigma)
     if np.count_nonzero(good) < MIN_OBJECTS:
@@ -143,7 +153,7 @@ def estimate_fwhm(
 
 
 def _compact_objects(
-    light: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], blobs: Blobs
+    light: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], blobs: Blobs, planes: Planes
 ) -> npt.NDArray[np.int64]:
     """Brightest pixels ``y, x`` of significant blobs clear of the edge and of unusable pixels."""
     height, width = light.shape
@@ -165,20 +175,24 @@ def _compact_objects(
         brightest = np.where(blobs.segm[box] == blob + 1, light[box], -np.inf).argmax()
         row, column = divmod(int(brightest), x1 - x0 + 1)
         peaks.append((y0 + row, x0 + column))
+        if len(peaks) % FEW_OBJECTS == 0:
+            planes.release()
     return np.array(peaks, dtype=np.int64).reshape(-1, 2)
 
 
 def _windows(
-    light: npt.NDArray[np.float32], centres: npt.NDArray[np.int64]
+    light: npt.NDArray[np.float32], centres: npt.NDArray[np.int64], planes: Planes
 ) -> npt.NDArray[np.float32]:
     """Square windows about pixels; what lies outside the image is 0."""
     size = 2 * RADIUS + 1
     windows = np.zeros((len(centres), size, size), dtype=np.float32)
-    for window, (y, x) in zip(windows, centres.tolist(), strict=True):
+    for number, (window, (y, x)) in enumerate(zip(windows, centres.tolist(), strict=True)):
         top, left = max(0, y - RADIUS), max(0, x - RADIUS)
         piece = light[top : y + RADIUS + 1, left : x + RADIUS + 1]
         row, column = top - y + RADIUS, left - x + RADIUS
         window[row : row + piece.shape[0], column : column + piece.shape[1]] = piece
+        if number % FEW_OBJECTS == 0:
+            planes.release()
     return windows
 
 

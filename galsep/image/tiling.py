@@ -125,20 +125,24 @@ def lay_cutouts(
     )
 
 
-def cut(image: npt.NDArray[np.float32], origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Cut 120×120 pieces out of an image; what lies outside it is 0.
+def cut(
+    image: npt.NDArray[np.float32], origins: npt.NDArray[np.int64], outside: float = 0
+) -> npt.NDArray[np.float32]:
+    """Cut 120×120 pieces out of an image.
 
     Parameters
     ----------
     image : (h, w) float32 array
     origins : (m, 2) int array
         ``y0, x0`` of each cutout.
+    outside : float
+        What lies outside the image.
 
     Returns
     -------
     (m, 120, 120) float32 array
     """
-    cutouts = np.zeros((len(origins), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    cutouts = np.full((len(origins), STAMP_SIZE, STAMP_SIZE), outside, dtype=np.float32)
     for cutout, (y0, x0) in zip(cutouts, origins.tolist(), strict=True):
         top, left = max(0, y0), max(0, x0)
         piece = image[top : y0 + STAMP_SIZE, left : x0 + STAMP_SIZE]

@@ -98,7 +98,8 @@ def catalog_columns(
     Parameters
     ----------
     bands : sequence of str
-        Each adds ``deblend_flux_<band>`` behind ``deblend_flux_err``.
+        Each adds ``deblend_flux_<band>`` and ``deblend_flux_err_<band>`` behind
+        ``deblend_flux_err``.
     zeropoint : bool
         Adds :data:`MAGNITUDE_COLUMNS` behind ``blendedness``.
     """
@@ -106,12 +107,12 @@ def catalog_columns(
     for column in CATALOG_COLUMNS:
         columns.append(column)
         if column.name == "deblend_flux_err":
-            columns += [
-                CatalogColumn(
-                    f"deblend_flux_{band}", "f8", FLUX, f"total of the source's model in {band}"
-                )
-                for band in bands
-            ]
+            for band in bands:
+                total = f"total of the source's model in {band}"
+                columns += [
+                    CatalogColumn(f"deblend_flux_{band}", "f8", FLUX, total),
+                    CatalogColumn(f"deblend_flux_err_{band}", "f8", FLUX, "its standard error"),
+                ]
         if column.name == "blendedness" and zeropoint:
             columns += MAGNITUDE_COLUMNS
     return tuple(columns)

@@ -18,6 +18,7 @@ from galsep.config import MAX_BIT
 from galsep.errors import ImageError
 from galsep.io.extensions import Extension, choose_extension
 from galsep.io.pixels import opened_extensions, read_bits, read_values
+from galsep.planes import Planes
 
 if TYPE_CHECKING:
     from astropy.io import fits
@@ -150,6 +151,11 @@ class Noise:
     origin: str
     kind: str = "rms"
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether it is known of any pixel."""
+        return any(not np.isnan(row).all() for row in self.rms)
+
 
 @dataclass(frozen=True, slots=True)
 class Mask:
@@ -171,10 +177,9 @@ class Mask:
     hidden: str
     origin: str
 
-    @property
-    def hidden_pixels(self) -> npt.NDArray[np.bool_]:
-        """True where a pixel is hidden."""
-        return np.asarray((self.bits & self.bits.dtype.type(self.hides)) != 0)
+    def hidden_pixels(self, rows: slice = slice(None)) -> npt.NDArray[np.bool_]:
+        """True where a pixel is hidden, in some rows."""
+        return np.asarray((self.bits[rows] & self.bits.dtype.type(self.hides)) != 0)
 
 
 def linked_planes(extensions: Sequence[Extension], image: Extension) -> Linked:
@@ -259,7 +264,12 @@ def choose_beside(
 
 
 def read_noise(
-    path: Path, hdus: "fits.HDUList", extension: Extension, kind: str = "", origin: str = ""
+    path: Path,
+    hdus: "fits.HDUList",
+    extension: Extension,
+    kind: str = "",
+    origin: str = "",
+    planes: Planes | None = None,
 ) -> Noise:
     """Read a variance, rms or weight plane as the rms of each pixel.
 
@@ -270,6 +280,8 @@ def read_noise(
     kind : {"variance", "rms", "weight", ""}
         Empty for what its name and header say.
     origin : str
+    planes : Planes, optional
+        Where the array is to be.
 
     Raises
     ------
@@ -285,19 +297,28 @@ def read_noise(
                 f"{path}: extension {extension.label} is of unknown UTYPE {given!r}; give it as "
                 f"--rms, --variance or --weight, or --rms none to go without"
             )
-    values = read_values(path, hdus, extension)
+    planes = planes or Planes()
+    values = read_values(path, hdus, extension, planes=planes)
+    rms = values if values.dtype == np.float32 else planes.new(values.shape, np.float32)
     with np.errstate(all="ignore"):
-        if kind == "variance":
-            values = np.sqrt(values)
-        elif kind == "weight":
-            values = 1 / np.sqrt(values)
-        rms = values.astype(np.float32)
-        rms[~(np.isfinite(rms) & (rms > 0))] = np.nan
+        for rows in planes.blocks(values.shape):
+            here = values[rows]
+            if kind == "variance":
+                here = np.sqrt(here)
+            elif kind == "weight":
+                here = 1 / np.sqrt(here)
+            rms[rows] = here
+            rms[rows][~(np.isfinite(rms[rows]) & (rms[rows] > 0))] = np.nan
     return Noise(rms, origin or extension.label, kind)
 
 
 def read_mask(
-    path: Path, hdus: "fits.HDUList", extension: Extension, wanted: str = "", origin: str = ""
+    path: Path,
+    hdus: "fits.HDUList",
+    extension: Extension,
+    wanted: str = "",
+    origin: str = "",
+    planes: Planes | None = None,
 ) -> Mask:
     """Read a mask plane, and which of its bits hide pixels.
 
@@ -308,6 +329,8 @@ def read_mask(
     wanted : str
         See ``mask_bits`` of :class:`PlaneOptions`.
     origin : str
+    planes : Planes, optional
+        Where the array is to be.
 
     Raises
     ------
@@ -331,14 +354,19 @@ def read_mask(
         hides, hidden = _JWST_HIDDEN, "0"
     else:
         hides, hidden = -1, ANY
-    bits = read_bits(path, hdus, extension)
+    bits = read_bits(path, hdus, extension, planes)
     if hides > np.iinfo(bits.dtype).max:
         bits = bits.astype(np.int64)
     return Mask(bits, hides, hidden, origin or extension.label)
 
 
 def read_noise_file(
-    reference: str, kind: str, shape: tuple[int, int], index: int, name: str
+    reference: str,
+    kind: str,
+    shape: tuple[int, int],
+    index: int,
+    name: str,
+    planes: Planes | None = None,
 ) -> Noise:
     """Read the noise plane that goes with an image from another file.
 
@@ -351,6 +379,8 @@ def read_noise_file(
         Height and width of the image.
     index, name : int and str
         See :func:`choose_beside`.
+    planes : Planes, optional
+        Where the array is to be.
 
     Raises
     ------
@@ -363,16 +393,21 @@ def read_noise_file(
         chosen.append(choose_beside(path, extensions, ext, index, name, tuple(_NOISE_KINDS)))
         return chosen
 
-    with opened_extensions(path, choose) as hdus:
-        noise = read_noise(path, hdus, chosen[0], kind, _origin(path, chosen[0]))
+    with opened_extensions(path, choose, planes) as hdus:
+        noise = read_noise(path, hdus, chosen[0], kind, _origin(path, chosen[0]), planes)
     check_shape(path, noise.rms.shape, shape, f"--{kind}")
-    if np.isnan(noise.rms).all():
+    if not noise.anywhere:
         raise ImageError(f"{path}: is nowhere positive; --{kind} takes the noise of each pixel")
     return noise
 
 
 def read_mask_file(
-    reference: str, wanted: str, shape: tuple[int, int], index: int, name: str
+    reference: str,
+    wanted: str,
+    shape: tuple[int, int],
+    index: int,
+    name: str,
+    planes: Planes | None = None,
 ) -> Mask:
     """Read the mask plane that goes with an image from another file.
 
@@ -385,8 +420,8 @@ def read_mask_file(
         chosen.append(choose_beside(path, extensions, ext, index, name, _MASK_NAMES))
         return chosen
 
-    with opened_extensions(path, choose) as hdus:
-        mask = read_mask(path, hdus, chosen[0], wanted, _origin(path, chosen[0]))
+    with opened_extensions(path, choose, planes) as hdus:
+        mask = read_mask(path, hdus, chosen[0], wanted, _origin(path, chosen[0]), planes)
     check_shape(path, mask.bits.shape, shape, "--mask")
     return mask
 

@@ -117,7 +117,9 @@ class Extension:
 
 
 @contextlib.contextmanager
-def opened_fits(path: Path, *, tiles: bool = False) -> Iterator["fits.HDUList"]:
+def opened_fits(
+    path: Path, *, tiles: bool = False, mapped: bool = True
+) -> Iterator["fits.HDUList"]:
     """Open a FITS file for raw reading, quietly.
 
     Parameters
@@ -126,6 +128,8 @@ def opened_fits(path: Path, *, tiles: bool = False) -> Iterator["fits.HDUList"]:
         Plain or compressed as a whole.
     tiles : bool
         Give tile-compressed images as images; else as the tables they are stored in.
+    mapped : bool
+        Map a plain file into memory; else it is read by sections, or as a whole.
 
     Raises
     ------
@@ -142,7 +146,7 @@ def opened_fits(path: Path, *, tiles: bool = False) -> Iterator["fits.HDUList"]:
             path.open("rb") as file,
             fits.open(
                 file,
-                memmap=plain and not tiles,
+                memmap=plain and mapped and not tiles,
                 do_not_scale_image_data=True,
                 disable_image_compression=not tiles,
             ) as hdus,

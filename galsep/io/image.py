@@ -1,5 +1,6 @@
 """Read the images that ``galsep deblend`` takes: FITS of any common kind."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from galsep.io.extensions import (
 from galsep.io.header import clean_header, header_number
 from galsep.io.pixels import opened_extensions, read_values
 from galsep.io.wcs import celestial_wcs
+from galsep.planes import Planes
 
 if TYPE_CHECKING:
     from astropy.io import fits
@@ -115,10 +117,13 @@ class Images:
         Numbers of their HDUs.
     several : bool
         Whether the file holds several images, chosen or not.
+    pixels : int
+        Of all chosen ones together.
     """
 
     chosen: tuple[int, ...]
     several: bool
+    pixels: int
 
 
 def list_images(path: Path, ext: str = "") -> Images:
@@ -139,10 +144,16 @@ def list_images(path: Path, ext: str = "") -> Images:
     with opened_fits(path) as hdus:
         extensions = list_extensions(path, hdus)
     chosen = choose_extensions(path, extensions, ext)
-    return Images(tuple(one.index for one in chosen), len(sky_images(extensions)) > 1)
+    pixels = sum(math.prod(one.axes or ()) for one in chosen)
+    return Images(tuple(one.index for one in chosen), len(sky_images(extensions)) > 1, pixels)
 
 
-def read_plane(path: Path, ext: str = "", options: PlaneOptions | None = None) -> Plane:
+def read_plane(
+    path: Path,
+    ext: str = "",
+    options: PlaneOptions | None = None,
+    planes: Planes | None = None,
+) -> Plane:
     """Read one 2-D image of a FITS file, with its noise and its mask.
 
     Parameters
@@ -154,6 +165,8 @@ def read_plane(path: Path, ext: str = "", options: PlaneOptions | None = None) -
         taken; planes named like variances, errors, weights and masks are passed over.
     options : PlaneOptions, optional
         Which planes to use beside it; by default those that are recognised.
+    planes : Planes, optional
+        Where its arrays are to be; in memory by default.
 
     Raises
     ------
@@ -162,11 +175,16 @@ def read_plane(path: Path, ext: str = "", options: PlaneOptions | None = None) -
         when its planes are not usable.
     """
     return _read_plane(
-        path, lambda extensions: choose_extension(path, extensions, ext), options or PlaneOptions()
+        path,
+        lambda extensions: choose_extension(path, extensions, ext),
+        options or PlaneOptions(),
+        planes or Planes(),
     )
 
 
-def read_plane_like(reference: str, image: Plane) -> Plane:
+def read_plane_like(
+    reference: str, image: Plane, planes: Planes | None = None, option: str = "--detect"
+) -> Plane:
     """Read the image that goes with another one, with the planes of its own file.
 
     Parameters
@@ -176,6 +194,10 @@ def read_plane_like(reference: str, image: Plane) -> Plane:
         image's number and name.
     image : Plane
         The other image.
+    planes : Planes, optional
+        Where its arrays are to be.
+    option : str
+        That names it, for messages.
 
     Raises
     ------
@@ -187,13 +209,17 @@ def read_plane_like(reference: str, image: Plane) -> Plane:
         path,
         lambda extensions: choose_beside(path, extensions, ext, image.ext, image.extname),
         PlaneOptions(),
+        planes or Planes(),
     )
-    check_shape(path, plane.data.shape, _shape(image.data), "--detect")
+    check_shape(path, plane.data.shape, _shape(image.data), option)
     return plane
 
 
 def _read_plane(
-    path: Path, choose_image: Callable[[Sequence[Extension]], Extension], options: PlaneOptions
+    path: Path,
+    choose_image: Callable[[Sequence[Extension]], Extension],
+    options: PlaneOptions,
+    planes: Planes,
 ) -> Plane:
     kind, noise_file = options.noise
     chosen: list[Extension] = []
@@ -213,37 +239,42 @@ def _read_plane(
 
     noise: Noise | None = None
     dq: Mask | None = None
-    with opened_extensions(path, choose) as hdus:
-        plane = _read_image(path, hdus, chosen[0])
+    with opened_extensions(path, choose, planes) as hdus:
+        plane = _read_image(path, hdus, chosen[0], planes)
         if linked.noise is not None:
-            noise = read_noise(path, hdus, linked.noise)
+            noise = read_noise(path, hdus, linked.noise, planes=planes)
         if linked.mask is not None:
-            dq = read_mask(path, hdus, linked.mask, options.mask_bits)
+            dq = read_mask(path, hdus, linked.mask, options.mask_bits, planes=planes)
     messages = list(plane.messages)
     if linked.message:
         messages.append(f"{path}: {linked.message}")
-    if noise is not None and np.isnan(noise.rms).all():
+    if noise is not None and not noise.anywhere:
         messages.append(f"{path}: plane {noise.origin} is not used, since it is nowhere positive")
         noise = None
     shape = _shape(plane.data)
     if noise_file and noise_file != NONE:
-        noise = read_noise_file(noise_file, kind, shape, plane.ext, plane.extname)
+        noise = read_noise_file(noise_file, kind, shape, plane.ext, plane.extname, planes)
     if options.mask and options.mask != NONE:
-        dq = read_mask_file(options.mask, options.mask_bits, shape, plane.ext, plane.extname)
+        dq = read_mask_file(
+            options.mask, options.mask_bits, shape, plane.ext, plane.extname, planes
+        )
     if options.mask_bits and dq is None:
         messages.append(f"{path}: there is no mask plane, so --mask-bits chooses nothing")
-    mask = plane.mask
     if noise is not None:
         check_shape(path, noise.rms.shape, shape, "the noise")
-        mask |= np.isnan(noise.rms)
     if dq is not None:
         check_shape(path, dq.bits.shape, shape, "the mask")
-        mask |= dq.hidden_pixels
-    plane.data[mask] = np.nan
+    for rows in planes.blocks(shape):
+        mask = plane.mask[rows]
+        if noise is not None:
+            mask |= np.isnan(noise.rms[rows])
+        if dq is not None:
+            mask |= dq.hidden_pixels(rows)
+        plane.data[rows][mask] = np.nan
     return replace(plane, noise=noise, dq=dq, messages=tuple(messages))
 
 
-def _read_image(path: Path, hdus: "fits.HDUList", extension: Extension) -> Plane:
+def _read_image(path: Path, hdus: "fits.HDUList", extension: Extension, planes: Planes) -> Plane:
     """Read the pixels and header of one extension."""
     messages = []
     header, dropped = clean_header(hdus[extension.index].header)
@@ -253,9 +284,11 @@ def _read_image(path: Path, hdus: "fits.HDUList", extension: Extension) -> Plane
             f"{path}: {len(dropped)} header card{'s' * (len(dropped) > 1)} not readable and "
             f"left out ({names})"
         )
-    data = read_values(path, hdus, extension, header)
-    mask = ~np.isfinite(data)
-    data[mask] = np.nan
+    data = read_values(path, hdus, extension, header, planes)
+    mask = planes.new(data.shape, np.bool_)
+    for rows in planes.blocks(data.shape):
+        np.logical_not(np.isfinite(data[rows]), out=mask[rows])
+        data[rows][mask[rows]] = np.nan
     wcs, problem = celestial_wcs(header, _shape(data), hdus)
     if problem:
         messages.append(f"{path}: the WCS is not usable ({problem}); ra and dec will be NaN")

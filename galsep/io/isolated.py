@@ -1,24 +1,20 @@
-"""Write what the separation makes: ``STEM_isolated.fits`` and ``STEM_residual.fits``.
+"""What the separation makes, as FITS: ``STEM_isolated.fits`` and ``STEM_residual.fits``.
 
 ``docs/formats.md`` describes both.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from galsep.io.atomic import write_fits
-from galsep.io.header import CardValue, add_cards
-from galsep.io.products import primary_hdu
 from galsep.scene import SourceLight
 
 if TYPE_CHECKING:
     from astropy.io import fits
 
-__all__ = ["isolated_hdus", "residual_hdus", "write_images"]
+__all__ = ["STAMP_DTYPE", "isolated_hdus", "residual_hdus"]
 
 STAMP_DTYPE = np.dtype(
     [
@@ -108,22 +104,3 @@ def residual_hdus(
             hdu.header["EXTVER"] = extver
             hdus.append(hdu)
     return hdus
-
-
-def write_images(
-    path: Path,
-    hdus: "Sequence[fits.BinTableHDU | fits.ImageHDU]",
-    *,
-    history: Sequence[str],
-    cards: Mapping[str, tuple[CardValue, str]],
-) -> None:
-    """Write HDUs behind a primary header with the provenance.
-
-    Raises
-    ------
-    OutputError
-        When the operating system refuses.
-    """
-    from astropy.io import fits
-
-    write_fits(path, fits.HDUList([primary_hdu(cards, history), *hdus]))

@@ -29,7 +29,7 @@ __all__ = [
     "segmentation_hdus",
     "wcs_cards",
     "write_catalog",
-    "write_segmentation",
+    "write_hdus",
 ]
 
 Cards = Mapping[str, tuple[CardValue, str]]
@@ -46,21 +46,21 @@ def wcs_cards(plane: Plane) -> "fits.Header":
     return fits.Header() if plane.wcs is None else wcs_keywords(plane.header)
 
 
-def write_segmentation(
+def write_hdus(
     path: Path,
-    images: "Sequence[fits.CompImageHDU | fits.BinTableHDU]",
+    images: "Sequence[fits.CompImageHDU | fits.BinTableHDU | fits.ImageHDU]",
     *,
     history: Sequence[str] = (),
     cards: Cards | None = None,
 ) -> None:
-    """Write ``STEM_segm.fits``.
+    """Write HDUs behind a primary header that says how they were made.
 
     Parameters
     ----------
     path : Path
         Replaced when it exists.
     images : sequence of HDUs
-        From :func:`segmentation_hdus`, of one image after the other.
+        Of one image after the other.
     history : sequence of str
         Lines of HISTORY in the primary header.
     cards : mapping

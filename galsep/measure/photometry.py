@@ -100,6 +100,7 @@ def measure(
     rms: npt.NDArray[np.float32],
     gain: float = 0.0,
     noise: npt.NDArray[np.float32] | None = None,
+    chosen: slice = slice(None),
 ) -> Photometry:
     """Measure the separated light of each source.
 
@@ -113,16 +114,19 @@ def measure(
         Electrons per unit of the image; adds the sources' Poisson noise when positive.
     noise : (h, w) float32 array, optional
         Noise of each pixel, where it is known; see :func:`pixel_variance`.
+    chosen : slice
+        Sources that are wanted; the others are their neighbours.
 
     Notes
     -----
     ``blendedness`` = 1 − Σ m² / Σ (m · Σⱼ mⱼ) over the models (Bosch et al. 2018, PASJ 70, S5).
     """
-    columns = {name: np.zeros(len(parts)) for name in Photometry.__dataclass_fields__}
+    wanted = parts[chosen]
+    columns = {name: np.zeros(len(wanted)) for name in Photometry.__dataclass_fields__}
     modelled = np.zeros(light.shape, dtype=np.float32)
     for part in parts:
         modelled[part.slices] += part.model
-    for index, part in enumerate(parts):
+    for index, part in enumerate(wanted):
         box = part.slices
         model = part.model.astype(np.float64)
         known = None if noise is None else noise[box]

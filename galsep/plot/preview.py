@@ -101,8 +101,12 @@ def _binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
     if factor == 1:
         return np.asarray(light, dtype=np.float64)
     height, width = light.shape[0] // factor, light.shape[1] // factor
-    blocks = light[: height * factor, : width * factor].reshape(height, factor, width, factor)
-    return np.asarray(np.nan_to_num(blocks).mean(axis=(1, 3)))
+    binned = np.empty((height, width))
+    # Row by row: the image may be larger than memory.
+    for row, line in enumerate(binned):
+        strip = light[row * factor : (row + 1) * factor, : width * factor]
+        line[:] = np.nan_to_num(strip).reshape(factor, width, factor).mean(axis=(0, 2))
+    return binned
 
 
 def _paint_outline(

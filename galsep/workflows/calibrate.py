@@ -5,7 +5,7 @@ The validation stamps go through the same functions as any image, so the figures
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
     plain = {k: v for k, v in model.info.items() if k not in ("calibration", "mask_level")}
     model = dataclasses.replace(model, info=plain, separator=None)
     reporter.begin("calibrating", len(blends))
-    seen: list[tuple[Prepared, list[Found]]] = []
+    seen: list[tuple[Prepared, Iterable[Found]]] = []
     images = (data.detection_image(blend) for blend in blends)
     for item in run_network(images, model, config):
         seen.append(item)
@@ -173,7 +173,7 @@ def _running_median(
 
 
 def _threshold(
-    model: Model, data: Dataset, blends: list[int], seen: list[tuple[Prepared, list[Found]]]
+    model: Model, data: Dataset, blends: list[int], seen: list[tuple[Prepared, Iterable[Found]]]
 ) -> tuple[float, dict[str, Any], list[FoundSources]]:
     """Highest threshold whose F1 is as good as the best: purity that costs nothing is taken."""
     tried = []
@@ -189,7 +189,7 @@ def _threshold(
 
 
 def _mask_level(
-    model: Model, data: Dataset, blends: list[int], seen: list[tuple[Prepared, list[Found]]]
+    model: Model, data: Dataset, blends: list[int], seen: list[tuple[Prepared, Iterable[Found]]]
 ) -> float:
     """Mask probability at which masks agree best with the true ones."""
     agreement = {}

@@ -19,26 +19,30 @@ from galsep.errors import (
     UsageError,
     WorkerError,
 )
+from galsep.image.background import sampled
 from galsep.image.light import Frame
 from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
 from galsep.io.atomic import make_folder, remove_partial, whole_file
-from galsep.io.companions import Noise, PlaneOptions
+from galsep.io.companions import Noise, PlaneOptions, split_reference
 from galsep.io.header import CardValue
 from galsep.io.image import Plane, input_stem, list_images, read_plane, read_plane_like
+from galsep.io.isolated import isolated_hdus, residual_hdus
 from galsep.io.products import (
     check_catalog_format,
     segmentation_hdus,
     wcs_cards,
     write_catalog,
-    write_segmentation,
+    write_hdus,
 )
 from galsep.io.regions import check_regions, write_regions
 from galsep.io.runs import labels_to_runs
 from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
-from galsep.scene import Footprint
-from galsep.workflows.finding import FoundSources, find_sources
+from galsep.planes import Planes
+from galsep.scene import Footprint, SourceLight
+from galsep.workflows.bands import band_files, combined_frame, combined_plane, read_bands
+from galsep.workflows.finding import Band, FoundSources, find_sources
 from galsep.workflows.pool import work_on_workers
 from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import catalog_table, parents_table
@@ -91,6 +95,10 @@ class DeblendResult:
         SEP's detections and what became of each.
     background, rms, light : (h, w) float32 arrays
         Background, its noise, and the image minus background (0 where unusable).
+    separated : sequence of SourceLight
+        Part of label 1, 2, … of ``light``: its share of the pixels and its noiseless model.
+    bands : mapping of str to Band
+        The same for each of several bands, with its own ``image`` and ``photometry``.
     """
 
     catalog: "Table"
@@ -101,9 +109,53 @@ class DeblendResult:
     background: npt.NDArray[np.float32]
     rms: npt.NDArray[np.float32]
     light: npt.NDArray[np.float32]
+    separated: Sequence[SourceLight]
+    bands: Mapping[str, Band]
 
     def __len__(self) -> int:
         return len(self.catalog)
+
+    def light_of(self, label: int, band: str = "") -> npt.NDArray[np.float32]:
+        """A source's share of the image's light, ``(h, w)``, 0 elsewhere.
+
+        Parameters
+        ----------
+        label : int
+            From 1.
+        band : str
+            One of ``bands``; by default the image that sources were measured in.
+
+        Raises
+        ------
+        KeyError
+            For another label or band.
+        """
+        light, parts = self._measured(band)
+        own = np.zeros_like(light)
+        part = _part_of(parts, label)
+        own[part.slices] = part.share * light[part.slices]
+        return own
+
+    def model_of(self, label: int, band: str = "") -> npt.NDArray[np.float32]:
+        """A source's noiseless model, ``(h, w)``; see :meth:`light_of`."""
+        light, parts = self._measured(band)
+        own = np.zeros_like(light)
+        part = _part_of(parts, label)
+        own[part.slices] = part.model
+        return own
+
+    def residual(self, band: str = "") -> npt.NDArray[np.float32]:
+        """What is left of the light when all sources' light is taken away, ``(h, w)``."""
+        light, parts = self._measured(band)
+        left = light.copy()
+        for part in parts:
+            left[part.slices] -= part.share * light[part.slices]
+        return left
+
+    def _measured(self, band: str) -> tuple[npt.NDArray[np.float32], Sequence[SourceLight]]:
+        if band:
+            return self.bands[band].image.light, self.bands[band].separated
+        return self.light, self.separated
 
     def __repr__(self) -> str:
         about = ", ".join(f"{name} {value}" for name, value in self._summary().items())
@@ -163,6 +215,12 @@ class DeblendResult:
         )
 
 
+def _part_of(parts: Sequence[SourceLight], label: int) -> SourceLight:
+    if not 1 <= label <= len(parts):
+        raise KeyError(label)
+    return parts[label - 1]
+
+
 @dataclass(frozen=True, slots=True)
 class FileResult:
     """What became of one file.
@@ -194,13 +252,16 @@ class _Targets:
 
     segm: Path
     catalog: Path
+    isolated: Path | None = None
+    residual: Path | None = None
     previews: tuple[Path, ...] = ()
     regions: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return (self.segm, self.catalog, *self.previews, *self.regions)
+        images = [path for path in (self.isolated, self.residual) if path is not None]
+        return (self.segm, self.catalog, *images, *self.previews, *self.regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +269,13 @@ class _Part:
     """What goes into a file's outputs of one of its images."""
 
     catalog: "Table"
-    hdus: "Sequence[fits.CompImageHDU | fits.BinTableHDU]"
+    hdus: "Sequence[fits.CompImageHDU | fits.BinTableHDU]" = ()
+    isolated: "Sequence[fits.ImageHDU | fits.BinTableHDU]" = ()
+    residual: "Sequence[fits.ImageHDU]" = ()
 
 
 def deblend(
-    image: Path | str | npt.NDArray[Any],
+    image: Path | str | npt.NDArray[Any] | Mapping[str, Path | str | npt.NDArray[Any]],
     config: DeblendConfig | None = None,
     *,
     model: Model | None = None,
@@ -223,9 +286,10 @@ def deblend(
 
     Parameters
     ----------
-    image : path or (h, w) array
+    image : path, (h, w) array, or mapping of str to either
         A FITS file, or pixels in any unit. Pixels that are not finite, or masked in a masked
-        array, are left out.
+        array, are left out. A mapping names several bands of one field on one grid: sources are
+        found in their combination.
     config : DeblendConfig, optional
     model : Model, optional
         From :func:`galsep.load_model`; loaded anew by default.
@@ -255,7 +319,14 @@ def deblend(
     >>> result.catalog["label", "x_centroid", "y_centroid", "deblend_flux"]  # doctest: +SKIP
     """
     config = config or DeblendConfig()
-    if isinstance(image, str | Path):
+    planes = Planes()
+    if isinstance(image, Mapping):
+        bands = _given_bands(image, config, planes)
+        plane, detection = next(iter(bands.values())), None
+        if config.detect:
+            detection = read_plane_like(config.detect, plane, planes)
+    elif isinstance(image, str | Path):
+        bands = {}
         plane = read_plane(Path(image), config.ext, _plane_options(config))
         detection = read_plane_like(config.detect, plane) if config.detect else None
     else:
@@ -264,9 +335,12 @@ def deblend(
                 "variance, weight, rms, mask, mask_bits and detect are for files; give an array "
                 "its noise as rms=..., and its mask as a masked array"
             )
+        bands = {}
         plane, detection = _plane_of_array(image, wcs, rms), None
     model = model or load_model(config.weights, config.device)
-    found, catalog = _deblend_plane(plane, model, config, detection)
+    found, plane, catalog = _deblend_plane(
+        plane, model, config, detection=detection, bands=bands, planes=planes
+    )
     _describe(catalog, plane, found, model, config)
     return _result(found, catalog)
 
@@ -291,6 +365,7 @@ def deblend_files(
     Parameters
     ----------
     images : sequence of Path
+        None where ``config`` names bands: the first one's file gives the outputs their name.
     output : Path or None
         Folder to write to; ``None`` only returns the catalogues.
     config : DeblendConfig, optional
@@ -322,6 +397,12 @@ def deblend_files(
     """
     config = config or DeblendConfig()
     reporter = reporter or Reporter()
+    if config.band:
+        if images:
+            raise UsageError(
+                f"{images[0]}: bands take the place of the image; name it as one of them"
+            )
+        images = [split_reference(next(iter(band_files(config.band).values())))[0]]
     check_catalog_format(config.catalog_format)
     if config.regions:
         check_regions()
@@ -463,6 +544,8 @@ def _targets(
         targets[path] = _Targets(
             output / f"{stem}_segm.fits",
             output / f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}",
+            output / f"{stem}_isolated.fits" if config.isolated else None,
+            output / f"{stem}_residual.fits" if config.residual else None,
             tuple(output / f"{stem}_preview{n}.png" for n in numbers if config.preview),
             tuple(output / f"{stem}{n}.reg" for n in numbers if config.regions),
         )
@@ -513,19 +596,26 @@ def _deblend_images(
 ) -> "Table":
     """Deblend the images of one file, one after the other, and write what was found."""
     images = list_images(path, config.ext)
+    bands = band_files(config.band)
+    # The label maps of all images are held until the file is written.
+    planes = Planes.for_pixels(images.pixels, targets.segm.parent if targets else None)
     parts: list[_Part] = []
     with contextlib.ExitStack() as unfinished:
         for number, ext in enumerate(images.chosen):
-            plane = read_plane(path, str(ext), _plane_options(config))
-            detection = read_plane_like(config.detect, plane) if config.detect else None
+            plane = read_plane(path, str(ext), _plane_options(config), planes)
+            detection = read_plane_like(config.detect, plane, planes) if config.detect else None
             name = f"{path}[{ext}]" if len(images.chosen) > 1 else str(path)
             for message in (*plane.messages, *(detection.messages if detection else ())):
                 reporter.warn(message)
-            found, catalog = _deblend_plane(plane, model, config, detection)
+            others = read_bands(bands, plane, planes)
+            found, plane, catalog = _deblend_plane(
+                plane, model, config, detection=detection, bands=others, planes=planes
+            )
             _describe(catalog, plane, found, model, config, command)
             _report_image(name, plane, found, catalog, reporter)
-            hdus = []
+            part = _Part(catalog)
             if targets is not None:
+                extver = ext if images.several else 1
                 hdus = segmentation_hdus(
                     segm=found.segm,
                     noverlap=found.noverlap,
@@ -533,8 +623,9 @@ def _deblend_images(
                     parents=parents_table(found),
                     header=wcs_cards(plane),
                     cards=_cards(catalog, IMAGE_CARDS) if len(images.chosen) > 1 else {},
-                    extver=ext if images.several else 1,
+                    extver=extver,
                 )
+                part = _with_light(_Part(catalog, hdus), targets, found, plane, extver)
             # Side products, too, appear only when the whole file is done.
             if targets is not None and targets.previews:
                 picture = unfinished.enter_context(whole_file(targets.previews[number]))
@@ -542,37 +633,79 @@ def _deblend_images(
             if targets is not None and targets.regions:
                 file = unfinished.enter_context(whole_file(targets.regions[number]))
                 write_regions(file, catalog, plane.wcs)
-            parts.append(_Part(catalog, hdus))
+            parts.append(part)
         catalog = parts[0].catalog
         if len(parts) > 1:
             catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
         if targets is not None:
             comments = PROVENANCE | IMAGE_CARDS
-            write_segmentation(
-                targets.segm,
-                [hdu for part in parts for hdu in part.hdus],
-                history=catalog.meta.get("HISTORY", []),
-                cards=_cards(catalog, comments),
-            )
-            # After it, so that a catalogue that exists has its label map beside it.
+            products: list[tuple[Path | None, list[Any]]] = [
+                (targets.isolated, [hdu for part in parts for hdu in part.isolated]),
+                (targets.residual, [hdu for part in parts for hdu in part.residual]),
+                (targets.segm, [hdu for part in parts for hdu in part.hdus]),
+            ]
+            history, cards = catalog.meta.get("HISTORY", []), _cards(catalog, comments)
+            for product, content in products:
+                if product is not None:
+                    write_hdus(product, content, history=history, cards=cards)
+            # Last, so that a catalogue that exists has the others beside it.
             write_catalog(targets.catalog, catalog, config.catalog_format, comments=comments)
     return catalog
 
 
+def _with_light(
+    part: _Part, targets: _Targets, found: FoundSources, plane: Plane, extver: int
+) -> _Part:
+    """Add what is to be written of the sources' own light and of what it leaves."""
+    measured = {"": found.measured, **found.bands}
+    light = {name: (band.image.light, band.separated) for name, band in measured.items()}
+    if targets.isolated is not None:
+        part = replace(part, isolated=isolated_hdus(light, extver))
+    if targets.residual is not None:
+        background = {name: band.image.background for name, band in measured.items()}
+        mask = {name: band.image.mask for name, band in measured.items()}
+        cards = wcs_cards(plane)
+        part = replace(part, residual=residual_hdus(light, background, mask, cards, extver))
+    return part
+
+
 def _deblend_plane(
-    plane: Plane, model: Model, config: DeblendConfig, detection: Plane | None = None
-) -> tuple[FoundSources, "Table"]:
-    """Find the sources of an image, or of the detection image, and measure them in the image."""
-    config = replace(config, gain=config.gain or plane.gain)
-    frame = _frame(plane)
+    plane: Plane,
+    model: Model,
+    config: DeblendConfig,
+    *,
+    detection: Plane | None = None,
+    bands: Mapping[str, Plane] | None = None,
+    planes: Planes | None = None,
+) -> tuple[FoundSources, Plane, "Table"]:
+    """Find the sources of an image and measure them.
+
+    They are found in the detection image, if there is one. Bands take the image's place: sources
+    are found in their combination, and measured in it and in each.
+
+    Returns
+    -------
+    found : FoundSources
+    plane : Plane
+        The image, or the combination of the bands.
+    catalog : Table
+    """
+    planes = planes or Planes()
+    if bands:
+        frames = {name: _frame(band, config) for name, band in bands.items()}
+        frame = combined_frame(frames, config.background_mesh, planes)
+        plane = combined_plane(bands, frame)
+    else:
+        frame = _frame(plane, config)
     if detection is not None:
-        frame = replace(_frame(detection), measured=frame)
-    found = next(find_sources([frame], model, config))
-    return found, catalog_table(found, plane, config)
+        frame = replace(_frame(detection, config), measured=frame, bands=frame.bands)
+    found = next(find_sources([frame], model, config, planes=planes))
+    return found, plane, catalog_table(found, plane, config)
 
 
-def _frame(plane: Plane) -> Frame:
-    return Frame(plane.data, plane.mask, None if plane.noise is None else plane.noise.rms)
+def _frame(plane: Plane, config: DeblendConfig) -> Frame:
+    rms = None if plane.noise is None else plane.noise.rms
+    return Frame(plane.data, plane.mask, rms, gain=config.gain or plane.gain)
 
 
 def _plane_options(config: DeblendConfig) -> PlaneOptions:
@@ -585,9 +718,28 @@ def _plane_options(config: DeblendConfig) -> PlaneOptions:
     )
 
 
-def _plane_of_array(
-    image: npt.NDArray[Any], wcs: "WCS | None", rms: npt.NDArray[Any] | None
-) -> Plane:
+def _given_bands(
+    images: Mapping[str, Path | str | npt.NDArray[Any]], config: DeblendConfig, planes: Planes
+) -> dict[str, Plane]:
+    """Planes of bands given in Python."""
+    if not images:
+        raise UsageError("no band is given")
+    if config.band or _plane_options(config) != PlaneOptions():
+        raise UsageError("with bands, noise and mask planes are those of their own files")
+    files = {name: str(one) for name, one in images.items() if isinstance(one, str | Path)}
+    if len(files) == len(images):
+        first = read_plane(Path(next(iter(files.values()))), config.ext)
+        return read_bands(files, first, planes)
+    if files:
+        raise UsageError("bands are all files or all arrays")
+    bands = {name: _plane_of_array(one, None, None) for name, one in images.items()}
+    shapes = {plane.data.shape for plane in bands.values()}
+    if len(shapes) > 1:
+        raise ImageError(f"the bands differ in shape: {sorted(shapes)}")
+    return bands
+
+
+def _plane_of_array(image: Any, wcs: "WCS | None", rms: npt.NDArray[Any] | None) -> Plane:
     from astropy.io import fits
 
     data = np.ma.getdata(image)
@@ -615,7 +767,9 @@ def _report_image(
     """Say what is worth knowing about one image."""
     used = []
     if plane.noise is not None:
-        used.append(f"noise from {plane.noise.origin}, times {found.noise_scale:.3g}")
+        used.append(
+            f"noise from {plane.noise.origin}, times {found.measured.image.noise_scale:.3g}"
+        )
     if plane.dq is not None:
         used.append(f"mask from {plane.dq.origin}, hiding {plane.dq.hidden}")
     if used:
@@ -660,9 +814,9 @@ def _describe(
     if found.domain.fwhm is not None:
         catalog.meta["PSFFWHM"] = round(found.domain.fwhm, 2)
         catalog.meta["RESAMPLE"] = found.domain.binning
-    if plane.noise is not None and found.noise_scale is not None:
+    if plane.noise is not None and found.measured.image.noise_scale is not None:
         catalog.meta["RMSPLANE"] = plane.noise.origin
-        catalog.meta["RMSSCALE"] = float(f"{found.noise_scale:.6g}")
+        catalog.meta["RMSSCALE"] = float(f"{found.measured.image.noise_scale:.6g}")
     if plane.dq is not None:
         catalog.meta["DQPLANE"] = plane.dq.origin
         catalog.meta["DQHIDES"] = plane.dq.hidden
@@ -691,9 +845,12 @@ def _without_image_cards(table: "Table") -> "Table":
 def _draw(title: str, plane: Plane, found: FoundSources, picture: Path) -> None:
     from galsep.plot.preview import plot_preview
 
+    shown = found.planes.new(found.light.shape, np.float32)
+    for rows in found.planes.blocks(found.light.shape):
+        shown[rows] = np.where(plane.mask[rows], np.nan, found.light[rows])
     plot_preview(
-        np.where(plane.mask, np.nan, found.light),
-        float(np.median(found.rms)),
+        shown,
+        float(np.median(sampled(found.rms))),
         found.detections.footprints,
         found.photometry.x,
         found.photometry.y,
@@ -713,4 +870,6 @@ def _result(found: FoundSources, catalog: "Table") -> DeblendResult:
         background=found.background,
         rms=found.rms,
         light=found.light,
+        separated=found.separated,
+        bands=found.bands,
     )

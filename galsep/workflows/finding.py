@@ -5,14 +5,14 @@ background → SEP's blobs → cutouts → network → merge → split the light
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from galsep.config import DeblendConfig
-from galsep.conventions import DETECTABLE_SNR
+from galsep.conventions import DETECTABLE_SNR, STAMP_SIZE
 from galsep.flags import Flag
 from galsep.image.background import estimate_background
 from galsep.image.binning import bin_labels, bin_light, magnify, shrink
@@ -26,8 +26,9 @@ from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry, measure, split_light
 from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
-from galsep.model.separation import separate
+from galsep.model.separation import SIDES, separate
 from galsep.model.weights import Model
+from galsep.planes import Footprints, Planes, SoftMasks, SourceLights
 from galsep.scene import Detections, Footprint, SoftMask, SourceLight
 
 __all__ = [
@@ -48,6 +49,16 @@ NO_TILE = -1
 
 OUTLINE = np.float32(1e-3)
 """Strength of SEP's outlines against masks of the network."""
+
+CONTEXT = 2 * SIDES[-1]
+"""Sources are separated together with all those within so many rows: those whose crops meet
+theirs, and what these see."""
+
+MANY_CUTOUTS = 1000
+"""An image of more cutouts is large: they are not held in memory together."""
+
+FEW_CUTOUTS, FEW_SOURCES = 64, 512
+"""So many are looked at before the pixels of a large image are let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +81,13 @@ class Parents:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What was measured in one of several images of the same sources.
+    """What was measured in one image.
 
     Parameters
     ----------
     image : Light
     separated : sequence of SourceLight
+        Each source's part of it.
     photometry : Photometry
     """
 
@@ -102,22 +114,16 @@ class FoundSources:
         Label map.
     noverlap : (h, w) uint8 array
         Masks per pixel.
-    background, rms : (h, w) float32 arrays
-        Of the image that was measured, as are all that follow.
-    noise : (h, w) float32 array or None
-    noise_scale : float or None
-        See :class:`Light`.
-    light : (h, w) float32 array
-        Image minus background, 0 where unusable.
-    separated : sequence of SourceLight
-        Each source's part of ``light``.
-    photometry : Photometry
+    measured : Band
+        What was measured in the image, or in the one to measure on.
     bands : mapping of str to Band
-        The same of further images.
+        What was measured in further images.
     parents : Parents
     tiling : Tiling
     domain : Domain
         How the image's PSF compares with those that the network was trained on.
+    planes : Planes
+        Where its arrays are.
     """
 
     detections: Detections
@@ -126,17 +132,37 @@ class FoundSources:
     tile: npt.NDArray[np.int64]
     segm: npt.NDArray[np.int32]
     noverlap: npt.NDArray[np.uint8]
-    background: npt.NDArray[np.float32]
-    rms: npt.NDArray[np.float32]
-    noise: npt.NDArray[np.float32] | None
-    noise_scale: float | None
-    light: npt.NDArray[np.float32]
-    separated: Sequence[SourceLight]
-    photometry: Photometry
-    bands: Mapping[str, "Band"]
+    measured: Band
+    bands: Mapping[str, Band]
     parents: Parents
     tiling: Tiling
     domain: Domain
+    planes: Planes
+
+    @property
+    def light(self) -> npt.NDArray[np.float32]:
+        """Image minus background, 0 where unusable."""
+        return self.measured.image.light
+
+    @property
+    def background(self) -> npt.NDArray[np.float32]:
+        """What was subtracted."""
+        return self.measured.image.background
+
+    @property
+    def rms(self) -> npt.NDArray[np.float32]:
+        """Noise of the sky."""
+        return self.measured.image.rms
+
+    @property
+    def photometry(self) -> Photometry:
+        """Measurements of the separated light."""
+        return self.measured.photometry
+
+    @property
+    def separated(self) -> Sequence[SourceLight]:
+        """Each source's part of the light."""
+        return self.measured.separated
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +178,12 @@ class Prepared:
         Further images to measure on.
     blobs : Blobs
     tiling : Tiling
-    cutouts : (m, 120, 120) float32 array
-        Network input: pixels of the image, or of its average over blocks of ``domain.binning``.
+    pixels, pixel_rms : (h, w) float32 arrays
+        What cutouts are cut from, and its noise: the image, or its average over blocks of
+        ``domain.binning``.
     domain : Domain
+    planes : Planes
+        Where its arrays are.
     """
 
     image: Light
@@ -162,16 +191,33 @@ class Prepared:
     bands: Mapping[str, Light]
     blobs: Blobs
     tiling: Tiling
-    cutouts: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.float32]
+    pixel_rms: npt.NDArray[np.float32]
     domain: Domain
+    planes: Planes
+
+    def cutouts(self, chosen: slice) -> npt.NDArray[np.float32]:
+        """Network input ``[m, 120, 120]`` of some of the cutouts."""
+        origins = self.tiling.origins[chosen] // self.tiling.scale
+        cutouts = np.empty((len(origins), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+        for start in range(0, len(origins), FEW_CUTOUTS):
+            some = slice(start, start + FEW_CUTOUTS)
+            light, rms = cut(self.pixels, origins[some]), cut(self.pixel_rms, origins[some], 1)
+            cutouts[some] = normalise(light, rms)
+            self.planes.release()
+        return cutouts
 
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Sources on their way to a catalogue, before they are sorted."""
+    """Sources on their way to a catalogue.
 
-    masks: list[SoftMask]
-    claims: list[SoftMask | None]
+    Masks are as tight as their crops, and 0 outside. SEP's outlines, whose ``tile`` is
+    :data:`NO_TILE`, claim nothing: their claims mean nothing.
+    """
+
+    masks: SoftMasks
+    claims: SoftMasks
     scores: npt.NDArray[np.float64]
     class_star: npt.NDArray[np.float64]
     parent: npt.NDArray[np.int64]
@@ -185,6 +231,7 @@ def find_sources(
     config: DeblendConfig | None = None,
     *,
     threshold: float | None = None,
+    planes: Planes | None = None,
 ) -> Iterator[FoundSources]:
     """Find and measure the sources of images, one result an image, in order.
 
@@ -199,80 +246,102 @@ def find_sources(
     threshold : float, optional
         Calibrated score from which a source counts; by default that of ``config``, and if this
         is 0, the one stored with the weights.
+    planes : Planes, optional
+        Where whole-image arrays are to be; in memory by default.
     """
     config = config or DeblendConfig()
     if threshold is None:
         threshold = config.threshold or model.threshold
-    for prepared, found in run_network(images, model, config):
+    for prepared, found in run_network(images, model, config, planes):
         yield finish(prepared, found, model, config, threshold)
 
 
 def run_network(
-    images: Iterable[npt.NDArray[Any] | Frame], model: Model, config: DeblendConfig
-) -> Iterator[tuple[Prepared, list[Found]]]:
-    """Prepare images and run the network on their cutouts, several images a batch."""
+    images: Iterable[npt.NDArray[Any] | Frame],
+    model: Model,
+    config: DeblendConfig,
+    planes: Planes | None = None,
+) -> Iterator[tuple[Prepared, Iterable[Found]]]:
+    """Prepare images and run the network on their cutouts, several small images a batch.
+
+    What is in a large image is found while it is asked for, as often as it is.
+    """
+    planes = planes or Planes()
     waiting: list[Prepared] = []
     limits = _psf_limits(model)
     for image in images:
-        waiting.append(prepare(image, config, limits))
-        if sum(len(prepared.cutouts) for prepared in waiting) >= 4 * config.batch_size:
+        waiting.append(prepare(image, config, limits, planes))
+        if len(waiting) == 1 and len(waiting[0].tiling) > MANY_CUTOUTS:
+            yield waiting[0], _InTurn(waiting.pop(), model, config)
+        elif sum(len(prepared.tiling) for prepared in waiting) >= 4 * config.batch_size:
             yield from _run_waiting(waiting, model, config)
             waiting = []
     yield from _run_waiting(waiting, model, config)
+
+
+@dataclass(frozen=True, slots=True)
+class _InTurn(Iterable[Found]):
+    """What is found in the cutouts of an image, a few batches at a time."""
+
+    prepared: Prepared
+    model: Model
+    config: DeblendConfig
+
+    def __iter__(self) -> Iterator[Found]:
+        size = self.config.batch_size
+        for start in range(0, len(self.prepared.tiling), 4 * size):
+            cutouts = self.prepared.cutouts(slice(start, start + 4 * size))
+            yield from detect(self.model, cutouts, size)
 
 
 def prepare(
     image: npt.NDArray[Any] | Frame,
     config: DeblendConfig,
     psf_limits: tuple[float, float] | None = None,
+    planes: Planes | None = None,
 ) -> Prepared:
     """Subtract the background, run SEP, and cut the image into the network's input.
 
     An image whose PSF is wider than ``psf_limits`` (smallest and largest FWHM, pixels) allow is
     averaged over blocks of pixels for the network, and for nothing else.
     """
+    planes = planes or Planes()
     if not isinstance(image, Frame):
         image = Frame(np.ma.getdata(image), np.ma.getmaskarray(image))
     mesh = config.background_mesh
-    own = without_background(image, mesh)
-    measured = own if image.measured is None else without_background(image.measured, mesh)
-    bands = {name: without_background(band, mesh) for name, band in image.bands.items()}
+    own = without_background(image, mesh, planes)
+    measured = own
+    if image.measured is not None:
+        measured = without_background(image.measured, mesh, planes)
+    bands = {name: without_background(band, mesh, planes) for name, band in image.bands.items()}
     light, mask = own.light, own.mask
-    blobs = detect_blobs(light, own.rms, mask)
-    domain = choose_domain(estimate_fwhm(light, mask, blobs) if psf_limits else None, psf_limits)
+    blobs = detect_blobs(light, own.rms, mask, planes)
+    fwhm = estimate_fwhm(light, mask, blobs, planes) if psf_limits else None
+    domain = choose_domain(fwhm, psf_limits)
     if domain.binning == 1:
         tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
-        cutouts = cut(normalise(light, own.rms), tiling.origins)
-    else:
-        tiling, cutouts = _cut_binned(own, blobs, domain.binning, mesh)
-    return Prepared(own, measured, bands, blobs, tiling, cutouts, domain)
-
-
-def _cut_binned(
-    image: Light, blobs: Blobs, binning: int, mesh: int
-) -> tuple[Tiling, npt.NDArray[np.float32]]:
-    """Cut an image averaged over blocks; the tiling comes back in the image's own pixels."""
-    binned, _, rms = _binned(image, binning, mesh)
+        return Prepared(own, measured, bands, blobs, tiling, light, own.rms, domain, planes)
+    pixels, _, rms = _binned(own, domain.binning, mesh, planes)
     tiling = lay_cutouts(
-        blobs.bounds // binning,
-        (binned.shape[0], binned.shape[1]),
-        bin_labels(blobs.segm, binning),
-    )
-    return tiling.magnified(binning), cut(normalise(binned, rms), tiling.origins)
+        blobs.bounds // domain.binning,
+        (pixels.shape[0], pixels.shape[1]),
+        bin_labels(blobs.segm, domain.binning, planes),
+    ).magnified(domain.binning)
+    return Prepared(own, measured, bands, blobs, tiling, pixels, rms, domain, planes)
 
 
 def _binned(
-    image: Light, binning: int, mesh: int
+    image: Light, binning: int, mesh: int, planes: Planes
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Light, unusable pixels and rms of an image averaged over blocks."""
+    """Light, unusable pixels and noise of an image averaged over blocks of pixels."""
     if binning == 1:
         return image.light, image.mask, image.rms
-    binned, unusable = bin_light(image.light, image.mask, binning)
-    # Measured anew, since the noise of neighbouring pixels may be correlated.
-    rms = estimate_background(binned, unusable, mesh).rms
+    binned, unusable = bin_light(image.light, image.mask, binning, planes)
+    # Measured anew: the noise of neighbouring pixels may be correlated.
+    rms = estimate_background(binned, unusable, mesh, planes).rms
     if image.noise is not None:
-        pattern, _ = bin_light(image.rms, image.mask, binning)
-        rms = scale_noise(pattern, binned, rms, unusable).sky
+        pattern, _ = bin_light(image.rms, image.mask, binning, planes)
+        rms = scale_noise(pattern, binned, rms, unusable, planes).sky
     return binned, unusable, rms
 
 
@@ -284,57 +353,45 @@ def _psf_limits(model: Model) -> tuple[float, float] | None:
 
 def _run_waiting(
     waiting: list[Prepared], model: Model, config: DeblendConfig
-) -> Iterator[tuple[Prepared, list[Found]]]:
+) -> Iterator[tuple[Prepared, Iterable[Found]]]:
     if not waiting:
         return
-    cutouts = np.concatenate([prepared.cutouts for prepared in waiting])
+    cutouts = np.concatenate([prepared.cutouts(slice(None)) for prepared in waiting])
     found = detect(model, cutouts, config.batch_size)
     start = 0
     for prepared in waiting:
-        stop = start + len(prepared.cutouts)
+        stop = start + len(prepared.tiling)
         yield prepared, found[start:stop]
         start = stop
 
 
 def finish(
-    prepared: Prepared, found: list[Found], model: Model, config: DeblendConfig, threshold: float
+    prepared: Prepared,
+    found: Iterable[Found],
+    model: Model,
+    config: DeblendConfig,
+    threshold: float,
 ) -> FoundSources:
     """Merge what the network found in an image's cutouts, split the light and measure it."""
-    image, measured = prepared.image, prepared.measured
+    image, measured, planes = prepared.image, prepared.measured, prepared.planes
     shape = (image.light.shape[0], image.light.shape[1])
     masks, claims, candidates, class_star = _candidates(prepared, found, model, threshold)
-    merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms)
-    sources = _with_outlines(
-        prepared,
-        merged,
-        _Sources(
-            masks=[masks[index] for index in merged.kept.tolist()],
-            claims=[claims[index] for index in merged.kept.tolist()],
-            scores=candidates.scores[merged.kept],
-            class_star=class_star[merged.kept],
-            parent=merged.parent,
-            tile=candidates.cutout[merged.kept],
-            flags=np.zeros(len(merged.kept), dtype=np.int64),
-        ),
-        float(model.info.get("calibration", {}).get("missed", 0.5)),
-    )
-    sources = _sorted(sources)
-    binning = prepared.domain.binning
-
-    def measure_in(band: Light) -> Band:
-        separated = _separated(band, sources, model, binning, config.background_mesh)
-        gain = config.gain
-        return Band(band, separated, measure(separated, band.light, band.rms, gain, band.noise))
-
-    own = measure_in(measured)
+    merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms, planes)
+    missed_score = float(model.info.get("calibration", {}).get("missed", 0.5))
+    sources = _sources(prepared, merged, masks, claims, candidates, class_star, missed_score)
+    own = _measured(measured, sources, prepared, model, config)
+    bands = {
+        name: _measured(band, sources, prepared, model, config)
+        for name, band in prepared.bands.items()
+    }
     photometry = own.photometry
-    footprints = [mask.footprint(0) for mask in sources.masks]
-    noverlap = count_overlaps(footprints, shape)
-    flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask | measured.mask)
+    footprints = Footprints(sources.masks)
+    noverlap = count_overlaps(sources.masks, shape, planes)
+    flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask, measured.mask, planes)
     if not prepared.domain.inside:
         flags |= Flag.OUT_OF_DOMAIN
     detections = Detections(
-        footprints=footprints,
+        footprints=footprints if planes.folder else list(footprints),
         x=photometry.x,
         y=photometry.y,
         scores=sources.scores,
@@ -346,34 +403,30 @@ def finish(
         flags=flags,
         parent=sources.parent,
         tile=sources.tile,
-        segm=paint_labels(_strengths(sources), sources.scores, shape),
+        # The probability of the masks agrees better with the brightest source's pixels than the
+        # predicted shares do.
+        segm=paint_labels(sources.masks, sources.scores, shape, planes),
         noverlap=noverlap,
-        background=measured.background,
-        rms=measured.rms,
-        noise=measured.noise,
-        noise_scale=measured.noise_scale,
-        light=measured.light,
-        separated=own.separated,
-        photometry=photometry,
-        bands={name: measure_in(band) for name, band in prepared.bands.items()},
+        measured=own,
+        bands=bands,
         parents=_parents(prepared.blobs, sources),
         tiling=prepared.tiling,
         domain=prepared.domain,
+        planes=planes,
     )
 
 
 def _candidates(
-    prepared: Prepared, found: list[Found], model: Model, threshold: float
-) -> tuple[list[SoftMask], list[SoftMask | None], Candidates, npt.NDArray[np.float64]]:
+    prepared: Prepared, found: Iterable[Found], model: Model, threshold: float
+) -> tuple[SoftMasks, SoftMasks, Candidates, npt.NDArray[np.float64]]:
     """What the network found above the threshold, in image coordinates, masks cut to size.
 
     Beside the masks come the shares of the light that their sources claim.
     """
     level = model.mask_level
     binning = prepared.domain.binning
-    masks: list[SoftMask] = []
-    claims: list[SoftMask | None] = []
-    footprints, scores, star, cutout = [], [], [], []
+    masks, claims = prepared.planes.masks(), prepared.planes.masks()
+    scores, star, cutout = [], [], []
     for index, (here, (y0, x0)) in enumerate(
         zip(found, prepared.tiling.origins.tolist(), strict=True)
     ):
@@ -383,28 +436,35 @@ def _candidates(
             mask = harden(whole, prepared.image.mask, level)
             if mask is None:
                 continue
-            footprint = mask.footprint(0)
             masks.append(mask)
             claim = magnify(here.shares[position], binning).shifted(y0, x0)
-            claims.append(claim.cropped(footprint))
-            footprints.append(footprint)
+            claims.append(claim.cropped(mask.footprint(0)))
             scores.append(probabilities[position])
             star.append(here.class_star[position])
             cutout.append(index)
     candidates = Candidates(
-        footprints, np.array(scores, dtype=np.float64), np.array(cutout, dtype=np.int64)
+        Footprints(masks), np.array(scores, dtype=np.float64), np.array(cutout, dtype=np.int64)
     )
     return masks, claims, candidates, np.array(star, dtype=np.float64)
 
 
-def _with_outlines(
-    prepared: Prepared, merged: Merged, sources: _Sources, missed_score: float
+def _sources(
+    prepared: Prepared,
+    merged: Merged,
+    masks: SoftMasks,
+    claims: SoftMasks,
+    candidates: Candidates,
+    class_star: npt.NDArray[np.float64],
+    missed_score: float,
 ) -> _Sources:
-    """Add SEP's outlines: objects larger than a cutout, and blobs that the network missed."""
+    """Join what stays of the candidates and SEP's outlines, sorted by position: rows first.
+
+    Outlines are those of objects larger than a cutout, and of blobs that the network missed.
+    """
     outlines = [(parent, footprint, Flag.LARGER_THAN_CUTOUT) for parent, footprint in merged.large]
     blobs = prepared.blobs
     children = np.bincount(
-        np.concatenate([sources.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
+        np.concatenate([merged.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
         minlength=len(blobs) + 1,
     )
     for index in np.flatnonzero((children[1:] == 0) & (blobs.snr >= DETECTABLE_SNR)).tolist():
@@ -412,115 +472,186 @@ def _with_outlines(
         pixels = blobs.segm[ymin : ymax + 1, xmin : xmax + 1] == index + 1
         footprint = Footprint.from_mask(pixels, ymin, xmin)
         outlines.append((index + 1, footprint, Flag.NETWORK_MISSED))
-    n = len(outlines)
+    first, n = len(masks), len(outlines)
+    for _, outline, _ in outlines:
+        # What no mask of the network holds is theirs.
+        soft = SoftMask(outline.y0, outline.x0, outline.mask.astype(np.float32) * OUTLINE)
+        masks.append(soft)
+        claims.append(soft)
+    which = np.concatenate([merged.kept, np.arange(first, first + n)])
+    xmin, ymin, xmax, ymax = masks.bounds[which].T
+    order = np.lexsort((np.arange(len(which)), xmax - xmin, ymax - ymin, xmin, ymin))
+
+    def joined(kept: npt.NDArray[Any], added: Any) -> npt.NDArray[Any]:
+        return np.concatenate([kept, np.broadcast_to(added, n).astype(kept.dtype)])[order]
+
     return _Sources(
-        masks=sources.masks
-        + [SoftMask(f.y0, f.x0, f.mask.astype(np.float32)) for _, f, _ in outlines],
-        claims=sources.claims + [None] * n,
-        scores=np.concatenate([sources.scores, np.full(n, missed_score)]),
+        masks=masks.picked(which[order]),
+        claims=claims.picked(which[order]),
+        scores=joined(candidates.scores[merged.kept], missed_score),
         # Nothing has been learnt about the class of a source that the network did not see.
-        class_star=np.concatenate([sources.class_star, np.full(n, math.nan)]),
-        parent=np.concatenate([sources.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
-        tile=np.concatenate([sources.tile, np.full(n, NO_TILE)]),
-        flags=np.concatenate([sources.flags, np.array([int(o[2]) for o in outlines], np.int64)]),
+        class_star=joined(class_star[merged.kept], math.nan),
+        parent=joined(merged.parent, [parent for parent, _, _ in outlines]),
+        tile=joined(candidates.cutout[merged.kept], NO_TILE),
+        flags=joined(np.zeros(len(merged.kept), np.int64), [int(flag) for _, _, flag in outlines]),
     )
 
 
-def _sorted(sources: _Sources) -> _Sources:
-    """The sources sorted by position: rows first."""
-    masks = sources.masks
-    # Masks are as tight as their crops.
-    order = sorted(
-        range(len(masks)),
-        key=lambda k: (masks[k].y0, masks[k].x0, *masks[k].probability.shape, k),
-    )
-    index = np.array(order, dtype=np.int64)
-    return _Sources(
-        masks=[masks[k] for k in order],
-        claims=[sources.claims[k] for k in order],
-        scores=sources.scores[index],
-        class_star=sources.class_star[index],
-        parent=sources.parent[index],
-        tile=sources.tile[index],
-        flags=sources.flags[index],
-    )
+def _measured(
+    image: Light, sources: _Sources, prepared: Prepared, model: Model, config: DeblendConfig
+) -> Band:
+    """Separate and measure the light of an image, one block of it after the other."""
+    planes, binning = prepared.planes, prepared.domain.binning
+    seen = _Seen(image, *_binned(image, binning, config.background_mesh, planes), binning)
+    separated = SourceLights(planes.folder)
+    parts: list[Photometry] = []
+    bounds = sources.masks.bounds
+    context = CONTEXT * binning
+    for rows in planes.blocks(image.light.shape):
+        # Sources are sorted by their first rows.
+        first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
+        if first == last:
+            continue
+        top, bottom = rows.start - context, bounds[first:last, 3].max() + context
+        near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
+        own = slice(*np.searchsorted(near, [first, last]).tolist())
+        some, photometry = _separate(seen, sources, near, own, model)
+        for part in some:
+            separated.append(part)
+        parts.append(photometry)
+    columns = {
+        name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
+        for name in Photometry.__dataclass_fields__
+    }
+    return Band(image, separated if planes.folder else list(separated), Photometry(**columns))
 
 
-def _separated(
-    image: Light, sources: _Sources, model: Model, binning: int, mesh: int
-) -> list[SourceLight]:
-    """Each source's part of an image; the separation network sees what Mask R-CNN saw of it."""
-    masks, claims = sources.masks, sources.claims
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image, and what the separation network sees of it: averages over ``binning`` pixels."""
+
+    image: Light
+    pixels: npt.NDArray[np.float32]
+    unusable: npt.NDArray[np.bool_]
+    rms: npt.NDArray[np.float32]
+    binning: int
+
+
+def _separate(
+    seen: _Seen, sources: _Sources, near: npt.NDArray[np.int64], own: slice, model: Model
+) -> tuple[list[SourceLight], Photometry]:
+    """Separate and measure the light of some sources, given all that lie near them.
+
+    Parameters
+    ----------
+    seen : _Seen
+    sources : _Sources
+        In image coordinates.
+    near : (k,) int array
+        Those within :data:`CONTEXT` pixels of the rows of the wanted ones, in order.
+    own : slice
+        The wanted ones among them.
+    model : Model
+
+    Returns
+    -------
+    separated : list of SourceLight
+        Of the wanted sources, in image coordinates.
+    photometry : Photometry
+        Of the wanted sources.
+    """
+    masks = [sources.masks[k] for k in near.tolist()]
+    image, binning = seen.image, seen.binning
+    # The rows of all crops; the first of them begins a block of averaged pixels.
+    margin = SIDES[-1]
+    first = max(0, min(mask.y0 for mask in masks) // binning - margin)
+    last = -(-max(mask.y0 + len(mask.probability) for mask in masks) // binning) + margin
+    top, rows = first * binning, slice(first * binning, last * binning)
+    masks = [mask.shifted(-top, 0) for mask in masks]
+    claims: list[SoftMask | None] = []
+    for index, k in enumerate(near.tolist()):
+        if sources.tile[k] == NO_TILE:
+            whole = (masks[index].probability > 0).astype(np.float32)
+            masks[index] = replace(masks[index], probability=whole)
+            claims.append(None)
+        else:
+            claims.append(sources.claims[k].shifted(-top, 0))
+    light, rms = image.light[rows], image.rms[rows]
     if model.separator is None:
-        return split_light(masks, claims, image.light, image.rms)
-    light, unusable, rms = _binned(image, binning, mesh)
-    parts = separate(
-        model.separator,
-        light / rms,
-        ~unusable,
-        [shrink(mask, binning, light.shape) for mask in masks],
-        [None if claim is None else shrink(claim, binning, light.shape) for claim in claims],
-        model.flux_fit,
-    )
-    return [_in_units(part, rms, binning, image) for part in parts]
+        parts = split_light(masks, claims, light, rms)
+    else:
+        pixels, pixel_rms = seen.pixels[first:last], seen.rms[first:last]
+        shape = pixels.shape
+        parts = separate(
+            model.separator,
+            pixels / pixel_rms,
+            ~seen.unusable[first:last],
+            [shrink(mask, binning, shape) for mask in masks],
+            [None if claim is None else shrink(claim, binning, shape) for claim in claims],
+            model.flux_fit,
+        )
+        hidden = image.mask[rows]
+        parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
+    noise = None if image.noise is None else image.noise[rows]
+    photometry = measure(parts, light, rms, image.gain, noise, own)
+    photometry.y[:] += top
+    return [replace(part, y0=part.y0 + top) for part in parts[own]], photometry
 
 
 def _in_units(
-    part: SourceLight, rms: npt.NDArray[np.float32], binning: int, image: Light
+    part: SourceLight,
+    rms: npt.NDArray[np.float32],
+    binning: int,
+    hidden: npt.NDArray[np.bool_],
 ) -> SourceLight:
-    """Bring a part from sky rms of averaged pixels to the image's unit and pixels."""
+    """Bring a part from the sky rms of averaged pixels to the image's unit and pixels."""
     model = part.model * rms[part.slices]
     before = float(part.model.sum(dtype=np.float64))
-    # The rms of a pixel where the source's light is.
+    # The rms where the source's light is.
     unit = float(model.sum(dtype=np.float64)) / before if before > 0 else float(np.median(rms))
     scale = unit * binning**2
-    share = part.share
+    y0, x0, share = part.y0 * binning, part.x0 * binning, part.share
     if binning > 1:
-        share = magnify(SoftMask(part.y0, part.x0, share), binning).probability
-        model = magnify(SoftMask(part.y0, part.x0, model), binning).probability
-        height, width = image.light.shape
-        rows, columns = height - part.y0 * binning, width - part.x0 * binning
-        share, model = share[:rows, :columns], model[:rows, :columns]
-        box = slice(part.y0 * binning, height), slice(part.x0 * binning, width)
-        hidden = image.mask[box][: share.shape[0], : share.shape[1]]
-        model = np.where(hidden, np.float32(0), model)
-    return SourceLight(
-        part.y0 * binning, part.x0 * binning, share, model, part.flux * scale, part.flux_err * scale
-    )
-
-
-def _strengths(sources: _Sources) -> list[SoftMask]:
-    """What sources compete for pixels of the label map with: the probability of their masks.
-
-    It agrees better with the brightest source's pixels than the predicted shares do. SEP's
-    outlines, which have no probability, get what no mask holds.
-    """
-    return [
-        mask if claim is not None else SoftMask(mask.y0, mask.x0, mask.probability * OUTLINE)
-        for mask, claim in zip(sources.masks, sources.claims, strict=True)
-    ]
+        height, width = hidden.shape[0] - y0, hidden.shape[1] - x0
+        share, model = (
+            magnify(SoftMask(0, 0, layer), binning).probability[:height, :width]
+            for layer in (share, model)
+        )
+        model = model * ~hidden[y0 : y0 + model.shape[0], x0 : x0 + model.shape[1]]
+    return SourceLight(y0, x0, share, model, part.flux * scale, part.flux_err * scale)
 
 
 def _pixel_flags(
     footprints: Sequence[Footprint],
     noverlap: npt.NDArray[np.uint8],
     unusable: npt.NDArray[np.bool_],
+    unmeasured: npt.NDArray[np.bool_],
+    planes: Planes,
 ) -> npt.NDArray[np.int64]:
     """Flags that follow from a source's pixels alone."""
-    from scipy.ndimage import binary_dilation
-
     height, width = unusable.shape
-    near_unusable = binary_dilation(unusable) if unusable.any() else unusable
     flags = np.zeros(len(footprints), dtype=np.int64)
     for index, footprint in enumerate(footprints):
         xmin, ymin, xmax, ymax = footprint.bounds
         if xmin == 0 or ymin == 0 or xmax == width - 1 or ymax == height - 1:
             flags[index] |= Flag.IMAGE_EDGE
-        if near_unusable[footprint.slices][footprint.mask].any():
+        top, left = max(0, ymin - 1), max(0, xmin - 1)
+        box = slice(top, ymax + 2), slice(left, xmax + 2)
+        hidden = unusable[box] | unmeasured[box]
+        if hidden.any() and _touches(footprint.shifted(-top, -left), hidden):
             flags[index] |= Flag.MASKED_PIXELS
         if (noverlap[footprint.slices][footprint.mask] > 1).any():
             flags[index] |= Flag.OVERLAPS
+        if index % FEW_SOURCES == 0:
+            planes.release()
     return flags
+
+
+def _touches(footprint: Footprint, hidden: npt.NDArray[np.bool_]) -> bool:
+    """Whether a source has an unusable pixel, or one of its pixels a side in common with one."""
+    from scipy.ndimage import binary_dilation
+
+    return bool(binary_dilation(hidden)[footprint.slices][footprint.mask].any())
 
 
 def _parents(blobs: Blobs, sources: _Sources) -> Parents:

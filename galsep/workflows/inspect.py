@@ -185,7 +185,7 @@ def _inspect_image(plane: Plane, mesh: int) -> ImageReport:
     if plane.noise is not None:
         noise_report = NoiseReport(plane.noise.origin, plane.noise.kind, scale)
     if plane.dq is not None:
-        hidden = int(np.count_nonzero(plane.dq.hidden_pixels))
+        hidden = int(np.count_nonzero(plane.dq.hidden_pixels()))
         mask_report = MaskReport(plane.dq.origin, plane.dq.hidden, hidden)
     return ImageReport(
         ext=plane.ext,

@@ -10,6 +10,7 @@ from galsep.config import DeblendConfig
 from galsep.io.catalog import make_catalog
 from galsep.io.image import Plane
 from galsep.measure.photometry import pixel_variance
+from galsep.planes import BAND
 from galsep.scene import Footprint
 from galsep.workflows.finding import FoundSources
 
@@ -29,8 +30,8 @@ def catalog_table(found: FoundSources, plane: Plane, config: DeblendConfig) -> "
     bounds = np.array([f.bounds for f in detections.footprints], dtype=np.int64).reshape(-1, 4)
     mask_area = np.array([f.area for f in detections.footprints], dtype=np.int64)
     shared = [np.count_nonzero(found.noverlap[f.slices][f.mask] > 1) for f in detections.footprints]
-    variance = pixel_variance(found.light, found.rms, config.gain, found.noise)
-    labels = found.segm.ravel()
+    area, owned_flux, owned_variance = _owned(found)
+    found.planes.release()
     children = np.concatenate([[0], found.parents.n_child])
     ra, dec = _sky(plane.wcs, photometry.x, photometry.y)
     columns: dict[str, npt.NDArray[Any]] = {
@@ -46,14 +47,14 @@ def catalog_table(found: FoundSources, plane: Plane, config: DeblendConfig) -> "
         "bbox_xmax": bounds[:, 2],
         "bbox_ymin": bounds[:, 1],
         "bbox_ymax": bounds[:, 3],
-        "area": np.bincount(labels, minlength=n + 1)[1:],
+        "area": area,
         "mask_area": mask_area,
         "overlap_fraction": np.array(shared, dtype=np.float64) / np.maximum(mask_area, 1),
         "semimajor_axis": photometry.semimajor_axis,
         "semiminor_axis": photometry.semiminor_axis,
         "orientation": photometry.orientation,
-        "segment_flux": np.bincount(labels, found.light.ravel(), n + 1)[1:],
-        "segment_flux_err": np.sqrt(np.bincount(labels, variance.ravel(), n + 1)[1:]),
+        "segment_flux": owned_flux,
+        "segment_flux_err": np.sqrt(owned_variance),
         "deblend_flux": photometry.flux,
         "deblend_flux_err": photometry.flux_err,
         "blendedness": photometry.blendedness,
@@ -67,7 +68,35 @@ def catalog_table(found: FoundSources, plane: Plane, config: DeblendConfig) -> "
         flux = np.where(photometry.flux > 0, photometry.flux, np.nan)
         columns["mag"] = config.zeropoint - 2.5 * np.log10(flux)
         columns["mag_err"] = MAG_PER_RELATIVE_FLUX * photometry.flux_err / flux
-    return make_catalog(columns, zeropoint=config.zeropoint is not None, unit=plane.unit)
+    for name, band in found.bands.items():
+        columns[f"deblend_flux_{name}"] = band.photometry.flux
+        columns[f"deblend_flux_err_{name}"] = band.photometry.flux_err
+    return make_catalog(
+        columns, bands=list(found.bands), zeropoint=config.zeropoint is not None, unit=plane.unit
+    )
+
+
+def _owned(
+    found: FoundSources,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Number of the pixels that each source owns, their light, and its variance."""
+    n, image = len(found.detections), found.measured.image
+    area = np.zeros(n + 1, dtype=np.int64)
+    flux, variance = np.zeros(n + 1), np.zeros(n + 1)
+    for start in range(0, len(found.segm), BAND):
+        rows = slice(start, start + BAND)
+        segm = found.segm[rows]
+        owned = segm > 0
+        labels = segm[owned]
+        light = found.light[rows][owned].astype(np.float64)
+        noise = None if image.noise is None else image.noise[rows][owned]
+        area += np.bincount(labels, minlength=n + 1)
+        flux += np.bincount(labels, light, n + 1)
+        variance += np.bincount(
+            labels, pixel_variance(light, image.rms[rows][owned], image.gain, noise), n + 1
+        )
+        found.planes.release()
+    return area[1:], flux[1:], variance[1:]
 
 
 def _sky(

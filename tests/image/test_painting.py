@@ -1,7 +1,7 @@
 import numpy as np
 
 from galsep.image.painting import count_overlaps, paint_labels
-from galsep.scene import Footprint, SoftMask
+from galsep.scene import SoftMask
 
 
 def flat(y0, x0, size, value):
@@ -27,7 +27,7 @@ def test_a_weight_of_zero_owns_nothing():
 
 
 def test_counts():
-    masks = [Footprint(0, 0, np.ones((3, 3), dtype=bool))] * 2
+    masks = [flat(0, 0, 3, 1)] * 2
     counts = count_overlaps(masks, (4, 4))
     assert (counts[:3, :3] == 2).all()
     assert counts[3, 3] == 0

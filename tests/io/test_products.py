@@ -20,7 +20,7 @@ from galsep.io.products import (
     segmentation_hdus,
     wcs_cards,
     write_catalog,
-    write_segmentation,
+    write_hdus,
 )
 from galsep.io.runs import labels_to_runs, runs_to_footprints
 from galsep.scene import Footprint
@@ -64,7 +64,7 @@ def scene() -> dict:
 def write_scene(path, **changes) -> None:
     options = {"header": fits.Header(), **scene(), **changes}
     kept = {name: options.pop(name) for name in ("cards", "history") if name in options}
-    write_segmentation(path, segmentation_hdus(**options), **kept)
+    write_hdus(path, segmentation_hdus(**options), **kept)
 
 
 def test_segmentation_holds_what_was_given(tmp_path):

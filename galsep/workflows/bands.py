@@ -1,0 +1,129 @@
+"""Several bands of one field: found in their combination, measured in each."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from galsep.errors import ImageError, UsageError
+from galsep.image.light import Frame, without_background
+from galsep.io.companions import split_reference
+from galsep.io.image import Plane, read_plane_like
+from galsep.planes import Planes
+
+__all__ = ["band_files", "combined_frame", "combined_plane", "read_bands"]
+
+NAME = re.compile(r"\w+")
+
+
+def band_files(given: Sequence[str]) -> dict[str, str]:
+    """Read ``NAME=FILE`` entries; a file may be ``FILE[EXT]``.
+
+    Raises
+    ------
+    UsageError
+        For another form, a name with other than letters, digits and ``_``, or one given twice.
+    """
+    files: dict[str, str] = {}
+    for entry in given:
+        name, equals, file = entry.partition("=")
+        if not (equals and file and NAME.fullmatch(name)):
+            raise UsageError(f"a band is NAME=FILE, such as g=field_g.fits, got {entry!r}")
+        if name in files:
+            raise UsageError(f"band {name} is given twice: {files[name]} and {file}")
+        files[name] = file
+    return files
+
+
+def read_bands(files: Mapping[str, str], first: Plane, planes: Planes) -> dict[str, Plane]:
+    """Read the images of all bands on the first one's grid.
+
+    Parameters
+    ----------
+    files : mapping of str to str
+        From :func:`band_files`.
+    first : Plane
+        The first band's image.
+    planes : Planes
+        Where arrays are to be.
+
+    Raises
+    ------
+    ImageError
+        When one cannot be read, or lies on another grid: other numbers of pixels, or a WCS that
+        puts a corner more than half a pixel elsewhere.
+    """
+    bands = {}
+    for number, (name, file) in enumerate(files.items()):
+        plane = first if not number else read_plane_like(file, first, planes, "--band")
+        _check_grid(split_reference(file)[0], plane, first)
+        bands[name] = plane
+    return bands
+
+
+def _check_grid(path: Path, plane: Plane, first: Plane) -> None:
+    """Refuse an image whose corners lie elsewhere on the sky than the first one's."""
+    if plane.wcs is None or first.wcs is None or plane is first:
+        return
+    height, width = first.data.shape
+    x, y = np.array([0, width - 1, 0, width - 1]), np.array([0, 0, height - 1, height - 1])
+    there = plane.wcs.world_to_pixel(first.wcs.pixel_to_world(x, y))
+    # A corner that a distorted WCS cannot place says nothing.
+    off = np.nanmax(np.hypot(there[0] - x, there[1] - y), initial=0.0)
+    if off > 0.5:
+        raise ImageError(
+            f"{path}: lies on another grid than the first band, {off:.1f} px off at a corner; "
+            "resample the bands to one grid"
+        )
+
+
+def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Frame:
+    """Mean of the bands without their backgrounds, weighted by inverse variance.
+
+    A pixel is usable where any band is.
+
+    Parameters
+    ----------
+    frames : mapping of str to Frame
+    mesh : int
+        Side of a cell of the background mesh, pixels.
+    planes : Planes
+        Where arrays are to be.
+    """
+    lights = [without_background(frame, mesh, planes) for frame in frames.values()]
+    shape = lights[0].light.shape
+    total, weight = planes.new(shape, np.float32), planes.new(shape, np.float32)
+    for rows in planes.blocks(shape):
+        for light in lights:
+            own = np.where(light.mask[rows], 0, 1 / light.rms[rows] ** 2)
+            total[rows] += own * light.light[rows]
+            weight[rows] += own
+    mask, noise = planes.new(shape, np.bool_), planes.new(shape, np.float32)
+    for rows in planes.blocks(shape):
+        mask[rows] = weight[rows] == 0
+        some = np.where(mask[rows], 1, weight[rows])
+        total[rows] /= some
+        noise[rows] = 1 / np.sqrt(some)
+    return Frame(total, mask, noise, bands=dict(frames))
+
+
+def combined_plane(bands: Mapping[str, Plane], frame: Frame) -> Plane:
+    """What is known of the combination: the first band's place on the sky, and what all share."""
+    first = next(iter(bands.values()))
+    units = {plane.unit for plane in bands.values()}
+    masks = [plane.dq for plane in bands.values() if plane.dq is not None]
+    dq = first.dq
+    if masks:
+        bits = np.bitwise_or.reduce([mask.bits.astype(np.int64) for mask in masks])
+        dq = replace(masks[0], bits=bits)
+    return replace(
+        first,
+        data=frame.data,
+        mask=frame.mask,
+        unit=units.pop() if len(units) == 1 else "",
+        gain=0.0,
+        noise=None,
+        dq=dq,
+    )

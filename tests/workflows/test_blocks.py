@@ -1,0 +1,92 @@
+"""Large images: blocks, and whole-image arrays in files, change nothing."""
+
+import gzip
+import shutil
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from galsep import planes as planes_module
+from galsep.config import DeblendConfig, SimulateConfig
+from galsep.image.light import Frame
+from galsep.model.weights import load_model
+from galsep.planes import Planes
+from galsep.workflows import finding
+from galsep.workflows.deblend import deblend_files
+from galsep.workflows.finding import find_sources
+from galsep.workflows.simulate import simulate
+
+CPU = DeblendConfig(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    """A crowded field with a galaxy larger than a cutout, and a column of bad pixels."""
+    folder = tmp_path_factory.mktemp("field")
+    simulate(folder, SimulateConfig(field="400x900", density=60, seed=5, workers=1))
+    path = next(folder.glob("field_*.fits"))
+    with fits.open(path, mode="update") as hdus:
+        image = next(hdu for hdu in hdus if hdu.data is not None)
+        y, x = np.indices(image.data.shape)
+        image.data += 20 * image.data.std() * np.exp(-np.hypot(x - 200, (y - 470) / 1.5) / 18)
+        image.data[100:700, 33] = np.nan
+    return path
+
+
+def assert_same(one, other):
+    for name in ("segm", "noverlap", "background", "rms", "light", "flags", "parent", "tile"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    for name in type(one.photometry).__dataclass_fields__:
+        assert np.array_equal(getattr(one.photometry, name), getattr(other.photometry, name)), name
+    assert np.array_equal(one.parents.blobs.segm, other.parents.blobs.segm)
+    assert np.array_equal(one.parents.blobs.x, other.parents.blobs.x)
+    assert np.array_equal(one.parents.blobs.snr, other.parents.blobs.snr)
+    assert np.array_equal(one.detections.scores, other.detections.scores)
+    assert len(one.detections) == len(other.detections)
+    for mine, theirs in zip(one.detections.footprints, other.detections.footprints, strict=True):
+        assert (mine.y0, mine.x0) == (theirs.y0, theirs.x0)
+        assert np.array_equal(mine.mask, theirs.mask)
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["", "noise-plane"])
+@pytest.mark.parametrize("block_pixels", [400 * 64, 400 * 7])
+def test_blocks_change_nothing(field, model, tmp_path, monkeypatch, block_pixels, noise):
+    image = fits.getdata(field).astype(np.float32)
+    mask = ~np.isfinite(image)
+    rms = 1 + np.linspace(0, 1, image.shape[1], dtype=np.float32) * np.ones_like(image)
+    frame = Frame(image, mask, rms if noise else None)
+    whole = next(find_sources([frame], model, CPU))
+    assert len(whole.detections) > 100
+    monkeypatch.setattr(finding, "MANY_CUTOUTS", 3)
+    parts = Planes(tmp_path, block_pixels)
+    assert_same(whole, next(find_sources([frame], model, CPU, planes=parts)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["plain", "gzip", "tiles"])
+def test_a_large_file_gives_the_same_bytes(field, tmp_path, monkeypatch, form):
+    image = tmp_path / "field.fits"
+    with fits.open(field) as hdus:
+        data = next(hdu.data for hdu in hdus if hdu.data is not None).astype(np.float32)
+    if form == "tiles":
+        fits.CompImageHDU(data, compression_type="GZIP_1").writeto(image)
+    else:
+        fits.writeto(image, data)
+    if form == "gzip":
+        with image.open("rb") as plain, gzip.open(tmp_path / "field.fits.gz", "wb") as packed:
+            shutil.copyfileobj(plain, packed)
+        image = tmp_path / "field.fits.gz"
+    deblend_files([image], tmp_path / "small", CPU)
+    monkeypatch.setattr(planes_module, "LARGE_IMAGE", 1000)
+    monkeypatch.setattr(finding, "MANY_CUTOUTS", 3)
+    deblend_files([image], tmp_path / "large", CPU)
+    names = sorted(path.name for path in (tmp_path / "small").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "large").iterdir())
+    for name in names:
+        assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
