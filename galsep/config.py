@@ -100,13 +100,18 @@ class TrainConfig:
     ``heads``, ``4+`` (backbone stage 4 and everything above) or ``all``. With ``schedule =
     "cosine"`` the one stage's rate warms up over ``warmup`` steps and falls to zero. When Mask
     R-CNN has had its ``epochs`` (none: it stays as ``init`` has it), the separation network is
-    trained for ``separation_epochs``.
+    trained for ``separation_epochs``, likewise from ``separation_rate`` on, on scenes of fewer
+    blends and ``separation_depth`` magnitudes more of depth: of sources that are barely found,
+    there is little to learn about their light.
     """
 
     recipe: str = "compact"
     init: str = "random"
     epochs: int = 20
     separation_epochs: int = 12
+    separation_rate: float = 1e-3
+    separation_groups: int = 5
+    separation_depth: float = 0.7
     epoch_size: int = 8_000
     batch_size: int = 16
     optimizer: str = "adamw"
@@ -133,6 +138,9 @@ class TrainConfig:
         _at_least("separation_epochs", self.separation_epochs, 0)
         if not self.epochs and self.init in ("random", "coco"):
             raise UsageError("epochs = 0 needs init to name weights that are trained already")
+        _between("separation_rate", self.separation_rate, 1e-6, 1.0)
+        _at_least("separation_groups", self.separation_groups, 1)
+        _between("separation_depth", self.separation_depth, -5.0, 5.0)
         _at_least("epoch_size", self.epoch_size, 1)
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_groups", self.max_groups, 1)

@@ -37,7 +37,7 @@ EMPTY = 0.03
 """Share of composed stamps without a source."""
 
 DEPTH_SCATTER, DEPTH_LIMIT = 0.7, 1.5
-"""Scatter (1 sigma) and limit of a composed stamp's depth about the data set's, magnitudes."""
+"""Scatter (1 sigma) and limit of a composed stamp's depth about the mean, magnitudes."""
 
 TEXTURE = 0.3
 """Share of the blends on a composed stamp, after the first, that are dimmed by one to three
@@ -146,16 +146,26 @@ class ExampleMaker:
         Compose new scenes of up to ``max_groups`` blends instead of showing the blends as they
         are.
     max_groups : int
+    depth : float
+        Magnitudes by which composed scenes are deeper than the data set, on average.
     """
 
     def __init__(
-        self, dataset: Dataset, split: str, *, augment: bool, compose: bool, max_groups: int = 1
+        self,
+        dataset: Dataset,
+        split: str,
+        *,
+        augment: bool,
+        compose: bool,
+        max_groups: int = 1,
+        depth: float = 0.0,
     ) -> None:
         self._dataset = dataset
         self._blends = np.array(dataset.split(split), dtype=np.int64)
         self._augment = augment
         self._compose = compose
         self._max_groups = max_groups
+        self._depth = depth
         self._rms = dataset.meta.detection_rms
         # Neighbours in this order have nearly the same seeing.
         seeing = dataset.psf_fwhm[self._blends] / dataset.pixel_scale[self._blends]
@@ -212,7 +222,8 @@ class ExampleMaker:
         return placed
 
     def _composed(self, position: int, rng: np.random.Generator) -> Example:
-        depth = np.clip(rng.normal(0, DEPTH_SCATTER), -DEPTH_LIMIT, DEPTH_LIMIT)
+        scatter = np.clip(rng.normal(0, DEPTH_SCATTER), -DEPTH_LIMIT, DEPTH_LIMIT)
+        depth = self._depth + scatter
         deeper = 10 ** (0.4 * float(depth))
         sources: list[_Placed] = []
         offset = np.zeros(2, dtype=np.int64)

@@ -126,7 +126,7 @@ def train(
     network = build_network(ARCHITECTURES[config.recipe])
     origin = initial_weights(network, config.init)
     reporter.info(f"starting weights: {origin}")
-    run = _Run(folder, config, data, _examples(data, config), reporter, _info(config, data, origin))
+    run = _Run(folder, config, data, reporter, _info(config, data, origin))
     detector = Trainer(network, config, device)
     make_folder(folder)
     if not (started and resume):
@@ -145,7 +145,6 @@ class _Run:
     folder: Path
     config: TrainConfig
     data: Dataset
-    examples: tuple[ExampleMaker, ExampleMaker]
     reporter: Reporter
     info: dict[str, Any]
 
@@ -156,7 +155,7 @@ class _Run:
             about = {**self.info, "epoch": trainer.epoch} if self.config.epochs else self.info
             save_weights(self.weights, trainer.average, about)
 
-        self._train(trainer, "", save)
+        self._train(trainer, "", save, _examples(self.data, self.config))
         if not self.config.epochs:
             trainer.save(self.folder / STATE_FILE)
         else:
@@ -177,9 +176,10 @@ class _Run:
             weight_decay=1e-3,
             schedule="cosine",
             warmup=200,
-            stages=(("all", self.config.separation_epochs, 1e-3),),
+            stages=(("all", self.config.separation_epochs, self.config.separation_rate),),
             ema=0.999,
             compose=True,
+            max_groups=self.config.separation_groups,
         )
         torch.manual_seed(config.seed)
         objective = Separating(load_model(self.weights, self.config.device))
@@ -194,7 +194,8 @@ class _Run:
             network = cast(SeparationNetwork, trainer.average)
             save_weights(self.weights, detector.average, info, network)
 
-        self._train(trainer, SEPARATION, save)
+        examples = _examples(self.data, config, config.separation_depth)
+        self._train(trainer, SEPARATION, save, examples)
         if self.config.calibrate:
             about |= calibrate_fluxes(
                 load_model(self.weights, self.config.device), self.data, self.reporter
@@ -207,7 +208,13 @@ class _Run:
         """The file of weights."""
         return self.folder / WEIGHTS_FILE
 
-    def _train(self, trainer: Trainer, prefix: str, save: Callable[[], None]) -> None:
+    def _train(
+        self,
+        trainer: Trainer,
+        prefix: str,
+        save: Callable[[], None],
+        examples: tuple[ExampleMaker, ExampleMaker],
+    ) -> None:
         """Train to the last epoch, from where it stopped; the weights are usable at any time."""
         state = self.folder / (prefix + STATE_FILE)
         epochs = trainer.config.epochs
@@ -216,7 +223,7 @@ class _Run:
             self.reporter.info(f"resuming after {prefix}epoch {trainer.epoch} of {epochs}")
         try:
             while trainer.epoch < epochs:
-                self._epoch(trainer, prefix)
+                self._epoch(trainer, prefix, examples)
                 save()
                 _write_figures(self.folder, prefix, trainer)
                 # Last, so that a state that exists has its weights and figures beside it.
@@ -226,12 +233,14 @@ class _Run:
             self.reporter.warn(f"interrupted: {self.weights} is usable; --resume goes on")
             raise
 
-    def _epoch(self, trainer: Trainer, prefix: str) -> None:
+    def _epoch(
+        self, trainer: Trainer, prefix: str, examples: tuple[ExampleMaker, ExampleMaker]
+    ) -> None:
         name = f"{prefix.replace('_', ' ')}epoch {trainer.epoch + 1}"
         reporter = self.reporter
         reporter.begin(f"{name}/{trainer.config.epochs}", trainer.config.epoch_size)
         figures = trainer.run_epoch(
-            *self.examples, lambda n, loss: reporter.advance(n, f"loss {loss:.3f}")
+            *examples, lambda n, loss: reporter.advance(n, f"loss {loss:.3f}")
         )
         reporter.end()
         reporter.info(
@@ -259,7 +268,9 @@ def _untrained(init: str) -> SeparationNetwork:
     return load_model(init, "cpu").separator or SeparationNetwork()
 
 
-def _examples(data: Dataset, config: TrainConfig) -> tuple[ExampleMaker, ExampleMaker]:
+def _examples(
+    data: Dataset, config: TrainConfig, depth: float = 0.0
+) -> tuple[ExampleMaker, ExampleMaker]:
     def maker(split: str) -> ExampleMaker:
         return ExampleMaker(
             data,
@@ -267,6 +278,7 @@ def _examples(data: Dataset, config: TrainConfig) -> tuple[ExampleMaker, Example
             augment=config.augment,
             compose=config.compose,
             max_groups=config.max_groups,
+            depth=depth,
         )
 
     return maker("train"), maker("validation")

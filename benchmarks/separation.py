@@ -1,0 +1,294 @@
+"""How well each source gets its own light, and what that costs: the figures of docs/model.md.
+
+    python benchmarks/separation.py --work DIR [--weights FILE] [--only pairs,cost] [--n 5000]
+
+======= ===========================================================================================
+pairs   N pairs of ``galsep simulate``'s default population: flux bias by magnitude, image error,
+        cosine, against SEP's isophotal and Kron fluxes on the same sources
+hst     the same for 500 pairs of real galaxies (needs GALSEP_TEST_DATA)
+bands   500 pairs in g, r and i: colours
+real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
+        the masks, is what the models leave noise
+cost    CPU time a blend of the separation, on one thread, against scarlet's 0.45 s
+cases   a source beside one a hundred times brighter, three equal ones in a row, one on the image's
+        edge, a star on a galaxy: DIR/*.png
+======= ===========================================================================================
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import galsim
+import numpy as np
+import torch
+from astropy.io import fits
+from model_card import Bench, draw_held_out
+
+from galsep.config import DeblendConfig, SimulateConfig
+from galsep.image.light import Frame
+from galsep.io.atomic import write_text
+from galsep.io.dataset import Dataset, load_dataset
+from galsep.model.separation import separate
+from galsep.plot.isolated import IsolatedRow, plot_isolated
+from galsep.sim.survey import load_survey
+from galsep.workflows import finding
+from galsep.workflows.baselines import SEP_SETTINGS, sep_fluxes
+from galsep.workflows.judging import judge_light, sum_up_light, true_sources
+
+SCARLET_SECONDS = 0.45
+"""CPU time of scarlet 1 a pair on one core, relative accuracy 1e-6, centres from SEP."""
+
+COST_BLENDS = 200
+RIVAL = SEP_SETTINGS["sep_1.5_64_0.0005"]
+EXTENT = 120
+
+
+def judged(bench: Bench, name: str, limit: int | None = None, **settings: Any) -> dict[str, Any]:
+    """Sum up how well light was recovered on the test split of a data set."""
+    config = SimulateConfig(workers=bench.workers, **settings)
+    data = load_dataset(draw_held_out(bench.work / "data" / name, config, validation=False))
+    blends = data.split("test")[:limit]
+    frames = (frame(data, blend) for blend in blends)
+    rows = []
+    for blend, found in zip(blends, finding.find_sources(frames, bench.model), strict=True):
+        sep = sep_fluxes(found.light, float(np.median(found.rms)), RIVAL)
+        rows.append(judge_light(data, blend, found, sep))
+    return sum_up_light(rows, [true_sources(data, blend) for blend in blends]) or {}
+
+
+def frame(data: Dataset, blend: int) -> Frame:
+    """A blend in electrons, found in the detection band, measured in all."""
+    bands = {
+        name: Frame(image, np.zeros(image.shape, dtype=bool), gain=1.0)
+        for name, image in zip(data.meta.bands, data.images[blend], strict=True)
+    }
+    own = bands.pop(data.meta.bands[data.meta.detection_band])
+    return replace(own, bands=bands)
+
+
+def pairs(bench: Bench, n: int) -> dict[str, Any]:
+    return judged(bench, f"light-pairs-{n}", n=20 * n, seed=21)
+
+
+def hst(bench: Bench) -> dict[str, Any]:
+    cosmos = str(Path(os.environ["GALSEP_TEST_DATA"]) / "cosmos")
+    return judged(bench, "hst", cosmos=cosmos, max_shift=1.6, n=10_000, seed=4)
+
+
+def bands(bench: Bench) -> dict[str, Any]:
+    return judged(bench, "light-bands", bands=("g", "r", "i"), n=10_000, seed=22)
+
+
+def real(bench: Bench) -> dict[str, Any]:
+    rows = []
+    for path in sorted(Path(os.environ["GALSEP_TEST_DATA"]).glob("*.fits")):
+        try:
+            data = fits.getdata(path).astype(np.float64)
+        except (TypeError, ValueError, AttributeError):
+            continue  # A table.
+        if data.ndim != 2:
+            continue
+        spoilt = data.copy()
+        spoilt[40:44] = np.nan
+        for name, image in ((path.name, data), (f"{path.name}, rows missing", spoilt)):
+            rows.append({"image": name, **conserved(bench.deblend(image), image)})
+    return {"rows": rows}
+
+
+def conserved(result: Any, image: Any) -> dict[str, Any]:
+    """Largest departure of background + light + residual from the data; what masks still hold."""
+    light = sum(
+        (result.light_of(k) for k in range(1, len(result) + 1)), np.zeros_like(result.light)
+    )
+    models = sum((result.model_of(k) for k in range(1, len(result) + 1)), np.zeros_like(light))
+    good = np.isfinite(image)
+    residual = result.residual()
+    masks = (result.noverlap > 0) & good
+    unmodelled = (result.light - models) / result.rms
+    sky = good & ~masks
+    return {
+        "off": float(np.abs(result.background + light + residual - image)[good].max()),
+        "largest_value": float(np.abs(image[good]).max()),
+        "left_in_masks": float(residual[masks].sum() / result.light[masks].sum()),
+        "noise_in_masks": spread(unmodelled[masks]),
+        "noise_outside": spread(unmodelled[sky]),
+    }
+
+
+def spread(values: Any) -> float:
+    """Standard deviation of the core of a distribution."""
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+def cost(bench: Bench) -> dict[str, Any]:
+    """Time the separation of the pairs of a field on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = SimulateConfig(n=20 * COST_BLENDS, seed=23, workers=bench.workers)
+    data = load_dataset(draw_held_out(bench.work / "data" / "cost", config, validation=False))
+    blends = data.split("test")
+    inputs, seconds = [], 0.0
+    for prepared, found in finding.run_network(
+        (data.detection_image(blend) for blend in blends), bench.model, DeblendConfig()
+    ):
+        masks, claims, candidates, _ = finding._candidates(
+            prepared, found, bench.model, bench.model.threshold
+        )
+        kept = finding.merge(
+            candidates, prepared.blobs, prepared.tiling, prepared.image.light, prepared.image.rms
+        ).kept.tolist()
+        scaled = prepared.image.light / prepared.image.rms
+        inputs.append(
+            (scaled, ~prepared.image.mask, [masks[k] for k in kept], [claims[k] for k in kept])
+        )
+    # Side by side on one image, as on a field: crops of many blends share a batch.
+    joined = side_by_side(inputs)
+    separate(bench.model.separator, *joined)
+    for _ in range(3):
+        before = time.process_time()
+        separate(bench.model.separator, *joined)
+        seconds += (time.process_time() - before) / 3
+    torch.set_num_threads(threads)
+    each = seconds / len(inputs)
+    return {
+        "blends": len(inputs),
+        "sources": len(joined[2]),
+        "cpu_ms_a_blend": 1e3 * each,
+        "scarlet_over_galsep": SCARLET_SECONDS / each,
+    }
+
+
+def side_by_side(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    light = np.concatenate([one[0] for one in inputs], axis=1)
+    usable = np.concatenate([one[1] for one in inputs], axis=1)
+    masks, claims = (
+        [mask.shifted(0, EXTENT * k) for k, one in enumerate(inputs) for mask in one[which]]
+        for which in (2, 3)
+    )
+    return light, usable, masks, claims
+
+
+def cases(bench: Bench) -> dict[str, Any]:
+    survey = load_survey("LSST", ("i",))
+    rms, zeropoint = survey.bands[0].sky_rms, survey.bands[0].zeropoint
+    rows = []
+    for name, scene in CASES.items():
+        rng = np.random.default_rng(5)
+        layers = [drawn(*source, zeropoint) for source in scene]
+        total = np.sum(layers, axis=0)
+        image = rng.normal(0, 1, total.shape) * np.sqrt(rms**2 + total) + total
+        result = bench.deblend(image.astype(np.float32))
+        parts = result.separated
+        models = sum(
+            (result.model_of(k + 1) for k in range(len(parts))), np.zeros_like(result.light)
+        )
+        shown = []
+        for (kind, magnitude, x, y, *_), layer in zip(scene, layers, strict=True):
+            near = [
+                np.hypot(row["x_centroid"] - x, row["y_centroid"] - y) for row in result.catalog
+            ]
+            k = int(np.argmin(near)) if near else -1
+            found = k >= 0 and bool(near[k] < 4)
+            true = layer.sum()
+            flux = float(result.catalog["deblend_flux"][k]) if found else None
+            rows.append(
+                {"case": name, "source": f"{kind} {magnitude:g}", "found": found,
+                 "flux_over_true": flux and flux / float(true)}
+            )  # fmt: skip
+            if found:
+                title = f"{kind} of {magnitude:g} mag"
+                shown.append(IsolatedRow(title, result.light, models, parts[k], layer))
+        plot_isolated(shown, rms, bench.work / f"separation-{name}.png")
+    return {"rows": rows}
+
+
+CASES: dict[str, list[tuple[Any, ...]]] = {
+    "hundredfold": [("galaxy", 20.5, 58, 60, 5.0, 1.0, 0.2),
+                    ("galaxy", 25.5, 73, 66, 2.5, 0.6, 0.1)],
+    "row": [("galaxy", 23.5, 50, 60, 4.0, 0.7, 0.2), ("galaxy", 23.5, 60, 60, 4.0, 0.7, -0.2),
+            ("galaxy", 23.5, 70, 60, 4.0, 0.7, 0.1)],
+    "edge": [("galaxy", 22.5, 2, 60, 5.0, 0.9, 0.1), ("galaxy", 24.0, 14, 66, 3.5, 0.6, 0.2)],
+    "star": [("galaxy", 21.0, 60, 60, 6.0, 1.2, 0.3), ("star", 22.5, 66, 65, 0.0, 0.0, 0.0)],
+}  # fmt: skip
+"""Kind, magnitude, x, y, and of galaxies: Sérsic index times two (rounded), half-light radius in
+arcsec and shear."""
+
+
+def drawn(
+    kind: str, magnitude: float, x: float, y: float, index: float, radius: float, shear: float,
+    zeropoint: float,
+) -> Any:  # fmt: skip
+    """A noiseless source through LSST's median seeing on a stamp."""
+    flux = 10 ** (-0.4 * (magnitude - zeropoint))
+    profile = galsim.Kolmogorov(fwhm=0.79)
+    if kind == "galaxy":
+        galaxy = galsim.Sersic(n=index / 2, half_light_radius=radius).shear(g1=shear)
+        profile = galsim.Convolve(galaxy, profile)
+    centre = galsim.PositionD(x + 1, y + 1)
+    stamp = galsim.ImageF(EXTENT, EXTENT, scale=0.2)
+    return profile.withFlux(flux).drawImage(stamp, center=centre, method="auto").array
+
+
+PARTS: dict[str, Any] = {
+    "pairs": pairs,
+    "hst": hst,
+    "bands": bands,
+    "real": real,
+    "cost": cost,
+    "cases": cases,
+}
+NEEDS_DATA = ("hst", "real")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and pictures")
+    parser.add_argument("--weights", default="", help="default: the packaged ones")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--n", type=int, default=5000, help="pairs")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw")
+    given = parser.parse_args()
+    bench = Bench(given.work.resolve(), given.weights, "cpu", given.workers)
+    bench.work.mkdir(parents=True, exist_ok=True)
+    file = bench.work / "separation.json"
+    done: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    if done.get("weights") != bench.model.sha256:
+        done = {"weights": bench.model.sha256}
+    for name in given.only.split(","):
+        if name in NEEDS_DATA and not os.environ.get("GALSEP_TEST_DATA"):
+            print(f"\n{name}: left out (set GALSEP_TEST_DATA)")
+            continue
+        done[name] = pairs(bench, given.n) if name == "pairs" else PARTS[name](bench)
+        write_text(file, json.dumps(done, indent=1) + "\n")
+        show(name, done[name])
+
+
+def show(name: str, part: dict[str, Any]) -> None:
+    """Print a part: its single figures, then what it says of bins or of single images."""
+    print(f"\n{name}")
+    print("  " + words(part))
+    for key in ("exact", "sep"):
+        if key in part:
+            print(f"  {key}: {words(part[key])}")
+    for property_, rows in part.get("by", {}).items():
+        for row in rows:
+            print(f"  {property_} {row['low']} to {row['high']}, exact: {words(row['exact'])}")
+    for row in part.get("rows", []):
+        print("  " + words(row))
+
+
+def words(values: dict[str, Any]) -> str:
+    plain = {k: v for k, v in values.items() if not isinstance(v, dict) and k not in ("by", "rows")}
+    return ", ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in plain.items()
+    )
+
+
+if __name__ == "__main__":
+    main()
