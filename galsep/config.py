@@ -206,6 +206,7 @@ class DeblendConfig:
     regions: bool = False
     isolated: bool = False
     residual: bool = False
+    report: bool = False
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -225,6 +226,12 @@ class DeblendConfig:
                 f"got {self.catalog_format!r}"
             )
 
+
+MACHINE_SETTINGS = ("device", "batch_size", "jobs", "workers")
+"""Settings that change no result, left out where outputs say how they were made."""
+
+FILE_SETTINGS = ("weights", "variance", "weight", "rms", "mask", "detect")
+"""Settings that are files, named without folders there."""
 
 CATALOG_FORMATS: Mapping[str, str] = types.MappingProxyType(
     {"fits": ".fits", "ecsv": ".ecsv", "csv": ".csv", "vot": ".vot", "parquet": ".parquet"}

@@ -37,6 +37,7 @@ OWNERS = {
     "torchvision": {"model", "workflows"},
     "galsim": {"sim"},
     "matplotlib": {"plot"},
+    "jinja2": {"plot"},
 }
 
 
