@@ -24,6 +24,7 @@ LAYERS = {
     "plot": 3,
     "model": 4,
     "workflows": 5,
+    "btk": 6,
     "cli": 6,
     "__main__": 7,
 }
