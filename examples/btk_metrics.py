@@ -3,7 +3,7 @@
     galsep simulate --write-catalog galaxies.fits --n 20000 --bands u,g,r,i,z,y
     python examples/btk_metrics.py galaxies.fits [BLENDS]
 
-Needs ``pip install blending_toolkit 'numpy<2.4'``: BTK pins astropy below 7, which does not work with
+Needs ``pip install blending_toolkit 'numpy<2.4'``: BTK pins astropy below 7, which knows no
 later NumPy. Blends of one to four galaxies to i = 25.3 in LSST's i band, matched within 5 px; masks
 are compared with the true ones at 1.5 times the noise, where both methods detect, and images with
 each galaxy's isolated one.

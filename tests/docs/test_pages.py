@@ -90,7 +90,7 @@ def test_the_manual_page_has_every_option():
 @pytest.mark.skipif(shutil.which("groff") is None, reason="there is no groff")
 def test_the_manual_page_is_well_formed():
     done = subprocess.run(
-        ["groff", "-man", "-Tutf8", "-ww", "-rLL=78n", str(DOCS / "galsep.1")],
+        ["groff", "-Kutf8", "-man", "-Tutf8", "-ww", "-rLL=78n", str(DOCS / "galsep.1")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""

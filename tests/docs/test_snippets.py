@@ -25,8 +25,8 @@ PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 BLOCK = re.compile(r"^ *```(sh|python)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 SMALLER = {
-    "simulate": "--n 40 --galaxies 2 --workers 1",
-    "train": "--epochs 1 --epoch-size 8 --batch-size 4 --device cpu",
+    "simulate": "--n 20 --galaxies 2 --workers 1",
+    "train": "--epochs 1 --epoch-size 4 --batch-size 4 --device cpu",
     "evaluate": "--limit 1 --no-baselines --device cpu",
     "deblend": "--device cpu",
 }
@@ -147,6 +147,7 @@ def shell(command):
     subprocess.run(["sh", "-ec", command], env=environment, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "found"), list(blocks("sh")))
 def test_commands(page, found, here, capsys):
     ran = 0
