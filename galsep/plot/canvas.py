@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["binned", "new_figure", "save_figure", "show_light", "stretch"]
+__all__ = ["binned", "new_figure", "save_figure", "shade", "show_light", "stretch"]
 
+MASKED_COLOR = (0.42, 0.30, 0.62)
 STRIP = 1 << 22
 """Pixels of a large image that are averaged at once."""
 
@@ -61,6 +62,17 @@ def binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
         total = np.where(good, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
         means[start:stop] = np.where(2 * count >= factor**2, total / np.maximum(count, 1), np.nan)
     return means
+
+
+def shade(light: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[np.float64]:
+    """Make a picture, height × width × RGB from 0 to 1, of an image stretched by :func:`stretch`.
+
+    Grey, and violet where the image is NaN: unusable. This is where colour from several bands
+    belongs.
+    """
+    picture = np.repeat(stretch(light, rms, top)[:, :, None], 3, axis=2)
+    picture[np.isnan(light)] = MASKED_COLOR
+    return picture
 
 
 def show_light(axes: "Axes", image: npt.NDArray[Any], rms: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.plot.canvas import stretch
+from galsep.plot.canvas import shade
 from galsep.plot.embed import image_uri, outline_path
 from galsep.scene import Footprint
 
@@ -20,7 +20,7 @@ LEAST_SIDE, LARGEST_SIDE = 32, 160
 MOST_SOURCES = 8
 """Sources of a blend whose own light is shown, the brightest."""
 
-MASKED_COLOR = (0.42, 0.30, 0.62)
+TRUTH_COLOR = "#ff5ce1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def blend_panels(
     labels : sequence of int
         The blend's own sources; of the others there is only the outline.
     truth : sequence of Footprint
-        True outlines, dashed in white.
+        True outlines, dashed.
     """
     here = np.asarray(light[window.slices], dtype=np.float64)
     top = max(10.0, float(np.nanmax(here, initial=0.0)) / max(rms, 1e-30))
@@ -147,16 +147,13 @@ def blend_panels(
     rest = here - sum(parts.values(), np.zeros_like(here))
 
     def picture(values: npt.NDArray[np.float64]) -> str:
-        gray = stretch(values, rms, top)
-        color = np.repeat(gray[:, :, None], 3, axis=2)
-        color[np.isnan(here)] = MASKED_COLOR
-        return image_uri(color)
+        return image_uri(shade(np.where(np.isnan(here), np.nan, values), rms, top))
 
     outlines = [
         (outline_path(source.footprint, window.y0, window.x0), source.color, False)
         for source in sources
     ]
-    dashed = [(outline_path(one, window.y0, window.x0), "#ffffff", True) for one in truth]
+    dashed = [(outline_path(one, window.y0, window.x0), TRUTH_COLOR, True) for one in truth]
     data = picture(here)
     own = [source for source in sources if source.label in labels]
     brightest = sorted(own, key=lambda s: -float(parts[s.label].sum()))[:MOST_SOURCES]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.flags import Flag
-from galsep.plot.canvas import binned, new_figure, save_figure, stretch
+from galsep.plot.canvas import binned, new_figure, save_figure, shade
 from galsep.plot.colors import MISSED_COLOR, outline_color
 from galsep.scene import Footprint
 
@@ -118,8 +118,8 @@ def _draw_small(preview: Preview, path: Path) -> None:
     height, width = preview.light.shape
     longest = max(height, width)
     zoom = max(1, PANEL_PIXELS // longest)
-    gray = np.repeat(np.repeat(stretch(preview.light, preview.rms), zoom, axis=0), zoom, axis=1)
-    overlay = np.repeat(gray[:, :, None], 3, axis=2)
+    plain = _magnified(shade(preview.light, preview.rms), zoom)
+    overlay = plain.copy()
     for index, footprint in enumerate(preview.footprints):
         color = outline_color(index, missed=bool(preview.missed[index]))
         _paint_outline(overlay, footprint, zoom, (0, 0), _rgb(color))
@@ -127,7 +127,7 @@ def _draw_small(preview: Preview, path: Path) -> None:
     unit = max(PANEL_PIXELS, longest) / longest / DPI
     figure = new_figure(max(2 * width * unit, 7.0) + 0.8, height * unit + 1.2)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.imshow(gray, origin="lower", cmap="gray", vmin=0, vmax=1, extent=extent)
+    left.imshow(plain, origin="lower", extent=extent, interpolation="nearest")
     right.imshow(overlay, origin="lower", extent=extent, interpolation="nearest")
     _mark(right, preview, 24 if longest * zoom > 2000 else 40)
     left.set_title(preview.title)
@@ -143,7 +143,7 @@ def _draw_large(preview: Preview, path: Path) -> None:
 
     height, width = preview.light.shape
     factor = -(-max(height, width) // LARGEST_SIDE)
-    whole = stretch(binned(preview.light, factor), preview.rms / factor)
+    whole = shade(binned(preview.light, factor), preview.rms / factor)
     chosen = regions_of_interest(preview, REGION_ROWS * REGION_COLUMNS)
     figure = new_figure(25, 13)
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
@@ -151,7 +151,7 @@ def _draw_large(preview: Preview, path: Path) -> None:
     right.suptitle(f"{preview.count}; the most blended regions", fontsize=20)
     field = left.subplots()
     extent = (-0.5, whole.shape[1] * factor - 0.5, -0.5, whole.shape[0] * factor - 0.5)
-    field.imshow(whole, origin="lower", cmap="gray", vmin=0, vmax=1, extent=extent)
+    field.imshow(whole, origin="lower", extent=extent)
     field.set_xlabel("x [pixel]", fontsize=14)
     field.set_ylabel("y [pixel]", fontsize=14)
     field.tick_params(labelsize=12)
@@ -177,8 +177,7 @@ def _draw_region(axes: "Axes", preview: Preview, x0: int, y0: int) -> None:
     zoom = 4
     light = preview.light[y0 : y0 + REGION, x0 : x0 + REGION]
     top = float(np.nanmax(light, initial=0.0)) / max(preview.rms, 1e-30)
-    gray = np.repeat(np.repeat(stretch(light, preview.rms, max(top, 10.0)), zoom, 0), zoom, 1)
-    overlay = np.repeat(gray[:, :, None], 3, axis=2)
+    overlay = _magnified(shade(light, preview.rms, max(top, 10.0)), zoom)
     for index, footprint in enumerate(preview.footprints):
         xmin, ymin, xmax, ymax = footprint.bounds
         if xmin < x0 + REGION and xmax >= x0 and ymin < y0 + REGION and ymax >= y0:
@@ -192,6 +191,11 @@ def _draw_region(axes: "Axes", preview: Preview, x0: int, y0: int) -> None:
     axes.set_ylim(extent[2:])
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def _magnified(picture: npt.NDArray[np.float64], zoom: int) -> npt.NDArray[np.float64]:
+    """Show each pixel as ``zoom`` × ``zoom`` of the screen's."""
+    return np.repeat(np.repeat(picture, zoom, axis=0), zoom, axis=1)
 
 
 def _mark(axes: "Axes", preview: Preview, size: float) -> None:

@@ -21,12 +21,11 @@ from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
 from galsep.io.atomic import write_text
 from galsep.io.image import Plane
-from galsep.plot.canvas import binned, stretch
+from galsep.plot.canvas import binned, shade
 from galsep.plot.colors import outline_color
 from galsep.plot.distributions import distributions
 from galsep.plot.embed import image_uri, outline_path
 from galsep.plot.gallery import (
-    MASKED_COLOR,
     OwnLight,
     Panel,
     Window,
@@ -113,7 +112,7 @@ def write_report(
             for index in missed[:MOST_MISSED]
         ],
         missed_note=_first(MOST_MISSED, len(missed)),
-        least_snr=DETECTABLE_SNR,
+        least_snr=f"{DETECTABLE_SNR:g}",
         versions=versions(catalog.meta["WEIGHTS"]),
         settings=settings_rows(config, threshold=catalog.meta["SCORECUT"]),
         command=command,
@@ -227,8 +226,6 @@ def _field(
     height, width = light.shape
     factor = -(-max(height, width) // LARGEST_SIDE)
     shown = binned(light, factor)
-    color = np.repeat(stretch(shown, rms / factor)[:, :, None], 3, axis=2)
-    color[np.isnan(shown)] = MASKED_COLOR
     footprints = found.detections.footprints
     area = np.array([footprint.area for footprint in footprints], dtype=np.int64)
     chosen = np.argsort(-found.photometry.flux, kind="stable")[:MOST_OUTLINES]
@@ -253,7 +250,7 @@ def _field(
     if len(footprints) > MOST_OUTLINES:
         note += f" Outlined are the {MOST_OUTLINES} brightest of {len(footprints)} sources."
     return {
-        "uri": image_uri(color),
+        "uri": image_uri(shade(shown, rms / factor)),
         "width": width,
         "height": height,
         "shown_width": shown.shape[1] * factor,
@@ -338,13 +335,16 @@ def _plots(found: FoundSources, catalog: "Table") -> list[str]:
 def _masked(plane: Plane, statuses: Mapping[str, int]) -> str:
     """Say in words what was left out."""
     count = int(np.count_nonzero(plane.mask))
-    parts = [f"{count} pixels ({_percent(count / plane.mask.size)}) hold no valid data."]
+    share = _percent(count / plane.mask.size)
+    parts = [
+        f"{count} pixels ({share}) hold no valid data." if count else "All pixels hold valid data."
+    ]
     if plane.dq is not None:
         hidden = int(np.count_nonzero(plane.dq.hidden_pixels))
         parts.append(f"The mask plane hides {hidden} of them.")
     parts.append(
-        f"In {statuses['rejected']} SEP detections with S/N below {DETECTABLE_SNR} the network saw "
-        "no source; they are in no catalogue."
+        f"In {statuses['rejected']} SEP detections with S/N below {DETECTABLE_SNR:g} the network "
+        "saw no source; they are in no catalogue."
     )
     return " ".join(parts)
 
