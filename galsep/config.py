@@ -21,6 +21,8 @@ from galsep.errors import UsageError
 
 __all__ = [
     "CATALOG_FORMATS",
+    "FILE_SETTINGS",
+    "MACHINE_SETTINGS",
     "MAX_BIT",
     "RECIPES",
     "DeblendConfig",

@@ -35,6 +35,7 @@ def deblender():
 
 def test_sources_lie_where_btk_put_them(batch, deblender):
     found = deblender(batch)
+    nearest = []
     assert found.segmentation.shape == (6, 10, batch.image_size, batch.image_size)
     assert found.deblended_images.shape == (6, 10, 1, batch.image_size, batch.image_size)
     for truth, table, masks, light in zip(
@@ -48,12 +49,14 @@ def test_sources_lie_where_btk_put_them(batch, deblender):
         distance = np.hypot(
             table["x_peak"][:, None] - truth["x_peak"], table["y_peak"][:, None] - truth["y_peak"]
         )
-        assert (distance.min(axis=1) < 5).mean() > 0.5
+        nearest += distance.min(axis=1).tolist()
         np.testing.assert_allclose(
             np.hypot(table["ra"][:, None] - truth["ra"], table["dec"][:, None] - truth["dec"]),
             distance * 0.2,
             atol=0.02,
         )
+    assert len(nearest) >= 6
+    assert np.mean(np.array(nearest) < 2) > 0.7
 
 
 def test_one_blend_is_as_in_its_batch(batch, deblender):
