@@ -95,3 +95,12 @@ def test_the_manual_page_is_well_formed():
     )  # fmt: skip
     assert done.stderr == ""
     assert "separate overlapping galaxies" in done.stdout
+
+
+def test_kamath_s_report_is_cited_first():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert "Kamath" in text.split("preferred-citation:")[1].split("references:")[0]
+    page = (DOCS / "citing.md").read_text()
+    assert 0 < page.index("Kamath") < page.index("K. He")
+    for doi in re.findall(r"doi: (\S+)|value: arXiv:(\S+)", text):
+        assert next(filter(None, doi)) in page
