@@ -19,6 +19,7 @@ from galsep.config import (
 )
 from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
+from galsep.image.background import sampled
 from galsep.io.atomic import write_text
 from galsep.io.image import Plane
 from galsep.plot.canvas import binned, shade
@@ -39,7 +40,7 @@ from galsep.workflows.finding import STATUSES, FoundSources
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["blend_case", "own_lights", "settings_rows", "versions", "write_report"]
+__all__ = ["blend_case", "masked_light", "own_lights", "settings_rows", "versions", "write_report"]
 
 LARGEST_SIDE = 2400
 """Larger fields are averaged down to this many pixels."""
@@ -79,8 +80,8 @@ def write_report(
     command : str
         The command line, or empty.
     """
-    light = np.where(plane.mask, np.nan, found.light)
-    rms = float(np.median(found.rms))
+    light = masked_light(plane, found)
+    rms = float(np.median(sampled(found.rms)))
     blends = _blends(found)
     missed = _missed(found)
     status = found.parents.status
@@ -93,7 +94,7 @@ def write_report(
             "SEP detections": len(found.parents.blobs),
             "blends": len(blends),
             "missed by the network": len(missed),
-            "valid pixels": _percent(float(np.mean(~plane.mask))),
+            "valid pixels": _percent(1 - np.count_nonzero(plane.mask) / plane.mask.size),
         },
         messages=plane.messages,
         image=_about_image(plane, found, catalog, rms),
@@ -118,6 +119,14 @@ def write_report(
         command=command,
     )
     write_text(path, page)
+
+
+def masked_light(plane: Plane, found: FoundSources) -> npt.NDArray[np.float32]:
+    """The image minus background, NaN where unusable; where it is large, in a file."""
+    light = found.planes.new(found.light.shape, np.float32)
+    for rows in found.planes.blocks(found.light.shape):
+        light[rows] = np.where(plane.mask[rows], np.nan, found.light[rows])
+    return light
 
 
 def own_lights(
@@ -196,7 +205,7 @@ def _about_image(
     plane: Plane, found: FoundSources, catalog: "Table", rms: float
 ) -> dict[str, object]:
     height, width = plane.mask.shape
-    meta, valid = catalog.meta, ~plane.mask
+    meta, valid = catalog.meta, ~sampled(plane.mask)
     rows: dict[str, object] = {
         "extension": f"{plane.ext} {plane.extname}".rstrip(),
         "size": f"{width}×{height} px",
@@ -204,7 +213,7 @@ def _about_image(
         "sky coordinates": "yes" if plane.wcs is not None else "none",
     }
     if valid.any():
-        rows["background, median"] = f"{np.median(found.background[valid]):.4g}"
+        rows["background, median"] = f"{np.median(sampled(found.background)[valid]):.4g}"
         rows["noise of a pixel, median"] = f"{rms:.4g}"
     if "PSFFWHM" in meta:
         k = meta["RESAMPLE"]
@@ -340,7 +349,7 @@ def _masked(plane: Plane, statuses: Mapping[str, int]) -> str:
         f"{count} pixels ({share}) hold no valid data." if count else "All pixels hold valid data."
     ]
     if plane.dq is not None:
-        hidden = int(np.count_nonzero(plane.dq.hidden_pixels))
+        hidden = int(np.count_nonzero(plane.dq.hidden_pixels()))
         parts.append(f"The mask plane hides {hidden} of them.")
     parts.append(
         f"In {statuses['rejected']} SEP detections with S/N below {DETECTABLE_SNR:g} the network "
