@@ -1,12 +1,14 @@
 """Write what the documentation takes from the code: the command reference and the tables.
 
-``docs/reference.md`` is what ``--help`` says; the blocks of ``docs/formats.md`` between
-``<!-- NAME -->`` and ``<!-- end -->`` are the registries of columns and flags.
+``docs/reference.md`` and the manual page ``docs/galsep.1`` are what ``--help`` says; the blocks of
+``docs/formats.md`` between ``<!-- NAME -->`` and ``<!-- end -->`` are the registries of columns and
+flags.
 
     python docs/generate_reference.py [--check]
 """
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from typing import Any
 import typer
 from typer.main import get_command
 
+import galsep
+from galsep.cli.help import option_groups
 from galsep.cli.main import app
 from galsep.flags import Flag
 from galsep.io.catalog import FLUX, MAGNITUDE_COLUMNS, CatalogColumn, catalog_columns
@@ -48,7 +52,7 @@ def generated() -> dict[Path, str]:
         lambda found: f"{found[1]}\n{blocks[found[2]]}\n{found[3]}",
         formats.read_text(encoding="utf-8"),
     )
-    return {DOCS / "reference.md": reference(), formats: text}
+    return {DOCS / "reference.md": reference(), DOCS / "galsep.1": man_page(), formats: text}
 
 
 def reference() -> str:
@@ -71,6 +75,63 @@ def help_pages() -> Iterator[tuple[str, str]]:
     for name, command in top.commands.items():
         inner = typer.Context(command, info_name=name, parent=context, terminal_width=78)
         yield f"galsep {name}", command.get_help(inner).strip()
+
+
+def man_page() -> str:
+    """All commands as a manual page, in the macros of man(7)."""
+    top: Any = get_command(app)
+    context = typer.Context(top, info_name="galsep")
+    summary = top.help[0].lower() + top.help[1:].rstrip(".")
+    parts = [
+        f'.TH GALSEP 1 "" "galsep {galsep.__version__}" "User Commands"\n',
+        f".SH NAME\ngalsep \\- {roff(summary)}\n.SH SYNOPSIS\n",
+        *(
+            f".B galsep {name}\n{roff(c.options_metavar)}\n.br\n"
+            for name, c in top.commands.items()
+        ),
+        f".SH DESCRIPTION\n{man_text(top.epilog)}.SH OPTIONS\n{man_options(top, context)}",
+    ]
+    for name, command in top.commands.items():
+        inner = typer.Context(command, info_name=name, parent=context)
+        parts += [
+            f".SH GALSEP {name.upper()}\n{synopsis(name, command)}.PP\n",
+            f"{roff(inspect.cleandoc(command.help))}\n",
+            *(item(p.metavar, p.help) for p in command.params if p.param_type_name == "argument"),
+            man_options(command, inner),
+            man_text(command.epilog),
+        ]
+    return "".join(parts)
+
+
+def synopsis(name: str, command: Any) -> str:
+    """How a command is called."""
+    return f".B galsep {name}\n{roff(command.options_metavar)}\n"
+
+
+def man_options(command: Any, context: typer.Context) -> str:
+    """Options of a command, by group."""
+    return "".join(
+        f".SS {roff(group)}\n" + "".join(item(names.strip(), text) for names, text in rows)
+        for group, rows in option_groups(command, context).items()
+    )
+
+
+def item(names: str, text: str) -> str:
+    """A tagged paragraph."""
+    return f".TP\n.B {roff(names)}\n{roff(text)}\n"
+
+
+def man_text(epilog: str | None) -> str:
+    """Examples and remarks, line by line as they stand."""
+    if not epilog:
+        return ""
+    return f".PP\n.nf\n{roff(inspect.cleandoc(epilog))}\n.fi\n"
+
+
+def roff(text: str) -> str:
+    """Text without what man(7) would take for its own."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return re.sub(r"^([.'])", r"\\&\1", escaped, flags=re.MULTILINE)
 
 
 def column_table() -> str:

@@ -21,6 +21,8 @@ from galsep.errors import UsageError
 
 __all__ = [
     "CATALOG_FORMATS",
+    "FILE_SETTINGS",
+    "MACHINE_SETTINGS",
     "MAX_BIT",
     "RECIPES",
     "DeblendConfig",
@@ -214,6 +216,7 @@ class DeblendConfig:
     regions: bool = False
     isolated: bool = False
     residual: bool = False
+    report: bool = False
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -233,6 +236,12 @@ class DeblendConfig:
                 f"got {self.catalog_format!r}"
             )
 
+
+MACHINE_SETTINGS = ("device", "batch_size", "jobs", "workers")
+"""Settings that change no result, left out where outputs say how they were made."""
+
+FILE_SETTINGS = ("weights", "variance", "weight", "rms", "mask", "detect")
+"""Settings that are files, named without folders there."""
 
 CATALOG_FORMATS: Mapping[str, str] = types.MappingProxyType(
     {"fits": ".fits", "ecsv": ".ecsv", "csv": ".csv", "vot": ".vot", "parquet": ".parquet"}

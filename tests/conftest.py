@@ -1,7 +1,12 @@
 """What all tests share: the folder of real images and catalogues, where there is one."""
 
 import os
+import re
+import shutil
 import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,3 +22,63 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("GALSEP_TEST_DATA is not set")
     return Path(folder)
+
+
+CHECK = """
+<script>
+addEventListener("load", async () => {
+  const broken = [], pictures = [...document.querySelectorAll("img, image")];
+  for (const one of pictures) {
+    const copy = new Image();
+    const loaded = new Promise((done) => { copy.onload = copy.onerror = done; });
+    copy.src = one.getAttribute("src") ?? one.getAttribute("href");
+    await loaded;
+    if (!copy.naturalWidth) broken.push(copy.src.slice(0, 60));
+  }
+  document.body.dataset.pictures = pictures.length;
+  document.body.dataset.broken = broken.join(" ");
+  document.body.dataset.wider = document.documentElement.scrollWidth - innerWidth;
+  __MORE__
+});
+</script>
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A page as a browser shows it."""
+
+    dom: str
+    errors: list[str]
+    screenshot: Path
+
+    def data(self, name: str) -> str:
+        """What a script left in the body's data-NAME."""
+        return re.search(f'data-{name}="([^"]*)"', self.dom)[1]
+
+
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory) -> Callable[..., Shown]:
+    """Show a page in headless Chromium; tests that ask for it are skipped where there is none."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("there is no Chromium")
+
+    def show(page: Path, width: int = 1280, script: str = "") -> Shown:
+        folder = tmp_path_factory.mktemp("browser")
+        copy = folder / "page.html"
+        copy.write_text(page.read_text(encoding="utf-8") + CHECK.replace("__MORE__", script))
+        screenshot = folder / "page.png"
+        done = subprocess.run(
+            [
+                program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                "--enable-logging=stderr", "--virtual-time-budget=20000",
+                f"--user-data-dir={folder / 'profile'}", f"--window-size={width},1600",
+                f"--screenshot={screenshot}", "--dump-dom", copy.as_uri(),
+            ],
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        console = re.findall(r"INFO:CONSOLE.*", done.stderr)
+        return Shown(done.stdout, console, screenshot)
+
+    return show

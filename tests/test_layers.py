@@ -24,6 +24,7 @@ LAYERS = {
     "plot": 3,
     "model": 4,
     "workflows": 5,
+    "btk": 6,
     "cli": 6,
     "__main__": 7,
 }
@@ -37,6 +38,7 @@ OWNERS = {
     "torchvision": {"model", "workflows"},
     "galsim": {"sim"},
     "matplotlib": {"plot"},
+    "jinja2": {"plot"},
 }
 
 

@@ -25,7 +25,13 @@ from galsep.cli.options import (
     required,
     setting,
 )
-from galsep.config import CATALOG_FORMATS, DeblendConfig, resolve
+from galsep.config import (
+    CATALOG_FORMATS,
+    FILE_SETTINGS,
+    MACHINE_SETTINGS,
+    DeblendConfig,
+    resolve,
+)
 from galsep.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +49,7 @@ masks, and DIR/STEM_cat.fits, the catalogue.
 
 EPILOG = """
 Examples:
-  galsep deblend image.fits --output out --preview
+  galsep deblend image.fits --output out --preview --report
   galsep deblend night/*.fits.fz --output out --skip-existing --zeropoint 31.4
   find . -name '*.fits' | galsep deblend - --output out --jobs 4
   galsep deblend image.fits --catalog - --catalog-format csv | head
@@ -56,12 +62,6 @@ TEXT_FORMATS = ("ecsv", "csv", "vot")
 """Catalogue formats that can go to stdout."""
 
 STDOUT = "-"
-
-_MACHINE = ("device", "batch_size", "jobs")
-"""Settings that change no result, left out of the HISTORY of the outputs."""
-
-_FILES = ("weights", "variance", "weight", "rms", "mask", "detect")
-"""Settings that are files, named without folders there."""
 
 _setting = setting(DeblendConfig)
 _READING = "Reading"
@@ -129,6 +129,14 @@ def deblend(
         option(
             "--residual",
             text="Also write STEM_residual.fits: what the sources leave of the image",
+            group=OUTPUT,
+        ),
+    ] = False,
+    report: Annotated[
+        bool,
+        option(
+            "--report",
+            text="Also write STEM_report.html, a page to look at in a browser",
             group=OUTPUT,
         ),
     ] = False,
@@ -294,6 +302,7 @@ def deblend(
         "regions": regions or None,
         "isolated": isolated or None,
         "residual": residual or None,
+        "report": report or None,
         "device": device,
         "batch_size": batch_size,
         "jobs": jobs,
@@ -347,14 +356,14 @@ def command_line(images: Sequence[Path], config: Path | None, given: dict[str, A
     if config is not None:
         words += ["--config", config.name]
     for name, value in given.items():
-        if value is None or name in _MACHINE:
+        if value is None or name in MACHINE_SETTINGS:
             continue
         if name == "band":
             words += [f"--band {_without_folder(entry)}" for entry in value]
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
-            words.append(Path(value).name if name in _FILES else str(value))
+            words.append(Path(value).name if name in FILE_SETTINGS else str(value))
     return " ".join(words)
 
 
@@ -413,8 +422,9 @@ def _kind(file: Path) -> str:
     for ending, name in (("_isolated", "isolated"), ("_residual", "residual")):
         if file.stem.endswith(ending):
             return name
-    if file.suffix in (".png", ".reg"):
-        return "picture" if file.suffix == ".png" else "regions"
+    side = {".png": "picture", ".reg": "regions", ".html": "report"}
+    if file.suffix in side:
+        return side[file.suffix]
     return "label map" if file.stem.endswith("_segm") else "catalogue"
 
 

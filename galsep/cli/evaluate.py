@@ -34,7 +34,8 @@ SHORT_HELP = "Judge the network against truth, beside SEP and photutils"
 
 HELP = """
 Judge the network on a data set's test split, against truth and beside SEP at four settings and
-photutils on the same images. Writes REPORT/metrics.json and figures, and prints the tables.
+photutils on the same images. Writes REPORT/metrics.json, figures and report.html, a page with all
+of it, and prints the tables.
 """
 
 EPILOG = """
@@ -49,26 +50,6 @@ NETWORK = "galsep"
 
 _setting = setting(EvaluateConfig)
 _JUDGING = "What is judged"
-
-_FOUND = (
-    ("precision", "prec.", "IoU≥0.5"),
-    ("recall", "recall", "IoU≥0.5"),
-    ("f1", "F1", "IoU≥0.5"),
-    ("precision_5px", "prec.", "≤5 px"),
-    ("recall_5px", "recall", "≤5 px"),
-    ("f1_5px", "F1", "≤5 px"),
-    ("exact", "exact", "blends"),
-)
-_QUALITY = (
-    ("map_box50", "box mAP", ".5"),
-    ("map_box", "box mAP", ".5:.95"),
-    ("map_mask50", "mask mAP", ".5"),
-    ("map_mask", "mask mAP", ".5:.95"),
-    ("mask_iou", "mask", "IoU"),
-    ("flux_error", "flux", "error"),
-    ("flux_bias", "flux", "bias"),
-)
-"""Key of :func:`galsep.workflows.evaluate.summary_rows` and the two lines above its column."""
 
 
 def evaluate(
@@ -150,6 +131,8 @@ def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "li
     metrics : mapping
         From ``metrics.json``.
     """
+    from galsep.workflows.evaluate import FOUND_COLUMNS, QUALITY_COLUMNS
+
     parts: list[Table | str] = [
         f"{metrics['n_blends']} test blends, {metrics['n_sources']} sources "
         f"({metrics['n_not_detectable']} not detectable), threshold {metrics['threshold']:.3g}",
@@ -160,7 +143,7 @@ def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "li
         ("all", f"All sources; share detectable {_figure(metrics['share_detectable'])}"),
     ):
         chosen = [row for row in rows if row["sources"] == selection]
-        parts += ["", heading, _table(chosen, _FOUND), "", _table(chosen, _QUALITY)]
+        parts += ["", heading, _table(chosen, FOUND_COLUMNS), "", _table(chosen, QUALITY_COLUMNS)]
     return parts
 
 

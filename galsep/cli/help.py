@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["HELP_TEXT", "Command", "Group"]
+__all__ = ["HELP_TEXT", "Command", "Group", "option_groups"]
 
 HELP_TEXT = "Show this page and stop"
 
@@ -59,7 +59,8 @@ def _write_top(command: Any, ctx: Any, formatter: Any) -> None:
         formatter.write_text(inspect.cleandoc(command.help or ""))
 
 
-def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
+def option_groups(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Names and help of a command's options, by the heading they stand under."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(ctx):
         if param.param_type_name != "option" or param.hidden:
@@ -70,7 +71,11 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
         text = HELP_TEXT if param.name == "help" else _help(param)
         # Padded, so that the texts of all groups begin in one column.
         groups.setdefault(name, []).append((_names(param).ljust(NAMES_WIDTH), text))
-    for name, rows in groups.items():
+    return groups
+
+
+def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
+    for name, rows in option_groups(command, ctx).items():
         with formatter.section(name):
             formatter.write_dl(rows, col_max=NAMES_WIDTH)
 

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["new_figure", "save_figure", "show_light", "stretch"]
+__all__ = ["binned", "new_figure", "save_figure", "shade", "show_light", "stretch"]
+
+MASKED_COLOR = (0.42, 0.30, 0.62)
+STRIP = 1 << 22
+"""Pixels of a large image that are averaged at once."""
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -36,6 +40,39 @@ def stretch(image: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArra
     top = top or max(10.0, float(np.percentile(scaled, 99.8))) if scaled.size else 10.0
     low, high = np.arcsinh(-1.5), np.arcsinh(top)
     return np.asarray(np.clip((np.arcsinh(scaled) - low) / (high - low), 0, 1))
+
+
+def binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
+    """Average an image over blocks of ``factor`` × ``factor`` pixels; what is left over is cut off.
+
+    Unusable (NaN) pixels count nothing; a block of which more than half is unusable is NaN.
+    """
+    if factor == 1:
+        return np.asarray(light, dtype=np.float64)
+    height, width = light.shape[0] // factor, light.shape[1] // factor
+    means = np.empty((height, width))
+    rows = max(1, STRIP // max(1, light.shape[1] * factor))
+    # In strips: an image may be nearly as large as the memory.
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        strip = np.asarray(light[start * factor : stop * factor, : width * factor])
+        blocks = strip.reshape(stop - start, factor, width, factor)
+        good = np.isfinite(blocks)
+        count = good.sum(axis=(1, 3))
+        total = np.where(good, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
+        means[start:stop] = np.where(2 * count >= factor**2, total / np.maximum(count, 1), np.nan)
+    return means
+
+
+def shade(light: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[np.float64]:
+    """Make a picture, height × width × RGB from 0 to 1, of an image stretched by :func:`stretch`.
+
+    Grey, and violet where the image is NaN: unusable. This is where colour from several bands
+    belongs.
+    """
+    picture = np.repeat(stretch(light, rms, top)[:, :, None], 3, axis=2)
+    picture[np.isnan(light)] = MASKED_COLOR
+    return picture
 
 
 def show_light(axes: "Axes", image: npt.NDArray[Any], rms: float) -> None:

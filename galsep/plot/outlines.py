@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from galsep.flags import Flag
 from galsep.plot.canvas import stretch
-from galsep.plot.preview import outline_colors
+from galsep.plot.colors import outline_colors
 from galsep.scene import Footprint
 
 if TYPE_CHECKING:

@@ -1,48 +1,42 @@
-"""The preview of a deblended image: the image, and the same with outlines and centroids."""
+"""The preview of a deblended image: the image, and the same with outlines and centroids.
+
+Where the image is too large for outlines to be seen, its most blended regions stand beside it.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from galsep.flags import Flag
-from galsep.plot.canvas import new_figure, save_figure, stretch
+from galsep.plot.canvas import binned, new_figure, save_figure, shade
+from galsep.plot.colors import MISSED_COLOR, outline_color
 from galsep.scene import Footprint
 
-__all__ = ["outline_colors", "plot_preview"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Preview", "plot_preview", "regions_of_interest"]
 
 PANEL_PIXELS = 1100
 """Roughly the side of a panel on the screen."""
 
 LARGEST_SIDE = 2600
-"""Larger images are binned down to this many pixels."""
+"""Of larger images, the most blended regions are shown, too."""
 
-COLORS = ("#ff9f1c", "#2ec4b6", "#9bc53d", "#c77dff", "#5bc0eb", "#f7d716")
-"""Outlines take turns, so that neighbours can be told apart."""
+DPI = 100
+REGION = 120
+"""Side of such a region, pixels."""
 
-MISSED_COLOR = "#ff2d2d"
-
-
-def outline_colors(missed: npt.NDArray[np.bool_]) -> list[str]:
-    """Colour of each source's outline; those that only SEP found are red."""
-    return [
-        MISSED_COLOR if one else COLORS[index % len(COLORS)] for index, one in enumerate(missed)
-    ]
+REGION_ROWS, REGION_COLUMNS = 3, 3
 
 
-def plot_preview(
-    light: npt.NDArray[Any],
-    rms: float,
-    footprints: Sequence[Footprint],
-    x: npt.NDArray[np.float64],
-    y: npt.NDArray[np.float64],
-    flags: npt.NDArray[np.int64],
-    title: str,
-    path: Path,
-) -> None:
-    """Draw an image beside itself with each source's outline and centroid.
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What is drawn.
 
     Parameters
     ----------
@@ -55,76 +49,182 @@ def plot_preview(
         Centroids, pixels.
     flags : (n,) int array
         Sources that only SEP found are drawn in red.
+    blendedness : (n,) float array
     title : str
+    """
+
+    light: npt.NDArray[Any]
+    rms: float
+    footprints: Sequence[Footprint]
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    flags: npt.NDArray[np.int64]
+    blendedness: npt.NDArray[np.float64]
+    title: str
+
+    @property
+    def missed(self) -> npt.NDArray[np.bool_]:
+        """Sources that only SEP found."""
+        return np.asarray((self.flags & Flag.NETWORK_MISSED) > 0)
+
+    @property
+    def count(self) -> str:
+        """What was found, in words."""
+        n = len(self.footprints)
+        missed = int(self.missed.sum())
+        return f"{n} source{'s' * (n != 1)}; {missed} found by SEP alone (red)"
+
+
+def plot_preview(preview: Preview, path: Path) -> None:
+    """Draw an image beside itself with each source's outline and centroid.
+
+    An image of more than 2600 px a side is shown whole, averaged, beside its nine most blended
+    regions with their outlines.
+
+    Parameters
+    ----------
+    preview : Preview
     path : Path
         PNG file to write.
     """
-    zoom, binning = _scale(light.shape)
-    shown = _binned(light, binning)
-    gray = np.repeat(np.repeat(stretch(shown, rms / binning), zoom, axis=0), zoom, axis=1)
-    overlay = np.repeat(gray[:, :, None], 3, axis=2)
-    missed = (flags & Flag.NETWORK_MISSED) > 0
-    for footprint, color in zip(footprints, outline_colors(missed), strict=True):
-        _paint_outline(overlay, footprint, zoom, binning, _rgb(color))
-    high, wide = gray.shape
-    extent = (-0.5, light.shape[1] - 0.5, -0.5, light.shape[0] - 0.5)
-    dpi = 100
-    longest = max(high, wide)
-    unit = max(PANEL_PIXELS, longest) / longest / dpi
-    figure = new_figure(2 * wide * unit + 0.8, high * unit + 1.2)
+    large = max(preview.light.shape) > LARGEST_SIDE
+    (_draw_large if large else _draw_small)(preview, path)
+
+
+def regions_of_interest(preview: Preview, most: int) -> list[tuple[int, int]]:
+    """Choose the squares around the most blended sources, none over another.
+
+    Returns
+    -------
+    list of (int, int)
+        First pixel ``x0, y0`` of each, most blended first.
+    """
+    height, width = preview.light.shape
+    half = REGION // 2
+    chosen: list[tuple[int, int]] = []
+    # Of equals, as where nothing is blended, the one with the largest mask.
+    area = np.array([footprint.area for footprint in preview.footprints])
+    for index in np.lexsort((-area, -np.round(preview.blendedness, 3))).tolist():
+        if len(chosen) == most:
+            break
+        x0 = int(np.clip(round(preview.x[index]) - half, 0, max(0, width - REGION)))
+        y0 = int(np.clip(round(preview.y[index]) - half, 0, max(0, height - REGION)))
+        if all(max(abs(x0 - x), abs(y0 - y)) >= REGION for x, y in chosen):
+            chosen.append((x0, y0))
+    return chosen
+
+
+def _draw_small(preview: Preview, path: Path) -> None:
+    height, width = preview.light.shape
+    longest = max(height, width)
+    zoom = max(1, PANEL_PIXELS // longest)
+    plain = _magnified(shade(preview.light, preview.rms), zoom)
+    overlay = plain.copy()
+    for index, footprint in enumerate(preview.footprints):
+        color = outline_color(index, missed=bool(preview.missed[index]))
+        _paint_outline(overlay, footprint, zoom, (0, 0), _rgb(color))
+    extent = (-0.5, width - 0.5, -0.5, height - 0.5)
+    unit = max(PANEL_PIXELS, longest) / longest / DPI
+    figure = new_figure(max(2 * width * unit, 7.0) + 0.8, height * unit + 1.2)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.imshow(gray, origin="lower", cmap="gray", vmin=0, vmax=1, extent=extent)
+    left.imshow(plain, origin="lower", extent=extent, interpolation="nearest")
     right.imshow(overlay, origin="lower", extent=extent, interpolation="nearest")
-    size = 24 if longest > 2000 else 40
-    # A dark rim keeps the crosses visible on bright cores.
-    for color, width in (("black", 2.4), ("white", 1.0)):
-        right.scatter(x[~missed], y[~missed], s=size, c=color, marker="+", linewidths=width)
-    right.scatter(x[missed], y[missed], s=size, c=MISSED_COLOR, marker="x", linewidths=1.0)
-    left.set_title(title)
-    count = f"{len(footprints)} source{'s' * (len(footprints) != 1)}"
-    right.set_title(f"{count}; {int(missed.sum())} found by SEP alone (red)")
+    _mark(right, preview, 24 if longest * zoom > 2000 else 40)
+    left.set_title(preview.title)
+    right.set_title(preview.count)
     for axes in (left, right):
         axes.set_xlabel("x [pixel]")
     left.set_ylabel("y [pixel]")
-    save_figure(figure, path, dpi=dpi)
+    save_figure(figure, path, dpi=DPI)
 
 
-def _scale(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Whole factors by which small images are enlarged and large ones binned."""
-    longest = max(shape)
-    if longest > LARGEST_SIDE:
-        return 1, -(-longest // LARGEST_SIDE)
-    return max(1, PANEL_PIXELS // longest), 1
+def _draw_large(preview: Preview, path: Path) -> None:
+    from matplotlib.patches import Rectangle
+
+    height, width = preview.light.shape
+    factor = -(-max(height, width) // LARGEST_SIDE)
+    whole = shade(binned(preview.light, factor), preview.rms / factor)
+    chosen = regions_of_interest(preview, REGION_ROWS * REGION_COLUMNS)
+    figure = new_figure(25, 13)
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
+    left.suptitle(preview.title, fontsize=20)
+    right.suptitle(f"{preview.count}; the most blended regions", fontsize=20)
+    field = left.subplots()
+    extent = (-0.5, whole.shape[1] * factor - 0.5, -0.5, whole.shape[0] * factor - 0.5)
+    field.imshow(whole, origin="lower", extent=extent)
+    field.set_xlabel("x [pixel]", fontsize=14)
+    field.set_ylabel("y [pixel]", fontsize=14)
+    field.tick_params(labelsize=12)
+    panels = right.subplots(REGION_ROWS, REGION_COLUMNS, squeeze=False).ravel()
+    for axes in panels[len(chosen) :]:
+        axes.set_axis_off()
+    for number, ((x0, y0), axes) in enumerate(zip(chosen, panels, strict=False), start=1):
+        # Drawn larger than it is: a hundred pixels cannot be seen on this page.
+        side = max(REGION, 0.012 * max(height, width))
+        corner = x0 + (REGION - side) / 2, y0 + (REGION - side) / 2
+        field.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="#ffe14d", lw=1.5))
+        field.annotate(
+            str(number), (x0 + REGION / 2, corner[1] + side), (0, 2), textcoords="offset points",
+            color="#ffe14d", fontsize=14, fontweight="bold", ha="center",
+        )  # fmt: skip
+        _draw_region(axes, preview, x0, y0)
+        axes.set_title(f"{number}: x {x0}, y {y0}", fontsize=14)
+    save_figure(figure, path, dpi=DPI)
 
 
-def _binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
-    if factor == 1:
-        return np.asarray(light, dtype=np.float64)
-    height, width = light.shape[0] // factor, light.shape[1] // factor
-    binned = np.empty((height, width))
-    # Row by row: the image may be larger than memory.
-    for row, line in enumerate(binned):
-        strip = light[row * factor : (row + 1) * factor, : width * factor]
-        line[:] = np.nan_to_num(strip).reshape(factor, width, factor).mean(axis=(0, 2))
-    return binned
+def _draw_region(axes: "Axes", preview: Preview, x0: int, y0: int) -> None:
+    """Draw a region with its outlines, four screen pixels a pixel."""
+    zoom = 4
+    light = preview.light[y0 : y0 + REGION, x0 : x0 + REGION]
+    top = float(np.nanmax(light, initial=0.0)) / max(preview.rms, 1e-30)
+    overlay = _magnified(shade(light, preview.rms, max(top, 10.0)), zoom)
+    for index, footprint in enumerate(preview.footprints):
+        xmin, ymin, xmax, ymax = footprint.bounds
+        if xmin < x0 + REGION and xmax >= x0 and ymin < y0 + REGION and ymax >= y0:
+            color = outline_color(index, missed=bool(preview.missed[index]))
+            _paint_outline(overlay, footprint, zoom, (y0, x0), _rgb(color))
+    height, width = light.shape
+    extent = (x0 - 0.5, x0 + width - 0.5, y0 - 0.5, y0 + height - 0.5)
+    axes.imshow(overlay, origin="lower", extent=extent, interpolation="nearest")
+    _mark(axes, preview, 40)
+    axes.set_xlim(extent[:2])
+    axes.set_ylim(extent[2:])
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _magnified(picture: npt.NDArray[np.float64], zoom: int) -> npt.NDArray[np.float64]:
+    """Show each pixel as ``zoom`` × ``zoom`` of the screen's."""
+    return np.repeat(np.repeat(picture, zoom, axis=0), zoom, axis=1)
+
+
+def _mark(axes: "Axes", preview: Preview, size: float) -> None:
+    """Mark centroids; a dark rim keeps the crosses visible on bright cores."""
+    x, y, missed = preview.x, preview.y, preview.missed
+    for color, width in (("black", 2.4), ("white", 1.0)):
+        axes.scatter(x[~missed], y[~missed], s=size, c=color, marker="+", linewidths=width)
+    axes.scatter(x[missed], y[missed], s=size, c=MISSED_COLOR, marker="x", linewidths=1.0)
 
 
 def _paint_outline(
     overlay: npt.NDArray[np.float64],
     footprint: Footprint,
     zoom: int,
-    binning: int,
+    corner: tuple[int, int],
     color: npt.NDArray[np.float64],
 ) -> None:
-    """Colour the border of a mask, one screen pixel wide (two where there is room)."""
+    """Colour the border of a mask, one screen pixel wide (two where there is room).
+
+    ``corner`` is the overlay's first pixel ``y, x`` in the image.
+    """
     from scipy.ndimage import binary_erosion
 
-    mask = np.pad(footprint.mask, binning)[::binning, ::binning]
+    mask = np.pad(footprint.mask, 1)
     large = np.repeat(np.repeat(mask, zoom, axis=0), zoom, axis=1)
     inner = binary_erosion(large, iterations=2 if zoom >= 4 else 1)
     rows, columns = np.nonzero(large & ~inner)
-    rows = rows + (footprint.y0 // binning - 1) * zoom
-    columns = columns + (footprint.x0 // binning - 1) * zoom
+    rows = rows + (footprint.y0 - corner[0] - 1) * zoom
+    columns = columns + (footprint.x0 - corner[1] - 1) * zoom
     inside = (rows >= 0) & (rows < overlay.shape[0]) & (columns >= 0)
     inside &= columns < overlay.shape[1]
     overlay[rows[inside], columns[inside]] = color

@@ -44,6 +44,7 @@ from galsep.scene import Footprint, SourceLight
 from galsep.workflows.bands import band_files, combined_frame, combined_plane, read_bands
 from galsep.workflows.finding import Band, FoundSources, find_sources
 from galsep.workflows.pool import work_on_workers
+from galsep.workflows.report import masked_light, write_report
 from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import catalog_table, parents_table
 
@@ -248,7 +249,7 @@ class FileResult:
 
 @dataclass(frozen=True, slots=True)
 class _Targets:
-    """Files that an input will write; the last two lists have one a deblended image, or none."""
+    """Files that an input will write; the last lists have one a deblended image, or none."""
 
     segm: Path
     catalog: Path
@@ -256,12 +257,14 @@ class _Targets:
     residual: Path | None = None
     previews: tuple[Path, ...] = ()
     regions: tuple[Path, ...] = ()
+    reports: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
         images = [path for path in (self.isolated, self.residual) if path is not None]
-        return (self.segm, self.catalog, *images, *self.previews, *self.regions)
+        pictures = *self.previews, *self.regions, *self.reports
+        return (self.segm, self.catalog, *images, *pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +543,8 @@ def _targets(
         if output is None:
             targets[path] = None
             continue
-        numbers = _numbers(path, config) if config.preview or config.regions else []
+        beside = config.preview or config.regions or config.report
+        numbers = _numbers(path, config) if beside else []
         targets[path] = _Targets(
             output / f"{stem}_segm.fits",
             output / f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}",
@@ -548,6 +552,7 @@ def _targets(
             output / f"{stem}_residual.fits" if config.residual else None,
             tuple(output / f"{stem}_preview{n}.png" for n in numbers if config.preview),
             tuple(output / f"{stem}{n}.reg" for n in numbers if config.regions),
+            tuple(output / f"{stem}_report{n}.html" for n in numbers if config.report),
         )
     return targets
 
@@ -633,6 +638,9 @@ def _deblend_images(
             if targets is not None and targets.regions:
                 file = unfinished.enter_context(whole_file(targets.regions[number]))
                 write_regions(file, catalog, plane.wcs)
+            if targets is not None and targets.reports:
+                page = unfinished.enter_context(whole_file(targets.reports[number]))
+                write_report(page, Path(name).name, plane, found, catalog, config, command)
             parts.append(part)
         catalog = parts[0].catalog
         if len(parts) > 1:
@@ -843,21 +851,19 @@ def _without_image_cards(table: "Table") -> "Table":
 
 
 def _draw(title: str, plane: Plane, found: FoundSources, picture: Path) -> None:
-    from galsep.plot.preview import plot_preview
+    from galsep.plot.preview import Preview, plot_preview
 
-    shown = found.planes.new(found.light.shape, np.float32)
-    for rows in found.planes.blocks(found.light.shape):
-        shown[rows] = np.where(plane.mask[rows], np.nan, found.light[rows])
-    plot_preview(
-        shown,
-        float(np.median(sampled(found.rms))),
-        found.detections.footprints,
-        found.photometry.x,
-        found.photometry.y,
-        found.flags,
-        title,
-        picture,
+    preview = Preview(
+        light=masked_light(plane, found),
+        rms=float(np.median(sampled(found.rms))),
+        footprints=found.detections.footprints,
+        x=found.photometry.x,
+        y=found.photometry.y,
+        flags=found.flags,
+        blendedness=found.photometry.blendedness,
+        title=title,
     )
+    plot_preview(preview, picture)
 
 
 def _result(found: FoundSources, catalog: "Table") -> DeblendResult:

@@ -88,6 +88,7 @@ from galsep.workflows.baselines import (
     run_baselines,
     sep_fluxes,
 )
+from galsep.workflows.evaluation_report import evaluation_case, write_evaluation
 from galsep.workflows.judging import (
     NETWORK,
     MethodReport,
@@ -101,16 +102,37 @@ from galsep.workflows.judging import (
 )
 from galsep.workflows.reporting import Reporter
 
-__all__ = ["EvaluateResult", "evaluate", "summary_rows"]
+__all__ = ["FOUND_COLUMNS", "QUALITY_COLUMNS", "EvaluateResult", "evaluate", "summary_rows"]
 
 FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
+PAGE = "report.html"
 FIGURES = (
     "success.png", "failure.png", "by-property.png", "precision-recall.png", "reliability.png",
 )  # fmt: skip
 ISOLATED_FIGURE = "isolated.png"
 STAR_FIGURE = "star-galaxy.png"
 """Drawn only where there are stars."""
+
+FOUND_COLUMNS = (
+    ("precision", "prec.", "IoU≥0.5"),
+    ("recall", "recall", "IoU≥0.5"),
+    ("f1", "F1", "IoU≥0.5"),
+    ("precision_5px", "prec.", "≤5 px"),
+    ("recall_5px", "recall", "≤5 px"),
+    ("f1_5px", "F1", "≤5 px"),
+    ("exact", "exact", "blends"),
+)
+QUALITY_COLUMNS = (
+    ("map_box50", "box mAP", ".5"),
+    ("map_box", "box mAP", ".5:.95"),
+    ("map_mask50", "mask mAP", ".5"),
+    ("map_mask", "mask mAP", ".5:.95"),
+    ("mask_iou", "mask", "IoU"),
+    ("flux_error", "flux", "error"),
+    ("flux_bias", "flux", "bias"),
+)
+"""Key of :func:`summary_rows` and the two lines above its column."""
 
 THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 """Score thresholds tried on the validation split, beside the stored one."""
@@ -180,7 +202,8 @@ def evaluate(
     config = config or EvaluateConfig()
     reporter = reporter or Reporter()
     folder = Path(output)
-    outputs = [folder / name for name in (METRICS_FILE, *FIGURES, ISOLATED_FIGURE, STAR_FIGURE)]
+    names = (METRICS_FILE, *FIGURES, ISOLATED_FIGURE, STAR_FIGURE, PAGE)
+    outputs = [folder / name for name in names]
     refuse_existing(outputs, overwrite=overwrite)
     data = load_dataset(Path(dataset))
     model = load_model(config.weights, config.device)
@@ -247,16 +270,36 @@ def evaluate(
         },
         "class_star": classes,
     }
-    for stale in (METRICS_FILE, STAR_FIGURE):
+    for stale in (METRICS_FILE, STAR_FIGURE, PAGE):
         (folder / stale).unlink(missing_ok=True)
-    files = _draw(folder, images, data.meta.detection_rms, truths, methods, rival, classes)
+    good, bad = _choose_examples(truths, methods[NETWORK].judgements)
+    files = _draw(
+        folder, images, data.meta.detection_rms, truths, methods, rival, classes, (good, bad)
+    )
     files.append(folder / ISOLATED_FIGURE)
     with whole_file(files[-1]) as file:
-        rows = _isolated_rows(data, test, images, separated, truths, methods[NETWORK])
+        rows = _isolated_rows(data, test, images, separated, truths, methods[NETWORK], good)
         plot_isolated(rows, data.meta.detection_rms, file)
+
+    def case(blend: int) -> dict[str, Any]:
+        return evaluation_case(
+            f"test blend {blend}", images[blend], rms[blend], founds[blend].detections,
+            separated[blend], truths[blend],
+        )  # fmt: skip
+
+    with whole_file(folder / PAGE) as page:
+        write_evaluation(
+            page,
+            metrics,
+            summary_rows(metrics),
+            {"Found": FOUND_COLUMNS, "How well": QUALITY_COLUMNS},
+            {"Failures": [case(i) for i in bad], "Successes": [case(i) for i in good]},
+            files,
+            config,
+        )
     # Last, so that metrics that exist have their figures beside them.
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    return EvaluateResult(folder, metrics, (folder / METRICS_FILE, *files))
+    return EvaluateResult(folder, metrics, (folder / METRICS_FILE, *files, folder / PAGE))
 
 
 def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -407,13 +450,14 @@ def _draw(
     methods: Mapping[str, MethodReport],
     rival: str | None,
     classes: Mapping[str, Any] | None,
+    examples: tuple[Sequence[int], Sequence[int]],
 ) -> list[Path]:
     """Draw the figures."""
     from galsep.plot import evaluation as plot
     from galsep.plot.scores import plot_classes, plot_reliability
 
     network = methods[NETWORK]
-    good, bad = _choose_examples(truths, network.judgements)
+    good, bad = examples
 
     def example(blend: int) -> plot.Example:
         truth, found = truths[blend], network.founds[blend].detections
@@ -453,9 +497,9 @@ def _isolated_rows(
     separated: Sequence[Sequence[SourceLight]],
     truths: Sequence[Truth],
     network: MethodReport,
+    good: Sequence[int],
 ) -> list[IsolatedRow]:
     """The sources of the closest blends that came out exactly."""
-    good, _ = _choose_examples(truths, network.judgements)
     rows = []
     for blend in good[:N_ISOLATED]:
         models = np.zeros_like(images[blend])

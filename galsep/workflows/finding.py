@@ -32,6 +32,7 @@ from galsep.planes import Footprints, Planes, SoftMasks, SourceLights
 from galsep.scene import Detections, Footprint, SoftMask, SourceLight
 
 __all__ = [
+    "STATUSES",
     "Band",
     "FoundSources",
     "Parents",

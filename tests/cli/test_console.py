@@ -98,14 +98,11 @@ with ConsoleReporter() as reporter:
 """
 
 
-@pytest.mark.parametrize("no_color", [False, True])
-def test_a_bar_on_a_terminal(no_color):
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    environment.pop("NO_COLOR", None)
-    if no_color:
-        environment["NO_COLOR"] = "1"
+def on_a_terminal(arguments, stream, **environment):
+    """What a Python program shows on a terminal that one of its streams is."""
+    environment = {**os.environ, "TERM": "xterm-256color", **environment}
     main, terminal = pty.openpty()
-    run = subprocess.Popen([sys.executable, "-c", BAR], stderr=terminal, env=environment)
+    run = subprocess.Popen([sys.executable, *arguments], env=environment, **{stream: terminal})
     os.close(terminal)
     shown = b""
     while True:
@@ -118,12 +115,55 @@ def test_a_bar_on_a_terminal(no_color):
         shown += piece
     os.close(main)
     assert run.wait() == 0
-    text = shown.decode()
+    return shown.decode()
+
+
+COLORS = re.compile(r"\x1b\[[\d;]*3[1-8][\d;]*m")
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_bar_on_a_terminal(no_color, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    color = {"NO_COLOR": "1"} if no_color else {}
+    text = on_a_terminal(["-c", BAR], "stderr", COLUMNS="100", **color)
     assert "drawing" in text
     assert "4/4" in text
     assert "[a] file" in text
-    colours = re.findall(r"\x1b\[[\d;]*3[1-8][\d;]*m", text)
-    assert bool(colours) != no_color
+    assert bool(COLORS.search(text)) != no_color
+
+
+def test_a_bar_on_a_narrow_terminal():
+    text = on_a_terminal(["-c", BAR], "stderr", COLUMNS="30")
+    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "\n", text)
+    assert "4/4" in plain
+    assert max(map(len, plain.splitlines())) <= 30
+
+
+TABLE = """
+from rich.table import Table
+from rich.text import Text
+from galsep.cli.console import emit, render
+table = Table("name", "value")
+table.add_row(Text("[σ]", "red"), "2")
+emit(render(table, "words"))
+"""
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_tables_on_a_terminal(no_color, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    color = {"NO_COLOR": "1"} if no_color else {}
+    text = on_a_terminal(["-c", TABLE], "stdout", COLUMNS="40", **color)
+    assert "[σ]" in text
+    assert bool(COLORS.search(text)) != no_color
+
+
+def test_help_on_a_narrow_terminal():
+    text = on_a_terminal(["-m", "galsep", "train", "--help"], "stdout", COLUMNS="56")
+    page, examples = text.replace("\r", "").split("Examples:")
+    assert max(map(len, page.splitlines())) <= 56
+    # As they are typed, however narrow it is.
+    assert "  galsep train pairs --output run-paper --recipe paper --device cuda\n" in examples
 
 
 def test_durations():

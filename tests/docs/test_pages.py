@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,31 @@ def test_the_map_of_the_tree_is_true():
     packages = {path.parent.name for path in (ROOT / "galsep").rglob("__init__.py")} - {"galsep"}
     for package in packages:
         assert f"  {package}/" in tree
+
+
+def test_the_manual_page_has_every_option():
+    text = (DOCS / "galsep.1").read_text().replace("\\-", "-")
+    for name, command in get_command(app).commands.items():
+        assert f"\n.SH GALSEP {name.upper()}\n" in text
+        for param in command.params:
+            if param.param_type_name == "option":
+                assert re.search(rf"^\.B .*{param.opts[0]}\b", text, re.MULTILINE), param.opts[0]
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="there is no groff")
+def test_the_manual_page_is_well_formed():
+    done = subprocess.run(
+        ["groff", "-Kutf8", "-man", "-Tutf8", "-ww", "-rLL=78n", str(DOCS / "galsep.1")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert "separate overlapping galaxies" in done.stdout
+
+
+def test_kamath_s_report_is_cited_first():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert "Kamath" in text.split("preferred-citation:")[1].split("references:")[0]
+    page = (DOCS / "citing.md").read_text()
+    assert 0 < page.index("Kamath") < page.index("K. He")
+    for doi in re.findall(r"doi: (\S+)|value: arXiv:(\S+)", text):
+        assert next(filter(None, doi)) in page

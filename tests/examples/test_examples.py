@@ -35,10 +35,61 @@ def test_from_python():
     assert "px" in out.splitlines()[-1]
 
 
-@pytest.mark.skipif(
+def test_with_photutils():
+    lines = run([sys.executable, EXAMPLES / "photutils_photometry.py"]).stdout.splitlines()
+    header, *rows = [line.split() for line in lines if not line.startswith("-")]
+    assert header[:4] == ["label", "kron_flux", "kron_fluxerr", "half_light_radius"]
+    fluxes = [float(row[1]) for row in rows if len(row) == len(header)]
+    assert len(fluxes) == 10
+    assert fluxes == sorted(fluxes, reverse=True)
+
+
+def test_with_btk(tmp_path):
+    """BTK pins astropy below 7, so most environments lack it."""
+    pytest.importorskip("btk")
+    catalog = tmp_path / "galaxies.fits"
+    write = ["simulate", "--write-catalog", catalog, "--n", "300", "--bands", "u,g,r,i,z,y"]
+    run([sys.executable, "-m", "galsep", *write])
+    out = run([sys.executable, EXAMPLES / "btk_metrics.py", catalog, "4"]).stdout
+    header, *rows = [line.split() for line in out.splitlines()]
+    assert header == ["Precision", "Recall", "F1", "IoU", "MSE", "PSNR"]
+    figures = {name: [float(value) for value in values] for name, *values in rows}
+    assert list(figures) == ["SEP", "galsep"]
+    assert all(0 < value <= 1 for values in figures.values() for value in values[:4])
+
+
+in_a_shell = pytest.mark.skipif(
     not (shutil.which("galsep", path=os.path.dirname(sys.executable)) and shutil.which("sh")),
     reason="galsep is not installed as a command",
 )
+
+
+@in_a_shell
+def test_as_a_slurm_array(tmp_path, monkeypatch):
+    names = [tmp_path / f"{name}.fits" for name in "abcde"]
+    with fits.open(EXAMPLES / "field.fits.fz") as hdus:
+        for name in names:
+            fits.writeto(name, hdus["SCI"].data[:64, :64])
+    (tmp_path / "images.txt").write_text("".join(f"{name}\n" for name in names))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    done = []
+    for job in range(3):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(job))
+        run([EXAMPLES / "slurm_array.sh", tmp_path / "images.txt", tmp_path / "out"])
+        now = sorted(path.name[0] for path in (tmp_path / "out").glob("*_cat.fits"))
+        done.append(sorted(set(now) - {name for part in done for name in part}))
+    assert done == [["a", "d"], ["b", "e"], ["c"]]
+
+
+@pytest.mark.slow
+@in_a_shell
+def test_fine_tuning(tmp_path):
+    run([EXAMPLES / "fine_tune.sh", tmp_path / "tuned", "40", "1", "16"])
+    for when in ("before", "after"):
+        assert (tmp_path / "tuned" / when / "report.html").exists()
+
+
+@in_a_shell
 def test_in_a_shell():
     done = run([EXAMPLES / "pipeline.sh"])
     rows = [line.split() for line in done.stdout.splitlines()]

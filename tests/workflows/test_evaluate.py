@@ -229,7 +229,8 @@ def test_the_file_holds_the_metrics(monkeypatch, dataset, tmp_path):
     install(monkeypatch, dataset, draw=True)
     result = evaluate(dataset, tmp_path / "out", NO_BASELINES)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result.metrics
-    assert [file.name for file in result.files] == ["metrics.json", *FIGURES]
+    figures = [*FIGURES, "isolated.png"]
+    assert [file.name for file in result.files] == ["metrics.json", *figures, "report.html"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
         file.name for file in result.files
     )

@@ -10,8 +10,8 @@ from astropy.table import Table
 from photutils.segmentation import SourceCatalog
 
 from galsep.flags import Flag
+from galsep.plot.colors import MISSED_COLOR
 from galsep.plot.outlines import edges
-from galsep.plot.preview import MISSED_COLOR
 from galsep.scene import Footprint
 from galsep.workflows.deblend import DeblendResult
 

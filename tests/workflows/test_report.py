@@ -1,0 +1,164 @@
+"""The HTML reports: what is in them, that nothing breaks out of them, that a browser shows them."""
+
+import html
+import re
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from matplotlib.image import imread
+
+from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig
+from galsep.workflows.deblend import deblend_files
+from galsep.workflows.evaluate import evaluate
+from galsep.workflows.simulate import simulate
+
+EVIL = "\"><script>alert('1')</script>&"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Reports of a field with a hole, in a file with markup for a name, and of an empty one."""
+    folder = tmp_path_factory.mktemp("reports")
+    config = SimulateConfig(field="200x160", galaxies="2-3", density=60.0, seed=5, workers=1)
+    simulate(folder / "field", config)
+    data, header = fits.getdata(folder / "field" / "field_i.fits", header=True)
+    data[100:110, 30:60] = np.nan
+    header["EXTNAME"] = EVIL[:60]
+    header["BUNIT"] = "<b>adu</b>"
+    name = "<i>a&b'"
+    fits.writeto(folder / f"{name}.fits", data, header)
+    rng = np.random.default_rng(0)
+    fits.writeto(folder / "empty.fits", rng.normal(size=(70, 90)).astype("f4"))
+    settings = DeblendConfig(device="cpu", report=True, weights="")
+    done = deblend_files(
+        [folder / f"{name}.fits", folder / "empty.fits"],
+        folder / "out",
+        settings,
+        command="galsep deblend IMAGE... --report",
+    )
+    assert [one.error for one in done] == [None, None]
+    full, empty = folder / "out" / f"{name}_report.html", folder / "out" / "empty_report.html"
+    assert full in done[0].files
+    return full, empty, done[0].catalog
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """Report on three pairs."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    simulate(folder / "<pairs>", SimulateConfig(n=60, workers=1))
+    config = EvaluateConfig(device="cpu", baselines=False, workers=1)
+    result = evaluate(folder / "<pairs>", folder / "report", config)
+    assert folder / "report" / "report.html" in result.files
+    return folder / "report" / "report.html", result.metrics
+
+
+def test_every_source_has_an_outline_and_a_tip(pages):
+    full, _, catalog = pages
+    text = full.read_text()
+    tips = [html.unescape(tip) for tip in re.findall(r'data-tip="([^"]*)"', text)]
+    assert len(tips) == len(catalog)
+    scores = {line.split()[-1] for tip in tips for line in tip.splitlines() if "score" in line}
+    assert scores == {f"{score:.2f}" for score in catalog["score"]}
+    assert any("masked_pixels" in tip for tip in tips) == bool((catalog["flags"] & 8).any())
+
+
+def test_blends_are_shown_the_most_blended_first(pages):
+    full, _, catalog = pages
+    titles = re.findall(r"<h3>SEP detection (\d+)</h3>", full.read_text())
+    several = {int(parent) for parent in catalog["parent"][catalog["parent_n_child"] > 1]}
+    assert {int(title) for title in titles} == several
+    worst = [max(catalog["blendedness"][catalog["parent"] == int(title)]) for title in titles]
+    assert worst == sorted(worst, reverse=True)
+    assert several
+
+
+def test_settings_versions_and_what_was_masked(pages):
+    text = pages[0].read_text()
+    assert f"sha256:{pages[2].meta['WEIGHTS'][:16]}" in text
+    assert "galsep deblend &lt;i&gt;a&amp;b&#39;.fits --report" in text
+    assert "300 pixels (0.938 %) hold no valid data" in text
+    # Neither machines nor folders.
+    assert str(pages[0].parent.parent) not in text
+    assert "batch_size" not in text
+
+
+def test_nothing_of_an_input_is_markup(pages):
+    text = pages[0].read_text()
+    assert "<i>a&b'" not in text
+    assert "<b>adu" not in text
+    assert "alert('1')" not in text
+    assert "&lt;script&gt;alert" in text.lower()
+
+
+def test_equal_inputs_give_equal_pages(pages, tmp_path):
+    image = pages[1].parent.parent / "empty.fits"
+    config = DeblendConfig(device="cpu", report=True)
+    deblend_files([image], tmp_path, config, command="galsep deblend IMAGE... --report")
+    assert (tmp_path / "empty_report.html").read_bytes() == pages[1].read_bytes()
+
+
+def test_nothing_is_loaded_from_elsewhere(pages, evaluation):
+    for page in (*pages[:2], evaluation[0]):
+        text = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page.read_text())
+        assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
+        assert "default-src 'none'" in text
+
+
+TRY = """
+  const field = document.querySelector(".field svg"), before = field.getAttribute("viewBox");
+  document.querySelector('[data-act="in"]').click();
+  document.body.dataset.zoomed = field.getAttribute("viewBox") !== before;
+  const source = document.querySelector(".source");
+  if (source) {
+    source.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+    const tip = document.querySelector(".tip");
+    document.body.dataset.told = !tip.hidden && tip.textContent === source.dataset.tip;
+    document.querySelector("[data-window]").click();
+    document.body.dataset.focus = field.getAttribute("viewBox");
+  }
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_shows_it(pages, browse, width):
+    shown = browse(pages[0], width, TRY)
+    assert shown.errors == []
+    assert int(shown.data("pictures")) > 5
+    assert shown.data("broken") == ""
+    assert int(shown.data("wider")) <= 0
+    assert shown.data("zoomed") == "true"
+    assert shown.data("told") == "true"
+    assert float(shown.data("focus").split()[2]) < 200
+    picture = imread(shown.screenshot)
+    assert picture.shape[1] == width
+    assert picture[..., :3].std() > 0.05
+
+
+def test_a_browser_shows_an_empty_one(pages, browse):
+    shown = browse(pages[1], 400, TRY)
+    assert shown.errors == []
+    assert shown.data("broken") == ""
+    assert shown.data("zoomed") == "true"
+    assert "No SEP detection became several sources" in shown.dom
+
+
+def test_an_evaluation(evaluation):
+    page, metrics = evaluation
+    text = page.read_text()
+    assert "&lt;pairs&gt;" in text
+    assert "<pairs>" not in text
+    assert f"{metrics['methods']['galsep']['detectable']['centroid5']['f1']:.3f}" in text
+    assert metrics["weights_sha256"][:16] in text
+    assert "truth dashed" in text
+    assert text.index("Failures</h2>") < text.index("Successes</h2>")
+
+
+def test_a_browser_shows_an_evaluation(evaluation, browse):
+    for width in (1280, 400):
+        shown = browse(evaluation[0], width)
+        assert shown.errors == []
+        assert shown.data("broken") == ""
+        assert int(shown.data("pictures")) > 5
+        assert int(shown.data("wider")) <= 0
