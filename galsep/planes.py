@@ -269,8 +269,9 @@ class Footprints(Sequence[Footprint]):
 
 def crop_bounds(masks: Sequence[SoftMask]) -> npt.NDArray[np.int64]:
     """``xmin, ymin, xmax, ymax`` of each mask's crop, inclusive."""
-    if isinstance(masks, SoftMasks):
-        return masks.bounds
+    bounds: npt.NDArray[np.int64] | None = getattr(masks, "bounds", None)
+    if bounds is not None:
+        return bounds
     boxes = [
         (one.x0, one.y0, one.x0 + one.probability.shape[1] - 1, one.y0 + len(one.probability) - 1)
         for one in masks

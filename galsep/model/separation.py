@@ -223,12 +223,12 @@ def cut_crops(
     for mask, claim, y0, x0, side in zip(
         masks, own, crops.y0.tolist(), crops.x0.tolist(), crops.side.tolist(), strict=True
     ):
-        there, here = window(y0, x0, side, shape)
+        there, here = window(y0, x0, (side, side), shape)
         layers = np.zeros((LAYERS, side, side), dtype=np.float32)
         for layer, part in zip(layers, (mask, claim), strict=False):
             height, width = part.probability.shape
             top, left = part.y0 - y0, part.x0 - x0
-            inner, outer = window(-top, -left, side, (height, width))
+            inner, outer = window(-top, -left, (side, side), (height, width))
             layer[outer] = part.probability[inner]
         layers[2][here] = all_masks[there]
         layers[3][here] = all_claims[there]
@@ -253,13 +253,21 @@ def _empty_crops(masks: Sequence[SoftMask]) -> Crops:
 
 
 def window(
-    y0: int, x0: int, side: int, shape: tuple[int, int]
+    y0: int, x0: int, size: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of an image and of a square crop where they overlap (possibly empty)."""
+    """Slices of an image and of a crop where they overlap (possibly empty).
+
+    Parameters
+    ----------
+    y0, x0 : int
+        Where the crop's first pixel lies in the image.
+    size, shape : (int, int)
+        Height and width of the crop and of the image.
+    """
     there, here = [], []
-    for start, size in zip((y0, x0), shape, strict=True):
-        low = min(max(0, start), size)
-        high = max(low, min(size, start + side))
+    for start, extent, limit in zip((y0, x0), size, shape, strict=True):
+        low = min(max(0, start), limit)
+        high = max(low, min(limit, start + extent))
         there.append(slice(low, high))
         here.append(slice(low - start, high - start))
     return (there[0], there[1]), (here[0], here[1])
@@ -312,8 +320,10 @@ def separate(
     crops = cut_crops(light, usable, masks, claims)
     seen = _look(network, crops, np.flatnonzero(~large))
     boxes = [
-        window(*place, shape)
-        for place in zip(crops.y0.tolist(), crops.x0.tolist(), crops.side.tolist(), strict=True)
+        window(y0, x0, (side, side), shape)
+        for y0, x0, side in zip(
+            crops.y0.tolist(), crops.x0.tolist(), crops.side.tolist(), strict=True
+        )
     ]
     all_claims = np.ones(shape, dtype=np.float32)
     for index, (claim, _, _) in seen.items():

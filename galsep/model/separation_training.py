@@ -222,7 +222,7 @@ def _owners(
 
 
 def _padded(layer: npt.NDArray[np.float32], y0: int, x0: int, side: int) -> npt.NDArray[np.float32]:
-    there, here = window(y0, x0, side, (STAMP_SIZE, STAMP_SIZE))
+    there, here = window(y0, x0, (side, side), (STAMP_SIZE, STAMP_SIZE))
     crop = np.zeros((side, side), dtype=np.float32)
     crop[here] = layer[there]
     return crop

@@ -6,7 +6,7 @@ background → SEP's blobs → cutouts → network → merge → split the light
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry, measure, split_light
 from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
-from galsep.model.separation import SIDES, separate
+from galsep.model.separation import SIDES, separate, window
 from galsep.model.weights import Model
 from galsep.planes import Footprints, Planes, SoftMasks, SourceLights
 from galsep.scene import Detections, Footprint, SoftMask, SourceLight
@@ -386,6 +386,9 @@ def finish(
         for name, band in prepared.bands.items()
     }
     photometry = own.photometry
+    parts = own.separated
+    if measured is not image and model.separator is not None:
+        parts = _measured(image, sources, prepared, model, config).separated
     footprints = Footprints(sources.masks)
     noverlap = count_overlaps(sources.masks, shape, planes)
     flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask, measured.mask, planes)
@@ -404,9 +407,14 @@ def finish(
         flags=flags,
         parent=sources.parent,
         tile=sources.tile,
-        # The probability of the masks agrees better with the brightest source's pixels than the
-        # predicted shares do.
-        segm=paint_labels(sources.masks, sources.scores, shape, planes),
+        segm=paint_labels(
+            # Without models, the probability of the masks agrees better with the brightest
+            # source's pixels than Mask R-CNN's shares do.
+            sources.masks if model.separator is None else _Strengths(sources.masks, parts),
+            sources.scores,
+            shape,
+            planes,
+        ),
         noverlap=noverlap,
         measured=own,
         bands=bands,
@@ -525,6 +533,37 @@ def _measured(
         for name in Photometry.__dataclass_fields__
     }
     return Band(image, separated if planes.folder else list(separated), Photometry(**columns))
+
+
+class _Strengths(Sequence[SoftMask]):
+    """What sources compete for the pixels of the label map with: their models on their masks."""
+
+    def __init__(self, masks: SoftMasks, parts: Sequence[SourceLight]) -> None:
+        self._masks, self._parts = masks, parts
+        self.bounds = masks.bounds
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @overload
+    def __getitem__(self, index: int) -> SoftMask: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SoftMask]: ...
+
+    def __getitem__(self, index: int | slice) -> SoftMask | list[SoftMask]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        mask, part = self._masks[index], self._parts[index]
+        height, width = mask.probability.shape
+        model = np.zeros((height, width), dtype=np.float32)
+        # Crops hold their masks, but for those of the largest objects.
+        here, there = window(part.y0 - mask.y0, part.x0 - mask.x0, part.model.shape, model.shape)
+        model[here] = part.model[there]
+        least = np.finfo(np.float32).tiny
+        return SoftMask(
+            mask.y0, mask.x0, np.where(mask.probability > 0, np.maximum(model, least), 0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
