@@ -26,18 +26,20 @@ from galsep.config import RECIPES, TrainConfig, read_toml, resolve
 
 __all__ = ["add_to"]
 
-SHORT_HELP = "Train Mask R-CNN on a data set"
+SHORT_HELP = "Train the networks on a data set"
 
 HELP = """
-Train Mask R-CNN on a data set of galsep simulate. After each epoch RUN holds usable weights
-(weights.safetensors), the losses (metrics.csv, losses.png) and what --resume needs; Ctrl-C leaves
-usable weights, too. At the end the score threshold is chosen on the validation split.
+Train Mask R-CNN on a data set of galsep simulate, then the separation network on what it finds.
+After each epoch RUN holds usable weights (weights.safetensors), the losses (metrics.csv,
+losses.png) and what --resume needs; Ctrl-C leaves usable weights, too. The score threshold is
+chosen on the validation split.
 """
 
 EPILOG = """
 Examples:
   galsep train pairs --output run
   galsep train pairs --output run --resume
+  galsep train pairs --output run-2 --init run/weights.safetensors --epochs 0
   galsep train pairs --output run-paper --recipe paper --device cuda
   galsep train --recipe paper --dump-config > paper.toml
 
@@ -75,7 +77,7 @@ def train(
         str | None,
         _setting(
             "recipe",
-            "compact (4 million parameters, a CPU will do) or paper (Kamath's ResNet-50)",
+            "compact (3 million parameters, a CPU will do) or paper (Kamath's ResNet-50)",
             metavar="NAME",
             group=_TRAINING,
         ),
@@ -84,7 +86,18 @@ def train(
         str | None,
         _by_recipe("init", "Starting weights: random, coco or a file", "random|coco|FILE"),
     ] = None,
-    epochs: Annotated[int | None, _by_recipe("epochs", "Epochs", "N")] = None,
+    epochs: Annotated[
+        int | None, _by_recipe("epochs", "Epochs of Mask R-CNN; 0 leaves it as --init has it", "N")
+    ] = None,
+    separation_epochs: Annotated[
+        int | None,
+        _setting(
+            "separation_epochs",
+            "Epochs of the separation network, which follow",
+            metavar="N",
+            group=_TRAINING,
+        ),
+    ] = None,
     epoch_size: Annotated[int | None, _by_recipe("epoch_size", "Stamps in an epoch", "N")] = None,
     batch_size: Annotated[int | None, _by_recipe("batch_size", "Stamps in a step", "N")] = None,
     seed: Annotated[int | None, _setting("seed", "Seed", metavar="N", group=_TRAINING)] = None,
@@ -108,6 +121,7 @@ def train(
         "recipe": recipe,
         "init": init,
         "epochs": epochs,
+        "separation_epochs": separation_epochs,
         "epoch_size": epoch_size,
         "batch_size": batch_size,
         "seed": seed,
@@ -127,7 +141,8 @@ def train(
         result = run(
             dataset, output, settings, resume=resume, overwrite=overwrite, reporter=reporter
         )
-        reporter.info(f"wrote {result.weights} after {len(result.history)} epochs")
+        epochs = len(result.history) + len(result.separation_history)
+        reporter.info(f"wrote {result.weights} after {epochs} epochs")
 
 
 def resolve_settings(run: Path | None, file: Path | None, given: Mapping[str, Any]) -> TrainConfig:

@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^ *```(sh|python)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 SMALLER = {
     "simulate": "--n 20 --galaxies 2 --workers 1",
-    "train": "--epochs 1 --epoch-size 4 --batch-size 4 --device cpu",
+    "train": "--epochs 1 --separation-epochs 1 --epoch-size 4 --batch-size 4 --device cpu",
     "evaluate": "--limit 1 --no-baselines --device cpu",
     "deblend": "--device cpu",
 }
@@ -100,6 +100,8 @@ def files(tmp_path_factory, crop):
         fits.writeto(folder / f"{name}-VIS.fits", one.data, one.header)
     hst = planes(image, header, SCI="image", WHT="weight", CTX="mask")
     hst.writeto(folder / "hst_acs_f814w_drc.fits")
+    made = ["--output", str(folder / "out"), "--isolated", "--device", "cpu", "--quiet"]
+    assert main(["deblend", str(folder / "field.fits"), *made]) == 0
     return folder
 
 
