@@ -32,7 +32,7 @@ LARGE_CORE = 5.0
 
 NO_PARENT = 0
 
-FEW_SOURCES = 4096
+FEW_SOURCES = 512
 """Sources that are looked at before their pixels are let go."""
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,10 +83,11 @@ def test_a_large_file_gives_the_same_bytes(field, tmp_path, monkeypatch, form):
         with image.open("rb") as plain, gzip.open(tmp_path / "field.fits.gz", "wb") as packed:
             shutil.copyfileobj(plain, packed)
         image = tmp_path / "field.fits.gz"
-    deblend_files([image], tmp_path / "small", CPU)
+    config = replace(CPU, preview=form == "plain")
+    deblend_files([image], tmp_path / "small", config)
     monkeypatch.setattr(planes_module, "LARGE_IMAGE", 1000)
     monkeypatch.setattr(finding, "MANY_CUTOUTS", 3)
-    deblend_files([image], tmp_path / "large", CPU)
+    deblend_files([image], tmp_path / "large", config)
     names = sorted(path.name for path in (tmp_path / "small").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "large").iterdir())
     for name in names:
