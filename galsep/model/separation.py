@@ -342,7 +342,11 @@ def separate(
         claim, total, summary = seen[index]
         share = claim[here] / all_claims[there]
         model = share * total[here] * usable[there]
-        flux, error = _flux(model, float(summary[0]), float(summary[1]), fit)
+        growth, spread = float(summary[0]), float(summary[1])
+        if fit is not None:
+            model *= np.float32(fit.correction(float(np.sqrt((model**2).sum()))))
+            spread *= fit.spread
+        flux, error = _flux(model, growth, spread)
         parts.append(SourceLight(there[0].start, there[1].start, share, model, flux, error))
     return parts
 
@@ -382,9 +386,7 @@ def _look(
     return seen
 
 
-def _flux(
-    model: npt.NDArray[np.float32], growth: float, spread: float, fit: FluxFit | None
-) -> tuple[float, float]:
+def _flux(model: npt.NDArray[np.float32], growth: float, spread: float) -> tuple[float, float]:
     """Flux of a model and its error, in sky rms.
 
     Parameters
@@ -395,13 +397,9 @@ def _flux(
         Flux over the model's sum.
     spread : float
         Error over that of a sum weighted by the model.
-    fit : FluxFit or None
     """
-    total, power = float(model.sum(dtype=np.float64)), float((model**2).sum(dtype=np.float64))
-    snr = np.sqrt(power)
-    if fit is not None:
-        growth *= fit.correction(snr)
-        spread *= fit.spread
+    total = float(model.sum(dtype=np.float64))
+    power = float((model**2).sum(dtype=np.float64))
     # As wide as a pixel if nothing is known of its shape.
-    width = total / snr if snr > 0 else 1.0
-    return growth * total, growth * spread * max(width, 1.0)
+    width = total / np.sqrt(power) if power > 0 else 1.0
+    return growth * total, growth * spread * max(float(width), 1.0)
