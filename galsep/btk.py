@@ -82,7 +82,8 @@ class GalsepDeblender(Deblender):
         ra, dec = batch.wcs.pixel_to_world_values(detections.x, detections.y)
         catalog = Table(
             {
-                "ra": np.asarray(ra) * 3600,
+                # BTK's blends lie around 0°; a source to the west is not 360° away.
+                "ra": ((np.asarray(ra) + 180) % 360 - 180) * 3600,
                 "dec": np.asarray(dec) * 3600,
                 "x_peak": detections.x,
                 "y_peak": detections.y,

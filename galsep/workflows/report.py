@@ -137,6 +137,8 @@ def own_lights(
 ) -> list[OwnLight]:
     """Give the own light, with its outline, of each source that reaches into a window.
 
+    Colours take turns within the window, whatever they are in the field.
+
     Parameters
     ----------
     footprints : sequence of Footprint
@@ -145,17 +147,17 @@ def own_lights(
         Sources that only SEP found.
     window : Window
     """
+    here = [index for index, one in enumerate(footprints) if window.touches(one)]
     return [
         OwnLight(
             index + 1,
-            outline_color(index, missed=bool(missed[index])),
-            footprint,
+            outline_color(turn, missed=bool(missed[index])),
+            footprints[index],
             separated[index].y0,
             separated[index].x0,
             separated[index].model,
         )
-        for index, footprint in enumerate(footprints)
-        if window.touches(footprint)
+        for turn, index in enumerate(here)
     ]
 
 
