@@ -224,7 +224,7 @@ class DeblendConfig:
         _at_least("batch_size", self.batch_size, 1)
         if sum(bool(noise) for noise in (self.variance, self.weight, self.rms)) > 1:
             raise UsageError("variance, weight and rms exclude each other: choose one")
-        if self.band and (self.variance or self.weight or self.rms or self.mask):
+        if self.band and (self.variance or self.weight or self.rms or self.mask or self.mask_bits):
             raise UsageError("with bands, noise and mask planes are those of their own files")
         _check_bits(self.mask_bits)
         _at_least("background_mesh", self.background_mesh, 8)

@@ -419,13 +419,17 @@ def _report(result: "FileResult", reporter: ConsoleReporter, *, debug: bool) -> 
 
 def _kind(file: Path) -> str:
     """Name an output by its ending."""
-    for ending, name in (("_isolated", "isolated"), ("_residual", "residual")):
-        if file.stem.endswith(ending):
-            return name
     side = {".png": "picture", ".reg": "regions", ".html": "report"}
     if file.suffix in side:
         return side[file.suffix]
-    return "label map" if file.stem.endswith("_segm") else "catalogue"
+    for ending, name in (
+        ("_segm", "label map"),
+        ("_isolated", "isolated"),
+        ("_residual", "residual"),
+    ):
+        if file.stem.endswith(ending):
+            return name
+    return "catalogue"
 
 
 def add_to(app: typer.Typer) -> None:

@@ -101,6 +101,7 @@ def measure(
     gain: float = 0.0,
     noise: npt.NDArray[np.float32] | None = None,
     chosen: slice = slice(None),
+    top: int = 0,
 ) -> Photometry:
     """Measure the separated light of each source.
 
@@ -116,6 +117,8 @@ def measure(
         Noise of each pixel, where it is known; see :func:`pixel_variance`.
     chosen : slice
         Sources that are wanted; the others are their neighbours.
+    top : int
+        Row of the whole image that the first one here is; the measured ``y`` count from there.
 
     Notes
     -----
@@ -138,7 +141,8 @@ def measure(
         columns["blendedness"][index] = 1 - (model**2).sum() / among if among > 0 else 0.0
         moments = _moments(model if model.sum() > 0 else (part.share > 0).astype(np.float64))
         columns["x"][index] = part.x0 + moments[0]
-        columns["y"][index] = part.y0 + moments[1]
+        # One sum, rounded once: the same whatever rows of the image are here.
+        columns["y"][index] = top + part.y0 + moments[1]
         columns["semimajor_axis"][index] = moments[2]
         columns["semiminor_axis"][index] = moments[3]
         columns["orientation"][index] = moments[4]

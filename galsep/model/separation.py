@@ -59,6 +59,9 @@ NOISE_SCALE = 100.0
 BATCH = {32: 64, 48: 32, 64: 16, 96: 8, 128: 4}
 """Crops that go through the network at a time, by side."""
 
+CPU_BATCH = 2
+"""... and on a CPU, which gains nothing from more, and loses much with one alone."""
+
 
 class SeparationNetwork(nn.Module):
     """A residual U-Net from crops to claims, noiseless light and the flux's correction.
@@ -371,16 +374,26 @@ def _rest(
 def _look(
     network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.int64]
 ) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
-    """Claims, noiseless light and summary of some sources."""
+    """Claims, noiseless light and summary of some sources.
+
+    Batches are filled up with empty crops to one size, so that a source does not depend on how many
+    others there are.
+    """
     device = next(network.parameters()).device
     seen: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
-    for batch in crops.batches():
+    limit = CPU_BATCH if device.type == "cpu" else None
+    for batch in crops.batches(limit):
         batch = batch[np.isin(batch, wanted)]
         if not batch.size:
             continue
-        pixels = torch.from_numpy(np.stack([crops.light[k] for k in batch])).to(device)
-        layers = torch.from_numpy(np.stack([crops.layers[k] for k in batch])).to(device)
-        claims, total, summary = (part.float().cpu() for part in network(pixels, layers))
+        side = int(crops.side[batch[0]])
+        size = limit or BATCH[side]
+        pixels = np.zeros((size, side, side), dtype=np.float32)
+        layers = np.zeros((size, LAYERS, side, side), dtype=np.float32)
+        for position, k in enumerate(batch.tolist()):
+            pixels[position], layers[position] = crops.light[k], crops.layers[k]
+        out = network(torch.from_numpy(pixels).to(device), torch.from_numpy(layers).to(device))
+        claims, total, summary = (part[: len(batch)].float().cpu() for part in out)
         parts = (torch.exp(claims).numpy(), total.numpy(), torch.exp(summary).numpy())
         seen |= dict(zip(batch.tolist(), zip(*parts, strict=True), strict=True))
     return seen

@@ -1,21 +1,23 @@
 """Several bands of one field: found in their combination, measured in each."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from galsep.errors import ImageError, UsageError
+from galsep.image.background import sampled
 from galsep.image.light import Frame, without_background
 from galsep.io.companions import split_reference
 from galsep.io.image import Plane, read_plane_like
 from galsep.planes import Planes
 
-__all__ = ["band_files", "combined_frame", "combined_plane", "read_bands"]
+__all__ = ["band_files", "check_names", "combined_frame", "combined_plane", "read_bands"]
 
-NAME = re.compile(r"\w+")
+NAME = re.compile(r"(?!err(_|$))\w{1,16}", re.ASCII)
+"""Names that make columns and HDUs of FITS, and none that is there already."""
 
 
 def band_files(given: Sequence[str]) -> dict[str, str]:
@@ -24,17 +26,42 @@ def band_files(given: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     UsageError
-        For another form, a name with other than letters, digits and ``_``, or one given twice.
+        For another form, a name that :func:`check_names` refuses, or one given twice.
     """
     files: dict[str, str] = {}
     for entry in given:
         name, equals, file = entry.partition("=")
-        if not (equals and file and NAME.fullmatch(name)):
+        if not (equals and file and name):
             raise UsageError(f"a band is NAME=FILE, such as g=field_g.fits, got {entry!r}")
         if name in files:
             raise UsageError(f"band {name} is given twice: {files[name]} and {file}")
         files[name] = file
+    check_names(files)
     return files
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that cannot be part of those of columns and HDUs.
+
+    Raises
+    ------
+    UsageError
+        For other than one to 16 ASCII letters, digits and ``_``, for ``err`` and what begins with
+        ``err_``, which is the name of a column, and for two that differ in case only: FITS does
+        not tell them apart.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UsageError(
+                f"the name of a band is 1 to 16 letters, digits and _, and not err, got {name!r}"
+            )
+        if name.lower() in seen:
+            raise UsageError(
+                f"bands {seen[name.lower()]} and {name} differ in case only, which FITS does not "
+                "tell apart"
+            )
+        seen[name.lower()] = name
 
 
 def read_bands(files: Mapping[str, str], first: Plane, planes: Planes) -> dict[str, Plane]:
@@ -94,10 +121,12 @@ def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Fr
     """
     lights = [without_background(frame, mesh, planes) for frame in frames.values()]
     shape = lights[0].light.shape
+    # Weights are relative to it: single precision does not hold the squares of every unit.
+    unit = min(np.median(sampled(light.rms)) for light in lights)
     total, weight = planes.new(shape, np.float32), planes.new(shape, np.float32)
     for rows in planes.blocks(shape):
         for light in lights:
-            own = np.where(light.mask[rows], 0, 1 / light.rms[rows] ** 2)
+            own = np.where(light.mask[rows], 0, (unit / light.rms[rows]) ** 2)
             total[rows] += own * light.light[rows]
             weight[rows] += own
     mask, noise = planes.new(shape, np.bool_), planes.new(shape, np.float32)
@@ -105,7 +134,7 @@ def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Fr
         mask[rows] = weight[rows] == 0
         some = np.where(mask[rows], 1, weight[rows])
         total[rows] /= some
-        noise[rows] = 1 / np.sqrt(some)
+        noise[rows] = unit / np.sqrt(some)
     return Frame(total, mask, noise, bands=dict(frames))
 
 

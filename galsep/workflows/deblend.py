@@ -41,7 +41,13 @@ from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
 from galsep.planes import Planes
 from galsep.scene import Footprint, SourceLight
-from galsep.workflows.bands import band_files, combined_frame, combined_plane, read_bands
+from galsep.workflows.bands import (
+    band_files,
+    check_names,
+    combined_frame,
+    combined_plane,
+    read_bands,
+)
 from galsep.workflows.finding import Band, FoundSources, find_sources
 from galsep.workflows.pool import work_on_workers
 from galsep.workflows.report import masked_light, write_report
@@ -311,7 +317,7 @@ def deblend(
     ImageError
         When the image is missing, damaged, empty or not 2-D, or its planes do not fit.
     UsageError
-        When ``config`` names planes of an array.
+        When ``config`` names planes of an array, or bands, or a band's name is not usable.
     WeightsError, DeviceError
         When the weights or the device are not usable.
 
@@ -323,6 +329,8 @@ def deblend(
     """
     config = config or DeblendConfig()
     planes = Planes()
+    if config.band and not isinstance(image, Mapping):
+        raise UsageError("give several bands as a mapping of their names to images")
     if isinstance(image, Mapping):
         bands = _given_bands(image, config, planes)
         plane, detection = next(iter(bands.values())), None
@@ -405,7 +413,8 @@ def deblend_files(
             raise UsageError(
                 f"{images[0]}: bands take the place of the image; name it as one of them"
             )
-        images = [split_reference(next(iter(band_files(config.band).values())))[0]]
+        first, ext = split_reference(next(iter(band_files(config.band).values())))
+        images, config = [first], replace(config, ext=ext or config.ext)
     check_catalog_format(config.catalog_format)
     if config.regions:
         check_regions()
@@ -610,9 +619,10 @@ def _deblend_images(
             plane = read_plane(path, str(ext), _plane_options(config), planes)
             detection = read_plane_like(config.detect, plane, planes) if config.detect else None
             name = f"{path}[{ext}]" if len(images.chosen) > 1 else str(path)
-            for message in (*plane.messages, *(detection.messages if detection else ())):
-                reporter.warn(message)
             others = read_bands(bands, plane, planes)
+            read = [plane, *list(others.values())[1:], *([detection] if detection else [])]
+            for message in dict.fromkeys(line for one in read for line in one.messages):
+                reporter.warn(message)
             found, plane, catalog = _deblend_plane(
                 plane, model, config, detection=detection, bands=others, planes=planes
             )
@@ -734,10 +744,11 @@ def _given_bands(
         raise UsageError("no band is given")
     if config.band or _plane_options(config) != PlaneOptions():
         raise UsageError("with bands, noise and mask planes are those of their own files")
+    check_names(images)
     files = {name: str(one) for name, one in images.items() if isinstance(one, str | Path)}
     if len(files) == len(images):
-        first = read_plane(Path(next(iter(files.values()))), config.ext)
-        return read_bands(files, first, planes)
+        path, ext = split_reference(next(iter(files.values())))
+        return read_bands(files, read_plane(path, ext or config.ext), planes)
     if files:
         raise UsageError("bands are all files or all arrays")
     bands = {name: _plane_of_array(one, None, None) for name, one in images.items()}

@@ -224,8 +224,9 @@ def test_columns_of_the_design():
     assert "mag" not in names
     full = [column.name for column in catalog_columns(("g", "r"), zeropoint=True)]
     start = full.index("deblend_flux_err") + 1
-    assert full[start : start + 5] == [
-        *("deblend_flux_g", "deblend_flux_r", "blendedness", "mag", "mag_err")
+    assert full[start : start + 7] == [
+        *("deblend_flux_g", "deblend_flux_err_g", "deblend_flux_r", "deblend_flux_err_r"),
+        *("blendedness", "mag", "mag_err"),
     ]
 
 

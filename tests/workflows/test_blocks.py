@@ -45,6 +45,12 @@ def assert_same(one, other):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
     for name in type(one.photometry).__dataclass_fields__:
         assert np.array_equal(getattr(one.photometry, name), getattr(other.photometry, name)), name
+    assert len(one.separated) == len(other.separated)
+    for mine, theirs in zip(one.separated, other.separated, strict=True):
+        assert (mine.y0, mine.x0) == (theirs.y0, theirs.x0)
+        assert np.array_equal(mine.share, theirs.share)
+        assert np.array_equal(mine.model, theirs.model)
+        assert (mine.flux, mine.flux_err) == (theirs.flux, theirs.flux_err)
     assert np.array_equal(one.parents.blobs.segm, other.parents.blobs.segm)
     assert np.array_equal(one.parents.blobs.x, other.parents.blobs.x)
     assert np.array_equal(one.parents.blobs.snr, other.parents.blobs.snr)

@@ -9,8 +9,8 @@ from galsep.config import EvaluateConfig
 from galsep.errors import DatasetError, OutputExistsError
 from galsep.flags import Flag
 from galsep.io.dataset import DatasetMeta, load_dataset, write_meta, write_shard
-from galsep.scene import Blend, Detections, Footprint, Source
-from galsep.workflows.evaluate import FIGURES, evaluate, summary_rows
+from galsep.scene import Blend, Detections, Footprint, Source, SourceLight
+from galsep.workflows.evaluate import FIGURES, ISOLATED_FIGURE, evaluate, summary_rows
 from galsep.workflows.judging import true_sources
 from galsep.workflows.reporting import Reporter
 
@@ -99,12 +99,20 @@ def found_sources(truth, keep, image):
         [truth.footprints[i] for i in keep], truth.x[keep], truth.y[keep],
         np.full(len(keep), 0.9), truth.flux[keep], np.where(truth.star[keep], 0.7, 0.2),
     )  # fmt: skip
+    models = [gaussian(truth.x[i], truth.y[i], truth.flux[i]).light[0] for i in keep]
+    everything = np.maximum(sum(models, np.zeros_like(image)), 1e-6)
     return SimpleNamespace(
         detections=detections,
         flags=np.zeros(len(keep), dtype=int),
         segm=labels,
         light=image,
         rms=np.full_like(image, RMS),
+        separated=[
+            SourceLight(0, 0, model / everything, model, flux, 0.1 * flux)
+            for model, flux in zip(models, truth.flux[keep].tolist(), strict=True)
+        ],
+        photometry=SimpleNamespace(flux=truth.flux[keep], flux_err=0.1 * truth.flux[keep]),
+        bands={},
     )
 
 
@@ -122,11 +130,11 @@ def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None, d
 
     def run_network(images, model, config):
         for image in images:
-            yield image, known[np.asarray(image).tobytes()]
+            yield image, known[image.data.tobytes()]
 
     def finish(image, truth, model, config, threshold):
         calls.append(threshold)
-        return found_sources(truth, choose(truth, threshold), image)
+        return found_sources(truth, choose(truth, threshold), image.data)
 
     def load_model(weights, device):
         return SimpleNamespace(threshold=threshold, info=info or {}, sha256="ab" * 32)
@@ -161,6 +169,12 @@ def test_perfect_detections(monkeypatch, dataset, tmp_path):
         assert detectable["map_at_threshold"][key] == pytest.approx(1)
     assert metrics["share_detectable"] == 7 / 8
     assert metrics["class_star"] is None
+    light = metrics["methods"]["galsep"]["light"]
+    assert (light["n"], light["exact"]["n"]) == (8, 8)
+    assert light["flux_error"] == light["flux_error_all"] == light["pull_width"] == 0
+    assert light["image_error"] == pytest.approx(0, abs=1e-4)
+    assert light["cosine"] == pytest.approx(1, abs=1e-4)
+    assert light["sep"]["n"] == 0
     assert listener.warnings == []
     assert listener.open == 0
 
@@ -229,7 +243,7 @@ def test_the_file_holds_the_metrics(monkeypatch, dataset, tmp_path):
     install(monkeypatch, dataset, draw=True)
     result = evaluate(dataset, tmp_path / "out", NO_BASELINES)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result.metrics
-    figures = [*FIGURES, "isolated.png"]
+    figures = [*FIGURES, ISOLATED_FIGURE]
     assert [file.name for file in result.files] == ["metrics.json", *figures, "report.html"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
         file.name for file in result.files
@@ -247,6 +261,9 @@ def test_nothing_found(monkeypatch, dataset, tmp_path):
     assert block["exact"] == 0.2  # The empty stamp.
     assert block["map_mask"] == 0
     assert metrics["threshold"] == metrics["threshold_stored"] == 0.45
+    light = metrics["methods"]["galsep"]["light"]
+    # Sources that are missed count as sources without flux.
+    assert (light["n"], light["flux_error"], light["flux_error_all"]) == (0, None, 1)
 
 
 def test_one_of_each_blend_missed(monkeypatch, dataset, tmp_path):
@@ -315,6 +332,11 @@ def test_classical_methods_stand_beside_the_network(monkeypatch, dataset, tmp_pa
     assert sep["centroid5"]["recall"] > 0.7
     assert -0.5 < sep["flux_bias"] < 0.05
     assert sep["mask_iou"] > 0.5
+    rival = metrics["methods"]["galsep"]["light"]["sep"]
+    assert 6 <= rival["n"] <= 8
+    assert rival["flux_error"] == 0
+    # Segments end before the light does.
+    assert rival["kron_error"] < rival["isophotal_error"] < 0.4
     rows = summary_rows(metrics)
     assert len(rows) == 2 * len(names)
     assert {row["sources"] for row in rows} == {"all", "detectable"}
@@ -338,7 +360,12 @@ def test_the_classical_methods_get_the_background_subtracted_image(monkeypatch, 
     after = evaluate(dataset, tmp_path / "two", EvaluateConfig(workers=1)).metrics
     name = "sep_5_32_0.005"
     assert (before["n_network_missed"], after["n_network_missed"]) == (0, 4)
+    light = [report["methods"]["galsep"].pop("light") for report in (before, after)]
     assert after["methods"]["galsep"] == before["methods"]["galsep"]
+    # Of the network's own light only what it is compared with changes.
+    sep = [figures.pop("sep") for figures in light]
+    assert light[0] == light[1]
+    assert sep[0] != sep[1]
     assert after["methods"][name] != before["methods"][name]
 
 

@@ -10,16 +10,21 @@ from astropy.table import Table
 from photutils.segmentation import SourceCatalog
 
 from galsep.flags import Flag
+from galsep.image.light import Light
 from galsep.plot.colors import MISSED_COLOR
 from galsep.plot.outlines import edges
-from galsep.scene import Footprint
+from galsep.scene import Footprint, SourceLight
 from galsep.workflows.deblend import DeblendResult
+from galsep.workflows.finding import Band
 
 SHAPE = (40, 60)
 
 
 def result(boxes, flags=(), weights="f46221d8f666a3a1"):
-    """Sources that are rectangles ``x0, y0, width, height``, the later ones on top."""
+    """Sources that are rectangles ``x0, y0, width, height``, the later ones on top.
+
+    Each has half of the light of its pixels, also in the band ``r``, which is twice as bright.
+    """
     n = len(boxes)
     segm = np.zeros(SHAPE, np.int32)
     light = np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32)
@@ -39,7 +44,16 @@ def result(boxes, flags=(), weights="f46221d8f666a3a1"):
     )
     sky = np.ones(SHAPE, np.float32)
     noverlap = np.zeros(SHAPE, np.uint8)
-    return DeblendResult(catalog, segm, masks, noverlap, Table(), 0 * sky, sky, light)
+    halves = [np.full(m.mask.shape, 0.5, np.float32) for m in masks]
+    separated, brighter = (
+        [SourceLight(m.y0, m.x0, h, k * h, 0, 0) for m, h in zip(masks, halves, strict=True)]
+        for k in (20, 40)
+    )
+    in_r = Light(2 * light, light > np.inf, 0 * sky, sky, None, None)
+    bands = {"r": Band(in_r, brighter, None)}
+    return DeblendResult(
+        catalog, segm, masks, noverlap, Table(), 0 * sky, sky, light, separated, bands
+    )
 
 
 @pytest.fixture
@@ -121,3 +135,45 @@ def test_matplotlib_and_photutils_are_loaded_when_asked_for():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_light_and_models_lie_where_their_sources_are(two):
+    light, model = two.light_of(2), two.model_of(2)
+    assert light.shape == model.shape == SHAPE
+    box = np.s_[20:25, 30:35]
+    assert light[box] == pytest.approx(two.light[box] / 2)
+    assert (model[box] == 10).all()
+    light[box] = model[box] = 0
+    assert not light.any()
+    assert not model.any()
+
+
+@pytest.mark.parametrize("band", ["", "r"])
+def test_light_and_residual_add_up(two, band):
+    light = two.bands["r"].image.light if band else two.light
+    before = light.copy()
+    parts = [two.light_of(label, band) for label in (1, 2)]
+    assert sum(parts) + two.residual(band) == pytest.approx(light, rel=1e-6)
+    assert parts[0].sum() > 0
+    assert np.array_equal(light, before)
+
+
+def test_bands_have_light_of_their_own(two):
+    assert np.array_equal(two.light_of(1, "r"), 2 * two.light_of(1))
+    assert np.array_equal(two.model_of(1, "r"), 2 * two.model_of(1))
+    assert np.array_equal(two.residual("r"), 2 * two.residual())
+
+
+@pytest.mark.parametrize("label", [0, -1, 3])
+def test_labels_that_are_not_there(two, label):
+    for method in (two.light_of, two.model_of):
+        with pytest.raises(KeyError, match=str(label)):
+            method(label)
+
+
+def test_bands_that_are_not_there(two):
+    for call in (lambda: two.light_of(1, "u"), lambda: two.model_of(1, "u")):
+        with pytest.raises(KeyError, match="u"):
+            call()
+    with pytest.raises(KeyError, match="u"):
+        two.residual("u")
