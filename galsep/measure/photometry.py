@@ -101,6 +101,7 @@ def measure(
     gain: float = 0.0,
     noise: npt.NDArray[np.float32] | None = None,
     chosen: slice = slice(None),
+    y0: int = 0,
 ) -> Photometry:
     """Measure the separated light of each source.
 
@@ -116,6 +117,9 @@ def measure(
         Noise of each pixel, where it is known; see :func:`pixel_variance`.
     chosen : slice
         Sources that are wanted; the others are their neighbours.
+    y0 : int
+        Row of the image that the arrays begin with. It is added to a source's own row, a whole
+        number: added to a centroid it would change its last digits.
 
     Notes
     -----
@@ -138,7 +142,7 @@ def measure(
         columns["blendedness"][index] = 1 - (model**2).sum() / among if among > 0 else 0.0
         moments = _moments(model if model.sum() > 0 else (part.share > 0).astype(np.float64))
         columns["x"][index] = part.x0 + moments[0]
-        columns["y"][index] = part.y0 + moments[1]
+        columns["y"][index] = y0 + part.y0 + moments[1]
         columns["semimajor_axis"][index] = moments[2]
         columns["semiminor_axis"][index] = moments[3]
         columns["orientation"][index] = moments[4]

@@ -633,8 +633,7 @@ def _separate(
         hidden = image.mask[rows]
         parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
     noise = None if image.noise is None else image.noise[rows]
-    photometry = measure(parts, light, rms, image.gain, noise, own)
-    photometry.y[:] += top
+    photometry = measure(parts, light, rms, image.gain, noise, own, top)
     return [replace(part, y0=part.y0 + top) for part in parts[own]], photometry
 
 
