@@ -3,9 +3,11 @@
 The files have no name: nothing is left of them when the process ends, however it ends.
 """
 
+import errno
 import math
 import mmap
 import os
+import shutil
 import tempfile
 import weakref
 from array import array
@@ -289,6 +291,8 @@ def _unnamed_file(folder: Path) -> IO[bytes]:
 def _reserve(file: IO[bytes], size: int, folder: Path) -> None:
     """Make a file as large as needed; a mapped one that finds no room later ends the process."""
     try:
+        if size > shutil.disk_usage(folder).free:  # Or else the disk would be filled first.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:
