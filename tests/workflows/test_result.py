@@ -10,9 +10,9 @@ from astropy.table import Table
 from photutils.segmentation import SourceCatalog
 
 from galsep.flags import Flag
+from galsep.image.light import Light
 from galsep.plot.outlines import edges
 from galsep.plot.preview import MISSED_COLOR
-from galsep.image.light import Light
 from galsep.scene import Footprint, SourceLight
 from galsep.workflows.deblend import DeblendResult
 from galsep.workflows.finding import Band
