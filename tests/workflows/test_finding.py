@@ -151,18 +151,17 @@ def test_the_threshold_cuts_scores(pairs, model):
     assert network.sum() <= len(loose.detections)
 
 
+PLACES = (
+    (0.2, 0.3, 90), (0.28, 0.33, 60), (0.7, 0.25, 140), (0.6, 0.75, 300), (0, 0.7, 80),
+    *((0.1 + 0.2 * k, 0.1 + 0.4 * j, 200) for k in range(4) for j in range(3)),
+)  # fmt: skip
+
+
 def crowd(shape, width, seed=6):
     """Sources of one width, some of them overlapping and one at the edge, in white noise."""
-    rng = np.random.default_rng(seed)
-    image = rng.normal(20, 1, shape)
+    image = np.random.default_rng(seed).normal(20, 1, shape)
     rows, columns = np.indices(shape)
-    for x, y, peak in (
-        (0.2, 0.3, 90),
-        (0.28, 0.33, 60),
-        (0.7, 0.25, 40),
-        (0.6, 0.75, 300),
-        (0, 0.7, 80),
-    ):
+    for x, y, peak in PLACES:
         distance = np.hypot(columns - x * shape[1], rows - y * shape[0])
         image += peak * np.exp(-((distance / width) ** 2) / 2)
     return image
@@ -192,7 +191,7 @@ def add_up(parts, light):
 @pytest.mark.parametrize("binning", [1, 2])
 @pytest.mark.parametrize("network", ["packaged", "small"])
 def test_light_is_conserved(model, separating, network, binning):
-    shape, width = ((150, 141), 2.2) if binning == 1 else ((261, 243), 7.0)
+    shape, width = ((150, 141), 2.2) if binning == 1 else ((403, 391), 6.0)
     data = with_holes(crowd(shape, width))
     found = one(data, separating if network == "small" else model)
     assert found.domain.binning == binning
@@ -216,7 +215,7 @@ def test_light_is_conserved(model, separating, network, binning):
 
 @pytest.mark.parametrize("binning", [1, 2])
 def test_fluxes_are_in_the_images_unit(separating, binning):
-    shape, width = ((150, 141), 2.2) if binning == 1 else ((262, 244), 7.0)
+    shape, width = ((150, 141), 2.2) if binning == 1 else ((402, 390), 6.0)
     image = crowd(shape, width)
     found = one(image, separating)
     assert found.domain.binning == binning
