@@ -297,8 +297,8 @@ def _reserve(file: IO[bytes], size: int, folder: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise OutputError(
             f"{folder}: has no room for {size / 2**30:.1f} GiB of intermediate images "
-            f"({error.strerror or error})"
+            f"({getattr(error, 'strerror', None) or error})"
         ) from error

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from galsep.errors import OutputError
-from galsep.planes import LARGE_IMAGE, Footprints, Planes, SoftMasks, crop_bounds
-from galsep.scene import SoftMask
+from galsep.planes import LARGE_IMAGE, Footprints, Planes, SoftMasks, SourceLights, crop_bounds
+from galsep.scene import SoftMask, SourceLight
 
 
 def masks():
@@ -91,3 +91,25 @@ def test_footprints_are_where_masks_are_positive():
     values[1:3, 2] = 0.001
     footprint = Footprints([SoftMask(10, 20, values)])[0]
     assert footprint.bounds == (22, 11, 22, 12)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_parts_of_sources_come_back_as_they_were(tmp_path, in_file):
+    stored = SourceLights(tmp_path if in_file else None)
+    given = [
+        SourceLight(mask.y0, mask.x0, mask.probability, 30 * mask.probability, 1e9 / 3, 0.1 + k)
+        for k, mask in enumerate(masks())
+    ]
+    for part in given:
+        stored.append(part)
+    assert len(stored) == 3
+    for part, expected in zip(stored, given, strict=True):
+        assert (part.y0, part.x0) == (expected.y0, expected.x0)
+        assert np.array_equal(part.share, expected.share)
+        assert np.array_equal(part.model, expected.model)
+        # In full precision.
+        assert (part.flux, part.flux_err) == (expected.flux, expected.flux_err)
+    assert [part.flux_err for part in stored[1:]] == [1.1, 2.1]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(IndexError):
+        stored[3]

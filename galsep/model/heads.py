@@ -77,7 +77,8 @@ class _MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
         quarters = F.relu(F.conv2d(x, weight, upsampling.bias.repeat(4)))
         bins = quarters.permute(0, 2, 3, 1).reshape(n, height, width, 2, 2, hidden)
         out = F.linear(bins, logits.weight.flatten(1), logits.bias)
-        return out.permute(0, 5, 1, 3, 2, 4).reshape(n, -1, 2 * height, 2 * width)
+        # The number of classes by name: of no boxes it cannot be worked out.
+        return out.permute(0, 5, 1, 3, 2, 4).reshape(n, out.shape[-1], 2 * height, 2 * width)
 
 
 class SourceHeads(nn.Module):

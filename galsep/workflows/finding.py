@@ -632,6 +632,8 @@ def _separate(
         )
         hidden = image.mask[rows]
         parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
+        if binning > 1:
+            parts = _exclusive(parts, light.shape)
     noise = None if image.noise is None else image.noise[rows]
     photometry = measure(parts, light, rms, image.gain, noise, own, top)
     return [replace(part, y0=part.y0 + top) for part in parts[own]], photometry
@@ -658,6 +660,15 @@ def _in_units(
         )
         model = model * ~hidden[y0 : y0 + model.shape[0], x0 : x0 + model.shape[1]]
     return SourceLight(y0, x0, share, model, part.flux * scale, part.flux_err * scale)
+
+
+def _exclusive(parts: Sequence[SourceLight], shape: tuple[int, ...]) -> list[SourceLight]:
+    """Keep shares together to one: interpolated, they are more where one's crop ends."""
+    total = np.zeros(shape, dtype=np.float32)
+    for part in parts:
+        total[part.slices] += part.share
+    np.maximum(total, 1, out=total)
+    return [replace(part, share=part.share / total[part.slices]) for part in parts]
 
 
 def _pixel_flags(

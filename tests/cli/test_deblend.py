@@ -542,3 +542,193 @@ def test_the_summary_names_some_that_failed():
         "2 more"
     )
     assert summary(rest * 2) == "4 images: 2 done, 2 passed over"
+
+
+@pytest.fixture(scope="module")
+def holed(field, tmp_path_factory):
+    """The field with a patch of NaN and a column that its mask hides."""
+    path = tmp_path_factory.mktemp("holed") / "holed.fits"
+    image = fits.getdata(field).astype("f4")
+    image[30:40, 20:60] = np.nan
+    mask = np.zeros(image.shape, "i2")
+    mask[:, 77] = 4
+    planes = [fits.ImageHDU(image, name="SCI"), fits.ImageHDU(mask, name="DQ")]
+    fits.HDUList([fits.PrimaryHDU(), *planes]).writeto(path)
+    return path
+
+
+def test_light_model_and_residual_add_up_in_the_files(galsep, holed, tmp_path):
+    outcome = galsep("deblend", holed, "-o", tmp_path, "--isolated", "--residual")
+    assert outcome.code == 0
+    said = [line.split() for line in outcome.err.splitlines()]
+    for kind in ("isolated", "residual"):
+        assert [kind, str(tmp_path / f"holed_{kind}.fits")] in said
+    data, hidden = fits.getdata(holed, "SCI"), fits.getdata(holed, "DQ") > 0
+    hidden |= ~np.isfinite(data)
+    table = Table.read(tmp_path / "holed_cat.fits")
+    with (
+        fits.open(tmp_path / "holed_isolated.fits", checksum=True) as isolated,
+        fits.open(tmp_path / "holed_residual.fits", checksum=True) as residual,
+    ):
+        history = " ".join(isolated[0].header["HISTORY"])
+        assert "--isolated" in history
+        assert isolated[0].header["WEIGHTS"] == residual[0].header["WEIGHTS"]
+        stamps = isolated["STAMPS"].data
+        assert stamps["label"].tolist() == table["label"].tolist()
+        assert set(stamps["band"]) == {""}
+        light, models = np.zeros((2, *data.shape))
+        for row in stamps:
+            y0, x0, ny, nx, start = (int(row[key]) for key in ("y0", "x0", "ny", "nx", "start"))
+            box = np.s_[y0 : y0 + ny, x0 : x0 + nx]
+            for image, name in ((light, "LIGHT"), (models, "MODEL")):
+                values = isolated[name].data[start : start + ny * nx]
+                image[box] += values.reshape(ny, nx)
+        left, unmodelled = residual["RESIDUAL"].data, residual["UNMODELLED"].data
+        background = residual["BACKGROUND"].data
+        assert np.array_equal(np.isnan(left), hidden)
+        assert np.array_equal(np.isnan(unmodelled), hidden)
+        good = ~hidden
+        scale = float(np.abs(data[good]).max())
+        for part in (light + left, models + unmodelled):
+            assert (background + part)[good] == pytest.approx(data[good], abs=1e-6 * scale)
+        assert not light[hidden].any()
+        assert not models[hidden].any()
+        assert models.min() >= 0
+        assert models.sum() > 0
+
+
+def test_the_residual_lies_on_the_images_sky(galsep, field, tmp_path):
+    assert galsep("deblend", field, "-o", tmp_path, "--residual", "-q").code == 0
+    before, after = fits.getheader(field), fits.getheader(tmp_path / "field_i_residual.fits", 1)
+    for card in ("CTYPE1", "CRVAL1", "CRVAL2"):
+        assert after[card] == before[card]
+
+
+def test_light_of_several_images(galsep, field, tmp_path, weights):
+    image = fits.getdata(field)
+    hdus = [fits.ImageHDU(image, name="SCI", ver=version) for version in (1, 2)]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "two.fits")
+    run = ("deblend", tmp_path / "two.fits", "-o", tmp_path / "out", "--weights", weights)
+    assert galsep(*run, "--isolated", "--residual", "-q").code == 0
+    with fits.open(tmp_path / "out" / "two_isolated.fits") as hdus:
+        assert [(hdu.name, hdu.ver) for hdu in hdus[1:]] == [
+            (name, extver) for extver in (1, 2) for name in ("STAMPS", "LIGHT", "MODEL")
+        ]
+        assert np.array_equal(hdus["LIGHT", 1].data, hdus["LIGHT", 2].data)
+
+
+@pytest.mark.parametrize("kind", ["isolated", "residual"])
+def test_files_of_light_are_outputs_like_others(galsep, field, tmp_path, weights, kind):
+    run = ("deblend", field, "-o", tmp_path, "--weights", weights, f"--{kind}")
+    product = tmp_path / f"field_i_{kind}.fits"
+    product.write_bytes(b"mine")
+    refused = galsep(*run)
+    assert refused.code == 3
+    assert product.name in refused.error
+    assert names(tmp_path) == [product.name]
+    # Not all outputs are there, so nothing is passed over.
+    assert "passed over" not in galsep(*run, "--skip-existing").err
+    whole = product.read_bytes()
+    assert whole.startswith(b"SIMPLE")
+    assert "passed over" in galsep(*run, "--skip-existing").err
+    product.write_bytes(b"mine")
+    assert galsep(*run, "--overwrite").code == 0
+    assert product.read_bytes() == whole
+    # Without the option, the file is no output.
+    product.unlink()
+    assert "passed over" in galsep(*run[:-1], "--skip-existing").err
+    assert not product.exists()
+
+
+def test_an_empty_sky_has_files_of_light(galsep, tmp_path, weights):
+    sky = np.random.default_rng(1).normal(0, 1, (90, 90)).astype("f4")
+    fits.PrimaryHDU(sky).writeto(tmp_path / "sky.fits")
+    run = ("deblend", tmp_path / "sky.fits", "-o", tmp_path / "out", "--weights", weights)
+    assert galsep(*run, "--threshold", 0.99, "--isolated", "--residual").code == 0
+    with fits.open(tmp_path / "out" / "sky_isolated.fits") as hdus:
+        assert len(hdus["STAMPS"].data) == 0
+    with fits.open(tmp_path / "out" / "sky_residual.fits") as hdus:
+        total = hdus["RESIDUAL"].data + hdus["BACKGROUND"].data
+        assert total == pytest.approx(sky, abs=1e-5)
+
+
+@pytest.fixture
+def bands(field, tmp_path):
+    """The field in two bands, the second three times as bright."""
+    with fits.open(field) as hdus:
+        index = next(k for k, hdu in enumerate(hdus) if hdu.data is not None)
+        hdus[index].data = 3 * hdus[index].data
+        hdus.writeto(tmp_path / "r.fits")
+    (tmp_path / "g.fits").write_bytes(field.read_bytes())
+    return ("--band", f"g={tmp_path / 'g.fits'}", "--band", f"r={tmp_path / 'r.fits'}")
+
+
+def test_bands(galsep, bands, tmp_path):
+    out = tmp_path / "out"
+    outcome = galsep("deblend", *bands, "-o", out, "--isolated", "--residual")
+    assert outcome.code == 0
+    # The first band gives the outputs their name.
+    assert names(out) == [
+        "g_cat.fits", "g_isolated.fits", "g_residual.fits", "g_segm.fits"
+    ]  # fmt: skip
+    table = Table.read(out / "g_cat.fits")
+    assert len(table) > 3
+    assert table["deblend_flux_r"] == pytest.approx(3 * table["deblend_flux_g"], rel=1e-3)
+    assert table["deblend_flux_err_r"] == pytest.approx(3 * table["deblend_flux_err_g"], rel=1e-3)
+    history = " ".join(fits.getheader(out / "g_cat.fits")["HISTORY"])
+    assert "--band g=g.fits --band r=r.fits" in history
+    stamps = fits.getdata(out / "g_isolated.fits", "STAMPS")
+    assert [(row["band"], row["label"]) for row in stamps] == [
+        (band, label) for band in ("", "g", "r") for label in table["label"].tolist()
+    ]
+    with fits.open(out / "g_residual.fits") as hdus:
+        assert {"RESIDUAL", "RESIDUAL_G", "RESIDUAL_R", "BACKGROUND_R"} <= {h.name for h in hdus}
+    assert galsep("deblend", *bands, "-o", out, "--isolated").code == 3
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (["g"], "NAME=FILE"),
+        (["=g.fits"], "NAME=FILE"),
+        (["g="], "NAME=FILE"),
+        (["g i=g.fits"], "letters"),
+        (["err=g.fits"], "err"),
+        (["g=g.fits", "g=r.fits"], "given twice"),
+        (["y=g.fits", "Y=r.fits"], "case"),
+    ],
+)
+def test_bands_that_are_none(galsep, tmp_path, entries, said):
+    given = [word for entry in entries for word in ("--band", entry)]
+    outcome = galsep("deblend", *given, "--output", tmp_path / "out")
+    assert outcome.code == 2
+    assert said in outcome.error
+    assert names(tmp_path) == []
+
+
+def test_bands_take_the_place_of_the_image(galsep, field, bands, tmp_path):
+    outcome = galsep("deblend", field, *bands, "--output", tmp_path / "out")
+    assert outcome.code == 2
+    assert "field_i.fits: bands take the place of the image" in outcome.error
+    outcome = galsep("deblend", *bands, "--output", tmp_path / "out", "--rms", "s.fits")
+    assert outcome.code == 2
+    assert "out" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["shape", "grid", "missing"])
+def test_bands_that_do_not_fit(galsep, bands, tmp_path, kind):
+    path = tmp_path / "r.fits"
+    with fits.open(path) as hdus:
+        index = next(k for k, hdu in enumerate(hdus) if hdu.data is not None)
+        image = hdus[index].data[:-2] if kind == "shape" else hdus[index].data
+        header = hdus[index].header.copy()
+        header["CRPIX1"] += 3
+        fits.PrimaryHDU(np.array(image), header).writeto(path, overwrite=True)
+    if kind == "missing":
+        path.unlink()
+    outcome = galsep("deblend", *bands, "--output", tmp_path / "out")
+    assert outcome.code == 1
+    assert "r.fits" in outcome.error
+    said = {"shape": "--band", "grid": "3.0 px off at a corner", "missing": "no such file"}[kind]
+    assert said in outcome.error
+    assert names(tmp_path / "out") == []

@@ -75,3 +75,10 @@ def test_the_number_of_threads_changes_not_a_bit(threads):
                 for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
                     assert (a.y0, a.x0) == (b.y0, b.x0)
                     assert a.probability.tobytes() == b.probability.tobytes()
+
+
+def test_nothing_is_found_in_nothing():
+    empty = np.zeros((3, 120, 120), dtype=np.float32)
+    found = detect(load_model(device="cpu"), empty, batch_size=2)
+    assert [len(here.masks) for here in found] == [0, 0, 0]
+    assert all(here.scores.shape == (0,) for here in found)

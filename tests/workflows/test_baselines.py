@@ -10,6 +10,7 @@ from galsep.workflows.baselines import (
     photutils_detections,
     run_baselines,
     sep_detections,
+    sep_fluxes,
 )
 
 DEFAULT = SEP_SETTINGS["sep_1.5_32_0.005"]
@@ -141,3 +142,34 @@ def test_workers_change_nothing(monkeypatch):
         (a,), (b,) = one.values(), two.values()
         assert np.array_equal(a.x, b.x)
         assert np.array_equal(a.flux, b.flux)
+
+
+def test_kron_fluxes_hold_what_segments_lack():
+    image = gaussians((40.3, 60.7, 5e3, 2.5), (85.0, 52.2, 2e3, 2.5))
+    found = sep_fluxes(image, 1.0, DEFAULT)
+    bright = np.argsort(-found.isophotal)[:2]
+    assert found.x[bright] == pytest.approx([40.3, 85.0], abs=0.2)
+    assert found.y[bright] == pytest.approx([60.7, 52.2], abs=0.2)
+    true = np.array([5e3, 2e3])
+    assert found.kron[bright] == pytest.approx(true, rel=0.05)
+    assert (found.isophotal[bright] < found.kron[bright]).all()
+    assert (found.isophotal[bright] > 0.8 * true).all()
+
+
+def test_isophotal_fluxes_are_those_of_the_detections():
+    image = gaussians((55.0, 60.0, 2e4, 2.0), (65.0, 60.0, 2e4, 2.0), (20, 90, 700, 2.0))
+    found, detections = sep_fluxes(image, 1.0, DEFAULT), sep_detections(image, 1.0, DEFAULT)
+    assert found.isophotal == pytest.approx(detections.flux)
+    assert np.array_equal(found.x, detections.x)
+
+
+def test_a_neighbour_is_left_out_of_the_kron_aperture():
+    alone = sep_fluxes(gaussians((50.0, 60.0, 5e3, 2.5)), 1.0, DEFAULT)
+    beside = sep_fluxes(gaussians((50.0, 60.0, 5e3, 2.5), (64.0, 60.0, 5e4, 2.5)), 1.0, DEFAULT)
+    first = np.hypot(beside.x - 50, beside.y - 60).argmin()
+    assert beside.kron[first] == pytest.approx(alone.kron.max(), rel=0.3)
+
+
+def test_no_source_has_no_flux():
+    found = sep_fluxes(np.zeros((120, 120), dtype=np.float32), 1.0, DEFAULT)
+    assert found.x.shape == found.isophotal.shape == found.kron.shape == (0,)

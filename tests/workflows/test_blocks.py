@@ -1,16 +1,19 @@
 """Large images: blocks, and whole-image arrays in files, change nothing."""
 
+import dataclasses
 import gzip
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from astropy.io import fits
 
 from galsep import planes as planes_module
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.image.light import Frame
+from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
 from galsep.planes import Planes
 from galsep.workflows import finding
@@ -74,6 +77,25 @@ def test_blocks_change_nothing(field, model, tmp_path, monkeypatch, block_pixels
     parts = Planes(tmp_path, block_pixels)
     assert_same(whole, next(find_sources([frame], model, CPU, planes=parts)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("binning", [1, 2])
+def test_blocks_change_no_separated_light(field, model, tmp_path, binning):
+    """Also with a network that has learnt nothing, and gives light to every corner of a crop."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        separator = SeparationNetwork((16, 16, 16))
+        for parameter in separator.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.08)
+    limits = {"psf_fwhm_range": (0.1, 100.0 if binning == 1 else 2.5)}
+    info = {k: v for k, v in model.info.items() if k != "separation"} | limits
+    model = dataclasses.replace(model, separator=separator.eval(), info=info)
+    image = fits.getdata(field).astype(np.float32)[:, :250]
+    whole = next(find_sources([image], model, CPU))
+    assert whole.domain.binning == binning
+    assert len(whole.separated) > 30
+    parts = Planes(tmp_path, 250 * 60)
+    assert_same(whole, next(find_sources([image], model, CPU, planes=parts)))
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "tiles"])

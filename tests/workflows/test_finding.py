@@ -1,11 +1,15 @@
 """The way from an array to sources, with the packaged weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.flags import Flag
 from galsep.io.dataset import load_dataset
+from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
 from galsep.workflows.finding import find_sources
 from galsep.workflows.simulate import simulate
@@ -14,6 +18,23 @@ from galsep.workflows.simulate import simulate
 @pytest.fixture(scope="module")
 def model():
     return load_model(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def separating(model):
+    """With a small separation network that has learnt nothing: what must hold, holds for it, too.
+
+    It takes the flux for the sum of the model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = SeparationNetwork((16, 16, 16))
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.08)
+        for parameter in network.summary[-1].parameters():
+            torch.nn.init.zeros_(parameter)
+    info = {k: v for k, v in model.info.items() if k != "separation"}
+    return dataclasses.replace(model, separator=network.eval().requires_grad_(False), info=info)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +74,8 @@ def test_label_map_masks_and_counts_agree(pairs, model):
         assert np.array_equal(found.segm > 0, count > 0)
 
 
-def test_light_is_shared_out_in_full(pairs, model):
-    found = one(pairs.detection_image(0), model)
+def test_without_a_separation_network_masks_share_their_light(pairs, model):
+    found = one(pairs.detection_image(0), dataclasses.replace(model, separator=None))
     covered = found.noverlap > 0
     assert found.detections.flux.sum() == pytest.approx(found.light[covered].sum(), rel=1e-4)
 
@@ -128,3 +149,107 @@ def test_the_threshold_cuts_scores(pairs, model):
     network = (strict.flags & (Flag.NETWORK_MISSED | Flag.LARGER_THAN_CUTOUT)) == 0
     assert (strict.detections.scores[network] >= 0.9).all()
     assert network.sum() <= len(loose.detections)
+
+
+PLACES = (
+    (0.2, 0.3, 90), (0.28, 0.33, 60), (0.7, 0.25, 140), (0.6, 0.75, 300), (0, 0.7, 80),
+    *((0.1 + 0.2 * k, 0.1 + 0.4 * j, 200) for k in range(4) for j in range(3)),
+)  # fmt: skip
+
+
+def crowd(shape, width, seed=6):
+    """Sources of one width, some of them overlapping and one at the edge, in white noise."""
+    image = np.random.default_rng(seed).normal(20, 1, shape)
+    rows, columns = np.indices(shape)
+    for x, y, peak in PLACES:
+        distance = np.hypot(columns - x * shape[1], rows - y * shape[0])
+        image += peak * np.exp(-((distance / width) ** 2) / 2)
+    return image
+
+
+def with_holes(image):
+    """A masked array with NaN, a masked column through a source, and infinities."""
+    image = image.copy()
+    height, width = image.shape
+    image[height // 3 : height // 3 + 9, : width // 2] = np.nan
+    image[5, 5:9] = np.inf
+    masked = np.ma.masked_array(image, np.zeros(image.shape, dtype=bool))
+    masked[:, int(0.7 * width)] = np.ma.masked
+    return masked
+
+
+def add_up(parts, light):
+    """Sums over the sources: light, shares and models."""
+    total, shares, models = np.zeros((3, *light.shape))
+    for part in parts:
+        total[part.slices] += part.share * light[part.slices]
+        shares[part.slices] += part.share
+        models[part.slices] += part.model
+    return total, shares, models
+
+
+@pytest.mark.parametrize("binning", [1, 2])
+@pytest.mark.parametrize("network", ["packaged", "small"])
+def test_light_is_conserved(model, separating, network, binning):
+    shape, width = ((150, 141), 2.2) if binning == 1 else ((403, 391), 6.0)
+    data = with_holes(crowd(shape, width))
+    found = one(data, separating if network == "small" else model)
+    assert found.domain.binning == binning
+    assert len(found.separated) == len(found.detections) >= 3
+    for part in found.separated:
+        assert part.share.min() >= 0
+        assert part.model.min() >= 0
+        assert np.isfinite(part.model).all()
+        assert part.slices[0].stop <= shape[0]
+        assert part.slices[1].stop <= shape[1]
+    hidden = np.ma.getmaskarray(data) | ~np.isfinite(data.data)
+    light, shares, models = add_up(found.separated, found.light)
+    residual = found.light * (1 - shares)
+    assert shares.max() <= 1 + 1e-6
+    assert (light[hidden] == 0).all()
+    assert (models[hidden] == 0).all()
+    whole = found.background + light + residual
+    assert whole[~hidden] == pytest.approx(data.data[~hidden], abs=1e-3)
+    assert models.sum() > 0
+
+
+@pytest.mark.parametrize("binning", [1, 2])
+def test_fluxes_are_in_the_images_unit(separating, binning):
+    shape, width = ((150, 141), 2.2) if binning == 1 else ((402, 390), 6.0)
+    image = crowd(shape, width)
+    found = one(image, separating)
+    assert found.domain.binning == binning
+    # The network takes the flux for the sum of the model; that of averaged pixels loses nothing.
+    flux = np.array([part.flux for part in found.separated])
+    sums = np.array([part.model.sum(dtype=float) for part in found.separated])
+    assert flux == pytest.approx(sums, rel=1e-5 if binning == 1 else 0.02)
+    assert found.photometry.flux == pytest.approx(flux)
+    assert (found.photometry.flux_err > 0).all()
+    scaled = one(1000 * image, separating)
+    assert scaled.photometry.flux == pytest.approx(1000 * flux, rel=1e-3)
+    assert scaled.photometry.flux_err == pytest.approx(1000 * found.photometry.flux_err, rel=1e-3)
+
+
+def test_neighbours_that_meet_are_separated_alike_in_the_same_and_another_image(separating):
+    image = crowd((150, 141), 2.2)
+    alone = one(image, separating)
+    again = list(find_sources([image[::-1].copy(), image], separating))[1]
+    for mine, theirs in zip(alone.separated, again.separated, strict=True):
+        assert np.array_equal(mine.share, theirs.share)
+        assert (mine.flux, mine.flux_err) == (theirs.flux, theirs.flux_err)
+
+
+def test_isolated_galaxies_have_their_flux(pairs, model):
+    """What any weights must manage: bright galaxies alone on a stamp, together within a tenth."""
+    ratio = []
+    for blend in range(20):
+        rows = pairs.sources(blend)
+        brightest = rows["snr"].argmax()
+        if rows["snr"][brightest] < 60 or len(rows) > 1 and rows["purity"][brightest] < 0.98:
+            continue
+        found = one(pairs.detection_image(blend), model)
+        x, y = rows["x"][brightest], rows["y"][brightest]
+        nearest = np.hypot(found.detections.x - x, found.detections.y - y).argmin()
+        ratio.append(found.photometry.flux[nearest] / rows["flux"][brightest, 0])
+    assert len(ratio) >= 3
+    assert np.median(ratio) == pytest.approx(1, abs=0.1)

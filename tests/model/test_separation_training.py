@@ -1,0 +1,271 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from galsep.model import separation_training as training
+from galsep.model.examples import ExampleMaker
+from galsep.model.separation import SeparationNetwork
+from galsep.model.separation_training import Separating
+from galsep.model.weights import load_model
+from galsep.scene import SoftMask
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def examples(pairs):
+    maker = ExampleMaker(pairs, "train", augment=False, compose=False)
+    found = [maker.plain(k) for k in range(len(maker))]
+    return [example for example in found if len(example.footprints) == 2][:6]
+
+
+@pytest.fixture
+def network():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return SeparationNetwork((16, 16, 16))
+
+
+def true_masks(example):
+    return [
+        SoftMask(f.y0, f.x0, np.where(f.mask, 0.9, 0).astype(np.float32))
+        for f in example.footprints
+    ]
+
+
+def scene(example):
+    masks = true_masks(example)
+    return training._make_scene(example, masks, masks)
+
+
+def test_masks_belong_to_the_sources_they_agree_with(examples):
+    elsewhere = SoftMask(2, 3, np.ones((4, 5), dtype=np.float32))
+    for example in examples:
+        masks = [*true_masks(example)[::-1], elsewhere]
+        owner, portion = training._owners(example, masks)
+        assert owner.tolist() == [1, 0, -1]
+        assert portion.tolist() == [1, 1, 1]
+    owner, _ = training._owners(example, [])
+    assert owner.shape == (0,)
+
+
+def test_one_mask_twice_is_half_a_source_each(examples):
+    first, second = true_masks(examples[0])
+    owner, portion = training._owners(examples[0], [first, second, first])
+    assert owner.tolist() == [0, 1, 0]
+    assert portion.tolist() == [0.5, 1, 0.5]
+
+
+def test_a_scene_holds_the_light_of_each_source(examples):
+    for example in examples:
+        made = scene(example)
+        assert made.flux == pytest.approx(example.flux[:2])
+        for index in range(2):
+            y0, x0 = int(made.crops.y0[index]), int(made.crops.x0[index])
+            box = example.footprints[index].slices
+            here = tuple(
+                slice(part.start - start, part.stop - start)
+                for part, start in zip(box, (y0, x0), strict=True)
+            )
+            assert np.array_equal(made.light[index][here], example.light[index][box])
+            assert np.array_equal(made.total[index][here], example.total[box])
+            assert (made.light[index] <= made.total[index] + 1e-3).all()
+
+
+def test_a_spurious_source_should_get_nothing(examples):
+    spurious = SoftMask(2, 3, np.ones((4, 5), dtype=np.float32))
+    masks = [*true_masks(examples[0]), spurious]
+    made = training._make_scene(examples[0], masks, [*masks[:2], None])
+    assert made.flux[2] == 0
+    assert not made.light[2].any()
+
+
+def test_disturbed_sources_stay_on_their_stamp():
+    rng = np.random.default_rng(4)
+    values = np.linspace(0, 1, 30, dtype=np.float32).reshape(5, 6)
+    corners = [SoftMask(y0, x0, values) for y0 in (0, 115) for x0 in (0, 114)]
+    inside = SoftMask(50, 60, values)
+    masks = [*corners, *[inside] * 4000]
+    kept, said = training._disturbed(masks, masks, rng)
+    assert len(kept) == len(said)
+    for mask, claim in zip(kept, said, strict=True):
+        assert 0 <= mask.y0 <= 115
+        assert 0 <= mask.x0 <= 114
+        if claim is None:
+            assert np.array_equal(mask.probability, values > 0)
+        else:
+            assert (claim.y0, claim.x0) == (mask.y0, mask.x0)
+    n = len(masks)
+    expected = n * (1 - training.LOST) * (1 + training.DOUBLED)
+    assert len(kept) == pytest.approx(expected, rel=0.03)
+    outlines = sum(claim is None for claim in said)
+    assert outlines / len(said) == pytest.approx(training.OUTLINED, rel=0.2)
+    moved = sum((mask.y0, mask.x0) != (50, 60) for mask in kept)
+    # One of 25 moves leads nowhere.
+    assert moved / len(kept) == pytest.approx(training.MOVED * 24 / 25, rel=0.2)
+    assert masks[0].probability is values
+
+
+def test_an_observed_example_has_another_unit_and_the_same_light(examples):
+    example = examples[0]
+    rng = np.random.default_rng(0)
+    seen = [training._observed(example, rng) for _ in range(40)]
+    as_it_was = sum(one is example for one in seen)
+    assert 4 <= as_it_was <= 20
+    one = next(one for one in seen if one is not example)
+    unit = example.total.max() / one.total.max()
+    assert unit == pytest.approx(1, abs=0.15)
+    assert unit * one.light == pytest.approx(example.light, rel=1e-5)
+    assert unit * one.flux == pytest.approx(example.flux, rel=1e-5)
+    # As many electrons.
+    assert one.flux * one.electrons == pytest.approx(example.flux * example.electrons)
+    sky = one.total < 0.1
+    assert np.sinh(one.image)[sky].std() == pytest.approx(1, abs=0.05)
+
+
+def losses(light, model, share=None, estimate=None, summary=None, flux=None):
+    """Losses of one source on a crop of bare sky around it."""
+    light, model = torch.tensor(light)[None], torch.tensor(model)[None]
+    share = torch.ones_like(light) - 1e-6 if share is None else share
+    return training._losses(
+        model,
+        share,
+        light if estimate is None else torch.tensor(estimate)[None],
+        torch.zeros(1, 2) if summary is None else torch.tensor([summary]),
+        torch.ones_like(light),
+        light,
+        light,
+        light.sum((1, 2)) if flux is None else torch.tensor([flux]),
+        torch.tensor([100.0]),
+    )
+
+
+@pytest.fixture(scope="module")
+def bump():
+    rows, columns = np.indices((32, 32))
+    return (40 * np.exp(-((rows - 15) ** 2 + (columns - 17) ** 2) / 18)).astype(np.float32)
+
+
+def test_the_truth_costs_nothing(bump):
+    found = losses(bump, bump)
+    assert set(found) == set(Separating.parts)
+    for name in ("loss_model", "loss_total", "loss_flux"):
+        assert float(found[name]) == pytest.approx(0, abs=1e-6)
+    assert float(found["loss_claim"]) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["loss_model", "loss_flux", "loss_spread"])
+def test_the_farther_off_the_dearer(bump, name):
+    costs = [float(losses(bump, factor * bump)[name]) for factor in (1.0, 1.1, 1.3, 2.0)]
+    assert costs == sorted(costs)
+    assert costs[0] < costs[-1]
+
+
+def test_light_given_away_costs(bump):
+    half = torch.full((1, 32, 32), 0.5)
+    assert float(losses(bump, bump, share=half)["loss_claim"]) > 0.2
+
+
+def test_the_summary_makes_up_for_what_the_crop_lacks(bump):
+    flux = 1.2 * float(bump.sum())
+    without = losses(bump, bump, flux=flux)["loss_flux"]
+    grown = losses(bump, bump, flux=flux, summary=[float(np.log(1.2)), 0.0])["loss_flux"]
+    assert float(grown) == pytest.approx(0, abs=1e-6)
+    assert float(without) > 0.1
+
+
+def test_the_best_error_is_about_as_wide_as_what_is_off(bump):
+    """Too small an error costs, and so does too large a one."""
+    formal = float(bump.sum() / np.sqrt((bump**2).sum())) + 1
+    flux = float(bump.sum())
+    costs = {}
+    for spread in (-2.0, 0.0, 1.0, 2.0, 4.0):
+        off = [
+            float(
+                losses(bump, bump, summary=[0.0, spread], flux=flux + 5 * formal * z)["loss_spread"]
+            )
+            for z in np.random.default_rng(1).normal(size=60)
+        ]
+        costs[spread] = np.mean(off)
+    assert min(costs, key=costs.get) in (1.0, 2.0)
+
+
+def test_scenes_do_not_mix(examples, network):
+    scenes = [scene(example) for example in examples]
+    with torch.no_grad():
+        together = training._scene_losses(network, scenes, CPU, autocast=False)
+        alone = [training._scene_losses(network, [one], CPU, autocast=False) for one in scenes]
+    for name, loss in together.items():
+        assert float(loss) == pytest.approx(np.mean([float(one[name]) for one in alone]), rel=1e-3)
+
+
+def test_rivals_take_light_from_each_other(examples, network):
+    """The shares of one scene are normalised together: without its neighbour, a source has more."""
+    masks = true_masks(examples[0])
+    with torch.no_grad():
+        both = training._make_scene(examples[0], masks, masks)
+        one = training._make_scene(examples[0], masks[:1], masks[:1])
+        pair = training._scene_losses(network, [both], CPU, autocast=False)
+        single = training._scene_losses(network, [one], CPU, autocast=False)
+    assert float(pair["loss_model"]) != pytest.approx(float(single["loss_model"]), rel=1e-3)
+
+
+def test_nothing_found_can_be_learnt_from(examples, network):
+    nothing = training._make_scene(examples[0], [], [])
+    found = training._scene_losses(network, [nothing], CPU, autocast=False)
+    sum(found.values()).backward()
+    assert all(float(loss.detach()) == 0 for loss in found.values())
+    assert all((p.grad == 0).all() for p in network.parameters())
+
+
+def test_training_on_one_batch_lowers_its_loss(examples, network):
+    scenes = [scene(example) for example in examples[:3]]
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    history = []
+    for _ in range(25):
+        found = training._scene_losses(network, scenes, CPU, autocast=False)
+        loss = sum(found.values())
+        optimizer.zero_grad()
+        loss.backward()
+        if not history:
+            reached = [name for name, p in network.named_parameters() if p.grad.abs().sum() > 0]
+        optimizer.step()
+        history.append(float(loss.detach()))
+    # What is behind the zeros that residuals begin with is reached from the second step on.
+    assert {"stem.weight", "out.weight", "summary.2.weight"} <= set(reached)
+    assert history[-1] < history[0] - 0.3
+
+
+def test_the_detector_says_what_is_seen(examples, network):
+    model = load_model(device="cpu")
+    objective = Separating(model)
+
+    def loss(seed):
+        objective.begin(np.random.default_rng(seed))
+        with torch.no_grad():
+            return objective(network, examples[:2], CPU, autocast=False)
+
+    first, again, other = loss(1), loss(1), loss(2)
+    assert set(first) == set(Separating.parts)
+    assert all(torch.isfinite(part) for part in first.values())
+    assert first == again
+    assert first != other
+
+
+def test_of_an_empty_stamp_nothing_is_asked(examples, network):
+    zero = np.zeros((120, 120), dtype=np.float32)
+    empty = dataclasses.replace(
+        examples[0],
+        image=zero,
+        footprints=[],
+        labels=[],
+        light=np.zeros((0, 120, 120), dtype=np.float32),
+        flux=np.zeros(0),
+        total=zero,
+    )
+    objective = Separating(load_model(device="cpu"))
+    with torch.no_grad():
+        found = objective(network, [empty], CPU, autocast=False)
+    assert all(torch.isfinite(part) for part in found.values())
