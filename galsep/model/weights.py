@@ -6,7 +6,7 @@ Loading never runs code. ``.pth`` files, which are pickles, are read in one plac
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from galsep.errors import WeightsError
 from galsep.io.atomic import whole_file
@@ -287,6 +288,24 @@ def _fitting(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
     return fitted
 
 
+class _NoRandomStart(TorchFunctionMode):
+    """Leave out the random start of networks of which only the shapes are wanted.
+
+    Without it, ``normal_`` of a tensor without storage loads torch's compiler: two seconds.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "").endswith("normal_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _networks_for(
     path: Path, info: Mapping[str, Any]
 ) -> tuple[nn.Module, SeparationNetwork | None, Architecture]:
@@ -299,7 +318,7 @@ def _networks_for(
 
     try:
         architecture = Architecture.from_dict(dict(info["architecture"]))
-        with torch.device("meta"):
+        with torch.device("meta"), _NoRandomStart():
             expected = {name: tuple(tensor.shape) for name, tensor in _tensors(*build()).items()}
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise WeightsError(
