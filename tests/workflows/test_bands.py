@@ -31,7 +31,7 @@ class Listener(Reporter):
 
 @pytest.fixture(scope="module")
 def model():
-    """Without a separation network: fluxes are then the light of the masks, whatever the weights."""
+    """Without a separation network: fluxes are the light of the masks, whatever the weights."""
     return dataclasses.replace(load_model(device="cpu"), separator=None)
 
 

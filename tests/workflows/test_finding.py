@@ -245,7 +245,7 @@ def test_isolated_galaxies_have_their_flux(pairs, model):
     for blend in range(20):
         rows = pairs.sources(blend)
         brightest = rows["snr"].argmax()
-        if rows["snr"][brightest] < 60 or len(rows) > 1 and rows["purity"][brightest] < 0.98:
+        if rows["snr"][brightest] < 60 or (len(rows) > 1 and rows["purity"][brightest] < 0.98):
             continue
         found = one(pairs.detection_image(blend), model)
         x, y = rows["x"][brightest], rows["y"][brightest]
