@@ -49,8 +49,8 @@ def commands(text):
     command = ""
     for line in lines:
         command += re.sub(r"\s+#.*", "", line) + "\n"
-        # A quoted awk program goes over several lines.
-        if command.count("'") % 2 == 0:
+        # A quoted awk program goes over several lines, and so does a pipe that a line ends with.
+        if command.count("'") % 2 == 0 and not command.rstrip().endswith("|"):
             if command.strip() and not command.startswith("#"):
                 yield command.strip()
             command = ""
@@ -174,9 +174,9 @@ def test_python(page, found, here):
 
 
 def test_commands_are_told_apart():
-    text = "galsep info a.fits  # why\ngalsep deblend \\\n  b.fits\ncat x | awk '{\n print }' > y\n"
+    text = "galsep info a.fits  # why\ngalsep deblend \\\n  b.fits\ncat x |\nawk '{\n print }' > y\n"
     assert list(commands(text)) == [
         "galsep info a.fits",
         "galsep deblend    b.fits",
-        "cat x | awk '{\n print }' > y",
+        "cat x |\nawk '{\n print }' > y",
     ]
