@@ -52,9 +52,18 @@ def test_label_map_masks_overlaps_and_catalogue_agree(products):
         assert footprint.bounds == bounds
         assert footprint.area == row["mask_area"]
         counted += footprint.to_full(segm.shape)
-        assert row["bbox_xmin"] <= row["x_centroid"] <= row["bbox_xmax"]
-        assert row["bbox_ymin"] <= row["y_centroid"] <= row["bbox_ymax"]
     assert np.array_equal(counted, noverlap)
+    # A model reaches beyond its mask: of a faint source cut by a neighbour or by the edge, the
+    # centroid may, too.
+    inside = np.ones(len(catalog), dtype=bool)
+    for axis in "xy":
+        centroid, low, high = (
+            np.asarray(catalog[name])
+            for name in (f"{axis}_centroid", f"bbox_{axis}min", f"bbox_{axis}max")
+        )
+        inside &= (low <= centroid) & (centroid <= high)
+        assert (np.maximum(low - centroid, centroid - high) < 5).all()
+    assert inside.mean() > 0.9
     for footprint, share in zip(footprints, catalog["overlap_fraction"], strict=True):
         overlapped = (noverlap[footprint.slices][footprint.mask] > 1).mean()
         assert share == pytest.approx(overlapped, abs=1e-6)

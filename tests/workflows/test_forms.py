@@ -338,7 +338,7 @@ def test_a_wide_psf_sees_the_noise_pattern_too(tmp_path, monkeypatch):
         torch.nn.Identity(), ARCHITECTURES["compact"], {}, "", torch.device("cpu")
     )))  # fmt: skip
     assert found.domain.binning == 2
-    assert found.noise_scale == pytest.approx(0.2, rel=0.1)
+    assert found.measured.image.noise_scale == pytest.approx(0.2, rel=0.1)
     # In the strip as elsewhere the network sees noise of rms 1.
     noise = np.concatenate([c[np.abs(c) < 2].ravel() for c in seen])
     assert np.std(np.sinh(noise)) == pytest.approx(1, rel=0.25)
