@@ -37,7 +37,7 @@ def test_commands(ask):
 
 
 def test_options(ask):
-    assert bash(ask, "deblend", "--re") == ["--regions"]
+    assert bash(ask, "deblend", "--reg") == ["--regions"]
     assert bash(ask, "info", "image.fits", "--js") == ["--json"]
     assert bash(ask, "--sh") == ["--show-completion"]
 
@@ -53,11 +53,11 @@ def test_file_names_are_left_to_bash(ask, words):
 
 def test_zsh_and_fish(ask):
     zsh = {"_GALSEP_COMPLETE": "complete_zsh"}
-    assert '"--regions"' in ask(**zsh, _TYPER_COMPLETE_ARGS="galsep deblend --re").stdout
+    assert '"--regions"' in ask(**zsh, _TYPER_COMPLETE_ARGS="galsep deblend --reg").stdout
     assert ask(**zsh, _TYPER_COMPLETE_ARGS="galsep deblend im").stdout == "_files\n"
     fish = {"_GALSEP_COMPLETE": "complete_fish"}
     arguments = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    found = ask(**fish, **arguments, _TYPER_COMPLETE_ARGS="galsep deblend --re").stdout
+    found = ask(**fish, **arguments, _TYPER_COMPLETE_ARGS="galsep deblend --reg").stdout
     assert found.startswith("--regions\t")
     # Exit status 1 lets fish offer files.
     conditions = {"_TYPER_COMPLETE_FISH_ACTION": "is-args"}

@@ -1,0 +1,58 @@
+"""``benchmarks/separation.py``: the scenes that it draws, and what it calls conserved."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import galsep
+from galsep.scene import SoftMask
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+if not FOLDER.is_dir():
+    pytest.skip("the benchmarks are not part of the package", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import separation
+
+        yield separation
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in ("separation", "model_card", "deblend"):
+            sys.modules.pop(name, None)
+
+
+def test_a_source_is_drawn_where_it_should_be_with_its_flux(bench):
+    star = bench.drawn("star", 20.0, 66.0, 57.0, 0.0, 0.0, 0.0, 27.5)
+    assert star.sum() == pytest.approx(1000, rel=0.02)
+    rows, columns = np.indices(star.shape)
+    assert (star * columns).sum() / star.sum() == pytest.approx(66, abs=0.05)
+    assert (star * rows).sum() / star.sum() == pytest.approx(57, abs=0.05)
+    galaxy = bench.drawn("galaxy", 20.0, 66.0, 57.0, 4.0, 0.7, 0.2, 27.5)
+    assert galaxy.max() < star.max() / 2
+
+
+def test_light_is_conserved_on_the_example(bench):
+    image = np.random.default_rng(1).normal(100, 5, (90, 100)).astype(np.float32)
+    image[40:52, 45:57] += 60
+    image[10:12] = np.nan
+    figures = bench.conserved(galsep.deblend(image), image)
+    assert figures["off"] < 1e-4
+    assert figures["noise_outside"] == pytest.approx(1, abs=0.1)
+    assert abs(figures["left_in_masks"]) < 0.5
+
+
+def test_blends_side_by_side_keep_their_masks(bench):
+    mask = SoftMask(3, 4, np.ones((5, 5), np.float32))
+    one = (np.zeros((120, 120), np.float32), np.ones((120, 120), bool), [mask], [None])
+    other = (np.ones((120, 120), np.float32), np.ones((120, 120), bool), [mask], [mask])
+    light, usable, masks, claims = bench.side_by_side([one[:3] + ([mask],), other])
+    assert light.shape == usable.shape == (120, 240)
+    assert light[0, 119] == 0
+    assert light[0, 120] == 1
+    assert [m.x0 for m in masks] == [c.x0 for c in claims] == [4, 124]
