@@ -49,9 +49,9 @@ def test_light_is_conserved_on_the_example(bench):
 
 def test_blends_side_by_side_keep_their_masks(bench):
     mask = SoftMask(3, 4, np.ones((5, 5), np.float32))
-    one = (np.zeros((120, 120), np.float32), np.ones((120, 120), bool), [mask], [None])
+    one = (np.zeros((120, 120), np.float32), np.ones((120, 120), bool), [mask], [mask])
     other = (np.ones((120, 120), np.float32), np.ones((120, 120), bool), [mask], [mask])
-    light, usable, masks, claims = bench.side_by_side([one[:3] + ([mask],), other])
+    light, usable, masks, claims = bench.side_by_side([one, other])
     assert light.shape == usable.shape == (120, 240)
     assert light[0, 119] == 0
     assert light[0, 120] == 1
