@@ -174,9 +174,7 @@ def test_python(page, found, here):
 
 
 def test_commands_are_told_apart():
-    text = (
-        "galsep info a.fits # why\ngalsep deblend \\\n  b.fits\ncat x |\nawk '{\n print }' > y\n"
-    )
+    text = "galsep info a.fits # why\ngalsep deblend \\\n  b.fits\ncat x |\nawk '{\n print }' > y\n"
     assert list(commands(text)) == [
         "galsep info a.fits",
         "galsep deblend    b.fits",
