@@ -14,7 +14,7 @@ Everything is in units of the sky rms, one band at a time, so that one set of we
 number of bands.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +59,8 @@ NOISE_SCALE = 100.0
 BATCH = {32: 64, 48: 32, 64: 16, 96: 8, 128: 4}
 """Crops that go through the network at a time, by side."""
 
-CPU_BATCH = 2
-"""... and on a CPU, which gains nothing from more, and loses much with one alone."""
+CPU_BATCH = {32: 4, 48: 2, 64: 2, 96: 2, 128: 2}
+"""... and on a CPU, which gains next to nothing from more."""
 
 
 class SeparationNetwork(nn.Module):
@@ -189,13 +189,12 @@ class Crops:
     light: list[npt.NDArray[np.float32]]
     layers: list[npt.NDArray[np.float32]]
 
-    def batches(self, limit: int | None = None) -> Iterator[npt.NDArray[np.int64]]:
-        """Indices of crops of one size, at most ``limit`` (by default :data:`BATCH`) at a time."""
+    def batches(self, sizes: Mapping[int, int]) -> Iterator[npt.NDArray[np.int64]]:
+        """Indices of crops of one side, at most so many at a time as ``sizes`` has for it."""
         for side in SIDES:
             index = np.flatnonzero(self.side == side)
-            step = limit or BATCH[side]
-            for start in range(0, len(index), step):
-                yield index[start : start + step]
+            for start in range(0, len(index), sizes[side]):
+                yield index[start : start + sizes[side]]
 
 
 def cut_crops(
@@ -381,13 +380,13 @@ def _look(
     """
     device = next(network.parameters()).device
     seen: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
-    limit = CPU_BATCH if device.type == "cpu" else None
-    for batch in crops.batches(limit):
+    sizes = CPU_BATCH if device.type == "cpu" else BATCH
+    for batch in crops.batches(sizes):
         batch = batch[np.isin(batch, wanted)]
         if not batch.size:
             continue
         side = int(crops.side[batch[0]])
-        size = limit or BATCH[side]
+        size = sizes[side]
         pixels = np.zeros((size, side, side), dtype=np.float32)
         layers = np.zeros((size, LAYERS, side, side), dtype=np.float32)
         for position, k in enumerate(batch.tolist()):

@@ -252,7 +252,7 @@ def _scene_losses(
         nothing = torch.stack([p.sum() for p in network.parameters()]).sum() * 0
         return dict.fromkeys(Separating.parts, nothing)
     outs, index = [], []
-    for batch in crops.batches(256):
+    for batch in crops.batches(dict.fromkeys(SIDES, 256)):
         side = int(crops.side[batch[0]])
         pixels = torch.from_numpy(np.stack([crops.light[k] for k in batch])).to(device)
         layers = torch.from_numpy(np.stack([crops.layers[k] for k in batch])).to(device)

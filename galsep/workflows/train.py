@@ -161,7 +161,8 @@ class _Run:
         else:
             self.info["epoch"] = trainer.epoch
         save()
-        if self.config.calibrate:
+        # Where it stays as it was, so do its threshold and its calibration.
+        if self.config.calibrate and self.config.epochs:
             model = load_model(self.weights, self.config.device)
             self.info |= calibrate(model, self.data, self.reporter)
             save()
