@@ -20,7 +20,7 @@ def main() -> None:
     sources = SourceCatalog(
         result.light, result.to_segmentation_image(), error=result.rms, apermask_method="mask"
     )
-    table = sources.to_table(columns=("label", "kron_flux", "kron_fluxerr"))
+    table = sources.to_table(columns=("label", "kron_flux"))
     table["half_light_radius"] = sources.fluxfrac_radius(0.5)
     # Labels are those of the catalogue.
     table["blendedness"] = result.catalog["blendedness"][table["label"] - 1]
