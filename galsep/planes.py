@@ -13,7 +13,7 @@ import weakref
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ import numpy.typing as npt
 from galsep.errors import OutputError
 from galsep.scene import Footprint, SoftMask, SourceLight
 
-__all__ = ["BAND", "Footprints", "Planes", "SoftMasks", "SourceLights", "crop_bounds"]
+__all__ = ["BAND", "Footprints", "Made", "Planes", "SoftMasks", "SourceLights", "crop_bounds"]
+
+Element = TypeVar("Element")
 
 LARGE_IMAGE = 2**25
 """Images of more pixels than this are worked on in files, about 5800×5800."""
@@ -115,7 +117,28 @@ class Planes:
             self.release()
 
 
-class SoftMasks(Sequence[SoftMask]):
+class Made(Sequence[Element]):
+    """A list whose elements are made when they are asked for."""
+
+    def one(self, index: int) -> Element:
+        """Element ``index``, from 0."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Element: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Element]: ...
+
+    def __getitem__(self, index: int | slice) -> Element | list[Element]:
+        if isinstance(index, slice):
+            return [self.one(one) for one in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.one(index)
+
+
+class SoftMasks(Made[SoftMask]):
     """A list of soft masks, in memory or in a file.
 
     Parameters
@@ -149,17 +172,8 @@ class SoftMasks(Sequence[SoftMask]):
     def __len__(self) -> int:
         return len(self._places) // 5
 
-    @overload
-    def __getitem__(self, index: int) -> SoftMask: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[SoftMask]: ...
-
-    def __getitem__(self, index: int | slice) -> SoftMask | list[SoftMask]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def one(self, index: int) -> SoftMask:
+        """Element ``index``, from 0."""
         y0, x0, height, width, position = self._places[5 * index : 5 * index + 5]
         if self._file is None:
             return SoftMask(y0, x0, self._arrays[index])
@@ -183,7 +197,7 @@ class SoftMasks(Sequence[SoftMask]):
         return chosen
 
 
-class SourceLights(Sequence[SourceLight]):
+class SourceLights(Made[SourceLight]):
     """A list of sources' parts of an image, in memory or in a file.
 
     Parameters
@@ -211,15 +225,8 @@ class SourceLights(Sequence[SourceLight]):
     def __len__(self) -> int:
         return len(self._shares)
 
-    @overload
-    def __getitem__(self, index: int) -> SourceLight: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[SourceLight]: ...
-
-    def __getitem__(self, index: int | slice) -> SourceLight | list[SourceLight]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def one(self, index: int) -> SourceLight:
+        """Element ``index``, from 0."""
         share, model = self._shares[index], self._models[index]
         flux, error = self._fluxes[2 * index : 2 * index + 2]
         return SourceLight(share.y0, share.x0, share.probability, model.probability, flux, error)
@@ -248,7 +255,7 @@ class _Unnamed:
         return os.pread(self._descriptor, size, position)
 
 
-class Footprints(Sequence[Footprint]):
+class Footprints(Made[Footprint]):
     """Where each of some masks is not 0."""
 
     def __init__(self, masks: Sequence[SoftMask]) -> None:
@@ -257,15 +264,8 @@ class Footprints(Sequence[Footprint]):
     def __len__(self) -> int:
         return len(self._masks)
 
-    @overload
-    def __getitem__(self, index: int) -> Footprint: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Footprint]: ...
-
-    def __getitem__(self, index: int | slice) -> Footprint | list[Footprint]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def one(self, index: int) -> Footprint:
+        """Element ``index``, from 0."""
         return self._masks[index].footprint(0)
 
 

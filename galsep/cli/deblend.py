@@ -55,7 +55,7 @@ Examples:
   galsep deblend image.fits --catalog - --catalog-format csv | head
   galsep deblend r.fits --rms s.fits --mask 'dq.fits[1]' --mask-bits 0,3 -o out
   galsep deblend g.fits i.fits --detect r.fits -o out
-  galsep deblend --band g=g.fits --band r=r.fits --band i=i.fits -o out --isolated
+  galsep deblend --band g=g.fits --band r=r.fits -o out --isolated
 """
 
 TEXT_FORMATS = ("ecsv", "csv", "vot")

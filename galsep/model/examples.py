@@ -26,6 +26,7 @@ from galsep.conventions import (
 from galsep.io.dataset import Dataset
 from galsep.model.heads import GALAXY, STAR
 from galsep.model.network import normalise
+from galsep.model.separation import window
 from galsep.scene import Footprint
 
 __all__ = ["Example", "ExampleMaker", "to_batch", "turn"]
@@ -380,13 +381,7 @@ def _ignored_bounds(source: _Placed, footprint: Footprint) -> tuple[int, int, in
 
 def _overlap(source: _Placed) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of the stamp and of the source's crop where they overlap (possibly empty)."""
-    there, here = [], []
-    for start, size in zip((source.y0, source.x0), source.light.shape, strict=True):
-        low = min(max(0, start), STAMP_SIZE)
-        high = max(low, min(STAMP_SIZE, start + size))
-        there.append(slice(low, high))
-        here.append(slice(low - start, high - start))
-    return (there[0], there[1]), (here[0], here[1])
+    return window(source.y0, source.x0, source.light.shape, (STAMP_SIZE, STAMP_SIZE))
 
 
 def _noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -53,6 +53,10 @@ DETAIL_SIGMA = 1.0
 """Detail is what differs from an average of this width, pixels."""
 
 LOGIT_LIMIT = 12.0
+
+SUMMARY_LIMIT = 4.0
+"""Largest logarithm of a flux's correction or of its error's."""
+
 NOISE_SCALE = 100.0
 """Light, in sky rms, at which corrections of the data may be half as large again."""
 
@@ -129,7 +133,9 @@ class SeparationNetwork(nn.Module):
             light = light[:, 0]
             room = torch.sqrt(1 + light.abs() / NOISE_SCALE)
             total = F.softplus(light + out[:, 1] * room, beta=5)
-            return claims, total, self.summary(pooled.float())
+            # Bounded, since a step too large would else overflow their exponentials.
+            summary = SUMMARY_LIMIT * torch.tanh(self.summary(pooled.float()) / SUMMARY_LIMIT)
+            return claims, total, summary
 
 
 class _Residual(nn.Module):

@@ -6,7 +6,7 @@ background → SEP's blobs → cutouts → network → merge → split the light
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
 from galsep.model.separation import SIDES, separate, window
 from galsep.model.weights import Model
-from galsep.planes import Footprints, Planes, SoftMasks, SourceLights
+from galsep.planes import Footprints, Made, Planes, SoftMasks, SourceLights
 from galsep.scene import Detections, Footprint, SoftMask, SourceLight
 
 __all__ = [
@@ -535,7 +535,7 @@ def _measured(
     return Band(image, separated if planes.folder else list(separated), Photometry(**columns))
 
 
-class _Strengths(Sequence[SoftMask]):
+class _Strengths(Made[SoftMask]):
     """What sources compete for the pixels of the label map with: their models on their masks."""
 
     def __init__(self, masks: SoftMasks, parts: Sequence[SourceLight]) -> None:
@@ -545,15 +545,8 @@ class _Strengths(Sequence[SoftMask]):
     def __len__(self) -> int:
         return len(self._masks)
 
-    @overload
-    def __getitem__(self, index: int) -> SoftMask: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[SoftMask]: ...
-
-    def __getitem__(self, index: int | slice) -> SoftMask | list[SoftMask]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def one(self, index: int) -> SoftMask:
+        """The model of source ``index`` on its mask."""
         mask, part = self._masks[index], self._parts[index]
         height, width = mask.probability.shape
         model = np.zeros((height, width), dtype=np.float32)

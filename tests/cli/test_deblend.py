@@ -674,7 +674,7 @@ def test_bands(galsep, bands, tmp_path):
     table = Table.read(out / "g_cat.fits")
     assert len(table) > 3
     assert table["deblend_flux_r"] == pytest.approx(3 * table["deblend_flux_g"], rel=1e-3)
-    assert table["deblend_flux_err_r"] == pytest.approx(3 * table["deblend_flux_err_g"], rel=1e-3)
+    assert table["deblend_flux_err_r"] == pytest.approx(3 * table["deblend_flux_err_g"], rel=5e-3)
     history = " ".join(fits.getheader(out / "g_cat.fits")["HISTORY"])
     assert "--band g=g.fits --band r=r.fits" in history
     stamps = fits.getdata(out / "g_isolated.fits", "STAMPS")

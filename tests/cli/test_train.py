@@ -10,10 +10,13 @@ from galsep.model.weights import load_model
 from .conftest import names
 
 RUN_FILES = [
-    "config.toml", "losses.png", "metrics.csv", "state.safetensors", "weights.safetensors",
+    "config.toml", "losses.png", "metrics.csv",
+    "separation_losses.png", "separation_metrics.csv", "separation_state.safetensors",
+    "state.safetensors", "weights.safetensors",
 ]  # fmt: skip
 
-SMALL = ("--epoch-size", 4, "--batch-size", 2, "--threads", 1, "--device", "cpu")
+SIZES = ("--epochs", 1, "--separation-epochs", 1, "--epoch-size", 4, "--batch-size", 2)
+SMALL = (*SIZES, "--threads", 1, "--device", "cpu")
 
 
 @pytest.fixture
@@ -26,11 +29,12 @@ def quick(tmp_path):
 
 def test_a_run_and_its_resumption(galsep, dataset, tmp_path, quick):
     run = tmp_path / "run"
-    outcome = galsep("train", dataset, "--output", run, "--epochs", 1, *SMALL, *quick)
+    outcome = galsep("train", dataset, "--output", run, *SMALL, *quick)
     assert outcome.code == 0
     assert outcome.out == ""
-    assert f"wrote {run / 'weights.safetensors'} after 1 epoch" in outcome.err
-    assert "epoch 1: loss" in outcome.err
+    assert f"wrote {run / 'weights.safetensors'} after 2 epochs" in outcome.err
+    assert "\nepoch 1: loss" in outcome.err
+    assert "separation epoch 1: loss" in outcome.err
     assert names(run) == RUN_FILES
     settings = tomllib.loads((run / "config.toml").read_text())
     assert settings["epoch_size"] == 4

@@ -129,3 +129,13 @@ def test_the_fit_corrects_flux_and_error(network):
 def test_no_sources(network):
     light, usable, _, _ = scene()
     assert separate(network, light, usable, [], []) == []
+
+
+def test_flux_corrections_are_bounded():
+    """Else a step too large overflows the loss."""
+    network = SeparationNetwork((16, 16, 16))
+    with torch.no_grad():
+        for parameter in network.summary.parameters():
+            parameter.fill_(1e6)
+    _, _, summary = network(torch.ones(1, 32, 32), torch.ones(1, 5, 32, 32))
+    assert (summary.exp() < 60).all()
