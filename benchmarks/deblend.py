@@ -68,7 +68,7 @@ def timed(label, function):
     return wrapper
 
 from galsep.cli.main import main
-import galsep.workflows.deblend
+import galsep.workflows.files
 own["import"] = time.perf_counter() - began
 for home, name, label in STAGES:
     module = importlib.import_module(home)
@@ -80,10 +80,11 @@ for label, seconds in own.most_common():
 sys.exit(code)
 """
 
-FINDING, DEBLEND = "galsep.workflows.finding", "galsep.workflows.deblend"
+FINDING, MEASURING = "galsep.workflows.finding", "galsep.workflows.measuring"
+FILES = "galsep.workflows.files"
 WRAPPED = [
-    (DEBLEND, "load_model", "load weights"),
-    (DEBLEND, "read_plane", "read the image"),
+    (FILES, "load_model", "load weights"),
+    (FILES, "read_plane", "read the image"),
     ("galsep.image.light", "estimate_background", "background"),
     (FINDING, "detect_blobs", "SEP detections"),
     (FINDING, "lay_cutouts", "lay cutouts"),
@@ -91,12 +92,11 @@ WRAPPED = [
     (FINDING, "normalise", "lay cutouts"),
     (FINDING, "detect", "network"),
     (FINDING, "merge", "merge"),
-    (FINDING, "split_light", "split the light"),
-    (FINDING, "measure", "measure"),
+    (MEASURING, "separate", "separate the light"),
+    (MEASURING, "measure", "measure"),
     (FINDING, "paint_labels", "label map"),
     (FINDING, "count_overlaps", "label map"),
     ("galsep.io.products", "write_fits", "write"),
-    (DEBLEND, "write_fits", "write"),
 ]
 
 

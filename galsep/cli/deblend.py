@@ -35,7 +35,7 @@ from galsep.config import (
 from galsep.errors import UsageError
 
 if TYPE_CHECKING:
-    from galsep.workflows.deblend import FileResult
+    from galsep.workflows.files import FileResult
 
 __all__ = ["add_to", "command_line"]
 
@@ -321,7 +321,7 @@ def deblend(
     with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
         reporter.detail(f"settings: {settings}")
         from galsep.io.products import catalog_text
-        from galsep.workflows.deblend import deblend_files, stack_catalogs
+        from galsep.workflows.files import deblend_files, stack_catalogs
 
         results = deblend_files(
             paths,

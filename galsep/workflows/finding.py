@@ -5,7 +5,7 @@ background → SEP's blobs → cutouts → network → merge → split the light
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,26 +14,23 @@ import numpy.typing as npt
 from galsep.config import DeblendConfig
 from galsep.conventions import DETECTABLE_SNR, STAMP_SIZE
 from galsep.flags import Flag
-from galsep.image.background import estimate_background
-from galsep.image.binning import bin_labels, bin_light, magnify, shrink
+from galsep.image.binning import bin_labels, magnify
 from galsep.image.detect import Blobs, detect_blobs
 from galsep.image.light import Frame, Light, without_background
 from galsep.image.merging import Candidates, Merged, merge
-from galsep.image.noise import scale_noise
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.psf import Domain, choose_domain, estimate_fwhm
 from galsep.image.tiling import Tiling, cut, lay_cutouts
-from galsep.measure.photometry import Photometry, measure, split_light
+from galsep.measure.photometry import Photometry
 from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
-from galsep.model.separation import SIDES, separate, window
 from galsep.model.weights import Model
-from galsep.planes import Footprints, Made, Planes, SoftMasks, SourceLights
+from galsep.planes import Footprints, Planes, SoftMasks
 from galsep.scene import Detections, Footprint, SoftMask, SourceLight
+from galsep.workflows.measuring import NO_TILE, Band, Sources, Strengths, binned, measure_light
 
 __all__ = [
     "STATUSES",
-    "Band",
     "FoundSources",
     "Parents",
     "Prepared",
@@ -46,14 +43,10 @@ __all__ = [
 STATUSES = ("confirmed", "split", "missed", "rejected")
 """What became of a SEP detection: one source, several, none though it is significant, none."""
 
-NO_TILE = -1
 
 OUTLINE = np.float32(1e-3)
 """Strength of SEP's outlines against masks of the network."""
 
-CONTEXT = 2 * SIDES[-1]
-"""Sources are separated together with all those within so many rows: those whose crops meet
-theirs, and what these see."""
 
 MANY_CUTOUTS = 1000
 """An image of more cutouts is large: they are not held in memory together."""
@@ -78,23 +71,6 @@ class Parents:
     blobs: Blobs
     n_child: npt.NDArray[np.int64]
     status: npt.NDArray[np.str_]
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """What was measured in one image.
-
-    Parameters
-    ----------
-    image : Light
-    separated : sequence of SourceLight
-        Each source's part of it.
-    photometry : Photometry
-    """
-
-    image: Light
-    separated: Sequence[SourceLight]
-    photometry: Photometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,23 +185,6 @@ class Prepared:
         return cutouts
 
 
-@dataclass(frozen=True, slots=True)
-class _Sources:
-    """Sources on their way to a catalogue.
-
-    Masks are as tight as their crops, and 0 outside. SEP's outlines, whose ``tile`` is
-    :data:`NO_TILE`, claim nothing: their claims mean nothing.
-    """
-
-    masks: SoftMasks
-    claims: SoftMasks
-    scores: npt.NDArray[np.float64]
-    class_star: npt.NDArray[np.float64]
-    parent: npt.NDArray[np.int64]
-    tile: npt.NDArray[np.int64]
-    flags: npt.NDArray[np.int64]
-
-
 def find_sources(
     images: Iterable[npt.NDArray[Any] | Frame],
     model: Model,
@@ -322,28 +281,13 @@ def prepare(
     if domain.binning == 1:
         tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
         return Prepared(own, measured, bands, blobs, tiling, light, own.rms, domain, planes)
-    pixels, _, rms = _binned(own, domain.binning, mesh, planes)
+    pixels, _, rms = binned(own, domain.binning, mesh, planes)
     tiling = lay_cutouts(
         blobs.bounds // domain.binning,
         (pixels.shape[0], pixels.shape[1]),
         bin_labels(blobs.segm, domain.binning, planes),
     ).magnified(domain.binning)
     return Prepared(own, measured, bands, blobs, tiling, pixels, rms, domain, planes)
-
-
-def _binned(
-    image: Light, binning: int, mesh: int, planes: Planes
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Light, unusable pixels and noise of an image averaged over blocks of pixels."""
-    if binning == 1:
-        return image.light, image.mask, image.rms
-    binned, unusable = bin_light(image.light, image.mask, binning, planes)
-    # Measured anew: the noise of neighbouring pixels may be correlated.
-    rms = estimate_background(binned, unusable, mesh, planes).rms
-    if image.noise is not None:
-        pattern, _ = bin_light(image.rms, image.mask, binning, planes)
-        rms = scale_noise(pattern, binned, rms, unusable, planes).sky
-    return binned, unusable, rms
 
 
 def _psf_limits(model: Model) -> tuple[float, float] | None:
@@ -380,15 +324,13 @@ def finish(
     merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms, planes)
     missed_score = float(model.info.get("calibration", {}).get("missed", 0.5))
     sources = _sources(prepared, merged, masks, claims, candidates, class_star, missed_score)
-    own = _measured(measured, sources, prepared, model, config)
-    bands = {
-        name: _measured(band, sources, prepared, model, config)
-        for name, band in prepared.bands.items()
-    }
+    how = model, planes, prepared.domain.binning, config.background_mesh
+    own = measure_light(measured, sources, *how)
+    bands = {name: measure_light(band, sources, *how) for name, band in prepared.bands.items()}
     photometry = own.photometry
     parts = own.separated
     if measured is not image and model.separator is not None:
-        parts = _measured(image, sources, prepared, model, config).separated
+        parts = measure_light(image, sources, *how).separated
     footprints = Footprints(sources.masks)
     noverlap = count_overlaps(sources.masks, shape, planes)
     flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask, measured.mask, planes)
@@ -410,7 +352,7 @@ def finish(
         segm=paint_labels(
             # Without models, the probability of the masks agrees better with the brightest
             # source's pixels than Mask R-CNN's shares do.
-            sources.masks if model.separator is None else _Strengths(sources.masks, parts),
+            sources.masks if model.separator is None else Strengths(sources.masks, parts),
             sources.scores,
             shape,
             planes,
@@ -465,7 +407,7 @@ def _sources(
     candidates: Candidates,
     class_star: npt.NDArray[np.float64],
     missed_score: float,
-) -> _Sources:
+) -> Sources:
     """Join what stays of the candidates and SEP's outlines, sorted by position: rows first.
 
     Outlines are those of objects larger than a cutout, and of blobs that the network missed.
@@ -494,7 +436,7 @@ def _sources(
     def joined(kept: npt.NDArray[Any], added: Any) -> npt.NDArray[Any]:
         return np.concatenate([kept, np.broadcast_to(added, n).astype(kept.dtype)])[order]
 
-    return _Sources(
+    return Sources(
         masks=masks.picked(which[order]),
         claims=claims.picked(which[order]),
         scores=joined(candidates.scores[merged.kept], missed_score),
@@ -504,164 +446,6 @@ def _sources(
         tile=joined(candidates.cutout[merged.kept], NO_TILE),
         flags=joined(np.zeros(len(merged.kept), np.int64), [int(flag) for _, _, flag in outlines]),
     )
-
-
-def _measured(
-    image: Light, sources: _Sources, prepared: Prepared, model: Model, config: DeblendConfig
-) -> Band:
-    """Separate and measure the light of an image, one block of it after the other."""
-    planes, binning = prepared.planes, prepared.domain.binning
-    seen = _Seen(image, *_binned(image, binning, config.background_mesh, planes), binning)
-    separated = SourceLights(planes.folder)
-    parts: list[Photometry] = []
-    bounds = sources.masks.bounds
-    context = CONTEXT * binning
-    for rows in planes.blocks(image.light.shape):
-        # Sources are sorted by their first rows.
-        first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
-        if first == last:
-            continue
-        top, bottom = rows.start - context, bounds[first:last, 3].max() + context
-        near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
-        own = slice(*np.searchsorted(near, [first, last]).tolist())
-        some, photometry = _separate(seen, sources, near, own, model)
-        for part in some:
-            separated.append(part)
-        parts.append(photometry)
-    columns = {
-        name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
-        for name in Photometry.__dataclass_fields__
-    }
-    return Band(image, separated if planes.folder else list(separated), Photometry(**columns))
-
-
-class _Strengths(Made[SoftMask]):
-    """What sources compete for the pixels of the label map with: their models on their masks."""
-
-    def __init__(self, masks: SoftMasks, parts: Sequence[SourceLight]) -> None:
-        self._masks, self._parts = masks, parts
-        self.bounds = masks.bounds
-
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    def one(self, index: int) -> SoftMask:
-        """The model of source ``index`` on its mask."""
-        mask, part = self._masks[index], self._parts[index]
-        height, width = mask.probability.shape
-        model = np.zeros((height, width), dtype=np.float32)
-        # Crops hold their masks, but for those of the largest objects.
-        here, there = window(part.y0 - mask.y0, part.x0 - mask.x0, part.model.shape, model.shape)
-        model[here] = part.model[there]
-        least = np.finfo(np.float32).tiny
-        return SoftMask(
-            mask.y0, mask.x0, np.where(mask.probability > 0, np.maximum(model, least), 0)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An image, and what the separation network sees of it: averages over ``binning`` pixels."""
-
-    image: Light
-    pixels: npt.NDArray[np.float32]
-    unusable: npt.NDArray[np.bool_]
-    rms: npt.NDArray[np.float32]
-    binning: int
-
-
-def _separate(
-    seen: _Seen, sources: _Sources, near: npt.NDArray[np.int64], own: slice, model: Model
-) -> tuple[list[SourceLight], Photometry]:
-    """Separate and measure the light of some sources, given all that lie near them.
-
-    Parameters
-    ----------
-    seen : _Seen
-    sources : _Sources
-        In image coordinates.
-    near : (k,) int array
-        Those within :data:`CONTEXT` pixels of the rows of the wanted ones, in order.
-    own : slice
-        The wanted ones among them.
-    model : Model
-
-    Returns
-    -------
-    separated : list of SourceLight
-        Of the wanted sources, in image coordinates.
-    photometry : Photometry
-        Of the wanted sources.
-    """
-    masks = [sources.masks[k] for k in near.tolist()]
-    image, binning = seen.image, seen.binning
-    # The rows of all crops; the first of them begins a block of averaged pixels.
-    margin = SIDES[-1]
-    first = max(0, min(mask.y0 for mask in masks) // binning - margin)
-    last = -(-max(mask.y0 + len(mask.probability) for mask in masks) // binning) + margin
-    top, rows = first * binning, slice(first * binning, last * binning)
-    masks = [mask.shifted(-top, 0) for mask in masks]
-    claims: list[SoftMask | None] = []
-    for index, k in enumerate(near.tolist()):
-        if sources.tile[k] == NO_TILE:
-            whole = (masks[index].probability > 0).astype(np.float32)
-            masks[index] = replace(masks[index], probability=whole)
-            claims.append(None)
-        else:
-            claims.append(sources.claims[k].shifted(-top, 0))
-    light, rms = image.light[rows], image.rms[rows]
-    if model.separator is None:
-        parts = split_light(masks, claims, light, rms)
-    else:
-        pixels, pixel_rms = seen.pixels[first:last], seen.rms[first:last]
-        shape = pixels.shape
-        parts = separate(
-            model.separator,
-            pixels / pixel_rms,
-            ~seen.unusable[first:last],
-            [shrink(mask, binning, shape) for mask in masks],
-            [None if claim is None else shrink(claim, binning, shape) for claim in claims],
-            model.flux_fit,
-        )
-        hidden = image.mask[rows]
-        parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
-        if binning > 1:
-            parts = _exclusive(parts, light.shape)
-    noise = None if image.noise is None else image.noise[rows]
-    photometry = measure(parts, light, rms, image.gain, noise, own, top)
-    return [replace(part, y0=part.y0 + top) for part in parts[own]], photometry
-
-
-def _in_units(
-    part: SourceLight,
-    rms: npt.NDArray[np.float32],
-    binning: int,
-    hidden: npt.NDArray[np.bool_],
-) -> SourceLight:
-    """Bring a part from the sky rms of averaged pixels to the image's unit and pixels."""
-    model = part.model * rms[part.slices]
-    before = float(part.model.sum(dtype=np.float64))
-    # The rms where the source's light is.
-    unit = float(model.sum(dtype=np.float64)) / before if before > 0 else float(np.median(rms))
-    scale = unit * binning**2
-    y0, x0, share = part.y0 * binning, part.x0 * binning, part.share
-    if binning > 1:
-        height, width = hidden.shape[0] - y0, hidden.shape[1] - x0
-        share, model = (
-            magnify(SoftMask(0, 0, layer), binning).probability[:height, :width]
-            for layer in (share, model)
-        )
-        model = model * ~hidden[y0 : y0 + model.shape[0], x0 : x0 + model.shape[1]]
-    return SourceLight(y0, x0, share, model, part.flux * scale, part.flux_err * scale)
-
-
-def _exclusive(parts: Sequence[SourceLight], shape: tuple[int, ...]) -> list[SourceLight]:
-    """Keep shares together to one: interpolated, they are more where one's crop ends."""
-    total = np.zeros(shape, dtype=np.float32)
-    for part in parts:
-        total[part.slices] += part.share
-    np.maximum(total, 1, out=total)
-    return [replace(part, share=part.share / total[part.slices]) for part in parts]
 
 
 def _pixel_flags(
@@ -697,7 +481,7 @@ def _touches(footprint: Footprint, hidden: npt.NDArray[np.bool_]) -> bool:
     return bool(binary_dilation(hidden)[footprint.slices][footprint.mask].any())
 
 
-def _parents(blobs: Blobs, sources: _Sources) -> Parents:
+def _parents(blobs: Blobs, sources: Sources) -> Parents:
     children = np.bincount(sources.parent, minlength=len(blobs) + 1)[1:]
     missed = np.zeros(len(blobs), dtype=bool)
     missed[sources.parent[(sources.flags & Flag.NETWORK_MISSED) > 0] - 1] = True

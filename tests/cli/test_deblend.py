@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from galsep.cli.deblend import command_line, summary
 from galsep.errors import ImageError
-from galsep.workflows.deblend import FileResult
+from galsep.workflows.files import FileResult
 
 from .conftest import names
 

@@ -13,7 +13,8 @@ from galsep.image.light import Frame
 from galsep.model.weights import load_model
 from galsep.planes import Planes
 from galsep.workflows.bands import band_files, check_names, combined_frame
-from galsep.workflows.deblend import deblend, deblend_files
+from galsep.workflows.deblend import deblend
+from galsep.workflows.files import deblend_files
 from galsep.workflows.reporting import Reporter
 
 SHAPE = (150, 140)

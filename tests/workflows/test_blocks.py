@@ -17,7 +17,7 @@ from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
 from galsep.planes import Planes
 from galsep.workflows import finding
-from galsep.workflows.deblend import deblend_files
+from galsep.workflows.files import deblend_files
 from galsep.workflows.finding import find_sources
 from galsep.workflows.simulate import simulate
 

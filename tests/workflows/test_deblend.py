@@ -7,7 +7,8 @@ import galsep
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.errors import ImageError, OutputExistsError, UsageError
 from galsep.io.runs import runs_to_footprints
-from galsep.workflows.deblend import deblend, deblend_files, stack_catalogs
+from galsep.workflows.deblend import deblend
+from galsep.workflows.files import deblend_files, stack_catalogs
 from galsep.workflows.simulate import simulate
 
 CPU = DeblendConfig(device="cpu")

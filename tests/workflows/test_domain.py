@@ -13,9 +13,9 @@ from galsep.model.inference import Found
 from galsep.model.network import ARCHITECTURES
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
-from galsep.workflows import deblend as deblending
+from galsep.workflows import files as filing
 from galsep.workflows import finding
-from galsep.workflows.deblend import deblend_files, stack_catalogs
+from galsep.workflows.files import deblend_files, stack_catalogs
 from galsep.workflows.reporting import Reporter
 
 CPU = DeblendConfig(device="cpu", batch_size=4)
@@ -151,7 +151,7 @@ def test_small_stamps_are_taken_as_they_are(seen):
 @pytest.fixture
 def files(seen, tmp_path, monkeypatch):
     """Deblend two star fields, of a wide and of a narrow PSF."""
-    monkeypatch.setattr(deblending, "load_model", lambda *_: model((3.0, 6.0)))
+    monkeypatch.setattr(filing, "load_model", lambda *_: model((3.0, 6.0)))
     paths = [tmp_path / "wide.fits", tmp_path / "narrow.fits"]
     for path, fwhm in zip(paths, (10.0, 2.0), strict=True):
         fits.writeto(path, stars(fwhm))

@@ -16,9 +16,10 @@ from galsep.model.inference import Found
 from galsep.model.network import ARCHITECTURES
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
-from galsep.workflows import deblend as deblending
+from galsep.workflows import files as filing
 from galsep.workflows import finding
-from galsep.workflows.deblend import deblend, deblend_files, stack_catalogs
+from galsep.workflows.deblend import deblend
+from galsep.workflows.files import deblend_files, stack_catalogs
 from galsep.workflows.reporting import Reporter
 
 SHAPE = (200, 220)
@@ -65,7 +66,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(
         finding, "detect", lambda model, batch, size: [outline(cutout) for cutout in batch]
     )
-    monkeypatch.setattr(deblending, "load_model", lambda *_: network)
+    monkeypatch.setattr(filing, "load_model", lambda *_: network)
 
 
 def hdu(data, name="", version=1, **cards):

@@ -9,8 +9,8 @@ from astropy.io import fits
 from matplotlib.image import imread
 
 from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig
-from galsep.workflows.deblend import deblend_files
 from galsep.workflows.evaluate import evaluate
+from galsep.workflows.files import deblend_files
 from galsep.workflows.simulate import simulate
 
 EVIL = "\"><script>alert('1')</script>&"

@@ -14,8 +14,8 @@ from galsep.image.light import Light
 from galsep.plot.colors import MISSED_COLOR
 from galsep.plot.outlines import edges
 from galsep.scene import Footprint, SourceLight
-from galsep.workflows.deblend import DeblendResult
-from galsep.workflows.finding import Band
+from galsep.workflows.measuring import Band
+from galsep.workflows.result import DeblendResult
 
 SHAPE = (40, 60)
 

@@ -1,0 +1,530 @@
+"""FITS files in, label maps, catalogues and what else is asked for out."""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from galsep.config import CATALOG_FORMATS, DeblendConfig
+from galsep.errors import (
+    GalsepError,
+    ImageError,
+    OutputExistsError,
+    UsageError,
+    WorkerError,
+)
+from galsep.image.background import sampled
+from galsep.image.psf import Domain
+from galsep.io import catalog as catalogs
+from galsep.io.atomic import make_folder, remove_partial, whole_file
+from galsep.io.companions import split_reference
+from galsep.io.header import CardValue
+from galsep.io.image import Plane, input_stem, list_images, read_plane, read_plane_like
+from galsep.io.isolated import isolated_hdus, residual_hdus
+from galsep.io.products import (
+    check_catalog_format,
+    segmentation_hdus,
+    wcs_cards,
+    write_catalog,
+    write_hdus,
+)
+from galsep.io.regions import check_regions, write_regions
+from galsep.io.runs import labels_to_runs
+from galsep.model.device import choose_device
+from galsep.model.weights import Model, load_model
+from galsep.planes import Planes
+from galsep.workflows.bands import (
+    band_files,
+    read_bands,
+)
+from galsep.workflows.finding import FoundSources
+from galsep.workflows.pool import work_on_workers
+from galsep.workflows.report import masked_light, write_report
+from galsep.workflows.reporting import Record, Recorder, Reporter
+from galsep.workflows.tables import parents_table
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+    from astropy.table import Table
+
+from galsep.workflows.deblend import deblend_plane, describe, plane_options
+
+__all__ = ["FileResult", "deblend_files", "stack_catalogs"]
+
+PROVENANCE = {
+    "GALSEP": "version of galsep",
+    "WEIGHTS": "SHA-256 of the network weights",
+    "SCORECUT": "lowest score of a network source",
+}
+"""Header cards of the outputs that say how they were made."""
+
+
+IMAGE_CARDS = {
+    "PSFFWHM": "[pix] estimated FWHM of the PSF",
+    "RESAMPLE": "side of the blocks averaged for the network",
+    "RMSPLANE": "plane that the noise follows",
+    "RMSSCALE": "measured rms over that of the plane",
+    "DQPLANE": "mask plane",
+    "DQHIDES": "its bits that hide pixels",
+    "DETIMAGE": "image that the sources were found in",
+}
+"""... and what of it belongs to one image, where there is anything to say: the PSF, where the
+weights set limits to it and it is known, and the planes beside the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What became of one file.
+
+    Parameters
+    ----------
+    path : Path
+    files : tuple of Path
+        What was written.
+    catalog : Table or None
+        ``None`` when the file failed or was passed over, or it was not to be kept.
+    n_sources : int
+    skipped : bool
+        Passed over, since its outputs exist.
+    error : GalsepError or None
+    """
+
+    path: Path
+    files: tuple[Path, ...] = ()
+    catalog: "Table | None" = None
+    n_sources: int = 0
+    skipped: bool = False
+    error: GalsepError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """Files that an input will write; the last lists have one a deblended image, or none."""
+
+    segm: Path
+    catalog: Path
+    isolated: Path | None = None
+    residual: Path | None = None
+    previews: tuple[Path, ...] = ()
+    regions: tuple[Path, ...] = ()
+    reports: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        images = [path for path in (self.isolated, self.residual) if path is not None]
+        pictures = *self.previews, *self.regions, *self.reports
+        return (self.segm, self.catalog, *images, *pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What goes into a file's outputs of one of its images."""
+
+    catalog: "Table"
+    hdus: "Sequence[fits.CompImageHDU | fits.BinTableHDU]" = ()
+    isolated: "Sequence[fits.ImageHDU | fits.BinTableHDU]" = ()
+    residual: "Sequence[fits.ImageHDU]" = ()
+
+
+def deblend_files(
+    images: Sequence[Path],
+    output: Path | None,
+    config: DeblendConfig | None = None,
+    *,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+    keep_catalogs: bool = True,
+    command: str = "",
+    reporter: Reporter | None = None,
+    listener: Callable[[FileResult], object] | None = None,
+) -> list[FileResult]:
+    """Deblend FITS files and write their label maps and catalogues, each as soon as it is done.
+
+    A file that fails does not keep the others from being done. With ``config.jobs`` several
+    processes share the files and the CPU cores; what is written is the same.
+
+    Parameters
+    ----------
+    images : sequence of Path
+        None where ``config`` names bands: the first one's file gives the outputs their name.
+    output : Path or None
+        Folder to write to; ``None`` only returns the catalogues.
+    config : DeblendConfig, optional
+    overwrite, skip_existing : bool
+        Replace outputs that exist, or pass over their inputs.
+    keep_catalogs : bool
+        Return the catalogues; without it, memory does not grow with the number of files.
+    command : str
+        For the outputs' HISTORY; file names without folders. ``IMAGE...`` in it stands for the
+        input at hand.
+    reporter : Reporter, optional
+    listener : callable, optional
+        Called with the result of each file as soon as it is known: with several jobs, in the
+        order in which they end.
+
+    Returns
+    -------
+    list of FileResult
+        One an input, in order.
+
+    Raises
+    ------
+    UsageError
+        When two inputs would write the same files.
+    OutputExistsError
+        When an output exists and may neither be replaced nor passed over.
+    WeightsError, DeviceError, OutputError
+        When the weights, the device or the output folder are not usable.
+    """
+    config = config or DeblendConfig()
+    reporter = reporter or Reporter()
+    if config.band:
+        if images:
+            raise UsageError(
+                f"{images[0]}: bands take the place of the image; name it as one of them"
+            )
+        first, ext = split_reference(next(iter(band_files(config.band).values())))
+        images, config = [first], replace(config, ext=ext or config.ext)
+    check_catalog_format(config.catalog_format)
+    if config.regions:
+        check_regions()
+    targets = _targets(images, output, config)
+    done = _existing(images, targets, overwrite=overwrite, skip_existing=skip_existing)
+    # Several jobs have models of their own: here it is only checked, off the device.
+    several = min(config.jobs, len(images) - len(done)) > 1
+    device = str(choose_device(config.device))
+    model = load_model(config.weights, "cpu" if several else device)
+    if output is not None:
+        make_folder(output)
+    results = {path: FileResult(path, skipped=True) for path in images if path in done}
+    todo = [(path, targets[path]) for path in images if path not in done]
+    work = _Work(config, command, keep_catalogs, None if several else model)
+    reporter.begin("deblending", len(images))
+
+    def tell(result: FileResult) -> None:
+        results[result.path] = result
+        if listener is not None:
+            listener(result)
+        reporter.advance(note=result.path.name)
+
+    for skipped in list(results.values()):
+        tell(skipped)
+    with contextlib.closing(_worked(work, todo, reporter)) as finished:
+        for result in finished:
+            tell(result)
+    reporter.end()
+    return [results[path] for path in images]
+
+
+_Task = tuple[Path, _Targets | None]
+"""An input and what it is to write."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is done with every file, in this process or, without a model, in another."""
+
+    config: DeblendConfig
+    command: str
+    keep_catalogs: bool
+    model: Model | None = None
+    threads: int = 0
+
+    def on_file(self, task: _Task, reporter: Reporter) -> FileResult:
+        """Deblend a file; what fails is in the result."""
+        path, targets = task
+        command = self.command.replace("IMAGE...", path.name)
+        try:
+            if self.model is None:
+                torch.set_num_threads(self.threads)
+                self.model = load_model(self.config.weights, self.config.device)
+            catalog = _deblend_images(path, targets, self.model, self.config, command, reporter)
+        except GalsepError as error:
+            return FileResult(path, error=error)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return FileResult(path, error=_failure(path, "there is not enough memory", error))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the other files can be done)
+            what = f"unexpected {type(error).__name__}: {error}; please report it"
+            return FileResult(path, error=_failure(path, what, error))
+        kept = catalog if self.keep_catalogs else None
+        return FileResult(path, _files(targets), kept, len(catalog))
+
+    def __call__(self, task: _Task) -> tuple[FileResult, Record]:
+        """Deblend a file for another process."""
+        with Recorder() as recorder:
+            result = self.on_file(task, recorder)
+        return result, recorder.record()
+
+
+def _worked(
+    work: _Work, tasks: Sequence[_Task], reporter: Reporter
+) -> Generator[FileResult, None, None]:
+    """Results of files as they are done."""
+    if work.model is not None:
+        for task in tasks:
+            yield work.on_file(task, reporter)
+        return
+    jobs = min(work.config.jobs, len(tasks))
+    work.threads = max(1, torch.get_num_threads() // jobs)
+    seen: dict[Any, Any] = {}
+    with contextlib.closing(work_on_workers(work, tasks, jobs)) as finished:
+        for one in finished:
+            if isinstance(one.result, WorkerError):
+                path, targets = tasks[one.number]
+                remove_partial(_files(targets))
+                yield FileResult(path, error=WorkerError(f"{path}: {one.result}"))
+            else:
+                result, record = one.result
+                record.replay(reporter, seen)
+                yield result
+
+
+def _files(targets: _Targets | None) -> tuple[Path, ...]:
+    return targets.files if targets else ()
+
+
+def _failure(path: Path, what: str, cause: Exception) -> ImageError:
+    error = ImageError(f"{path}: {what}")
+    error.__cause__ = cause
+    return error
+
+
+def stack_catalogs(results: Sequence[FileResult]) -> "Table":
+    """Make one table of several files' catalogues, with the file's name as first column.
+
+    A single input keeps its table as it is.
+    """
+    done = [(r.path.name, r.catalog) for r in results if r.catalog is not None]
+    if not done:
+        return catalogs.empty_catalog()
+    if len(results) == 1:
+        return done[0][1]
+    table = catalogs.stack_catalogs([name for name, _ in done], [table for _, table in done])
+    return _without_image_cards(table)
+
+
+def _targets(
+    images: Sequence[Path], output: Path | None, config: DeblendConfig
+) -> Mapping[Path, _Targets | None]:
+    """Files that each input will write, refusing inputs that would write the same ones."""
+    by_stem: dict[str, Path] = {}
+    targets: dict[Path, _Targets | None] = {}
+    for path in images:
+        stem = input_stem(path)
+        if by_stem.get(stem) == path:
+            raise UsageError(f"{path}: named twice; name each image once")
+        if stem in by_stem:
+            raise UsageError(
+                f"{by_stem[stem]} and {path} would both write {stem}_cat and {stem}_segm; "
+                "deblend them into different folders"
+            )
+        by_stem[stem] = path
+        if output is None:
+            targets[path] = None
+            continue
+        beside = config.preview or config.regions or config.report
+        numbers = _numbers(path, config) if beside else []
+        targets[path] = _Targets(
+            output / f"{stem}_segm.fits",
+            output / f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}",
+            output / f"{stem}_isolated.fits" if config.isolated else None,
+            output / f"{stem}_residual.fits" if config.residual else None,
+            tuple(output / f"{stem}_preview{n}.png" for n in numbers if config.preview),
+            tuple(output / f"{stem}{n}.reg" for n in numbers if config.regions),
+            tuple(output / f"{stem}_report{n}.html" for n in numbers if config.report),
+        )
+    return targets
+
+
+def _numbers(path: Path, config: DeblendConfig) -> list[str]:
+    """What tells the side products of a file's images apart; nothing where there is one."""
+    try:
+        chosen = list_images(path, config.ext).chosen
+    except GalsepError:
+        return [""]  # It is told of when it is its turn.
+    return [f"_{ext}" for ext in chosen] if len(chosen) > 1 else [""]
+
+
+def _existing(
+    images: Sequence[Path],
+    targets: Mapping[Path, _Targets | None],
+    *,
+    overwrite: bool,
+    skip_existing: bool,
+) -> set[Path]:
+    """Inputs whose outputs are all there and may be passed over."""
+    done = set()
+    for path in images:
+        own = targets[path]
+        files = own.files if own is not None else ()
+        there = [target for target in files if target.exists()]
+        if not there or overwrite:
+            continue
+        if not skip_existing:
+            raise OutputExistsError(
+                f"{there[0]}: exists already; give --overwrite to replace it or --skip-existing "
+                "to pass over its input"
+            )
+        if len(there) == len(files):
+            done.add(path)
+    return done
+
+
+def _deblend_images(
+    path: Path,
+    targets: _Targets | None,
+    model: Model,
+    config: DeblendConfig,
+    command: str,
+    reporter: Reporter,
+) -> "Table":
+    """Deblend the images of one file, one after the other, and write what was found."""
+    images = list_images(path, config.ext)
+    bands = band_files(config.band)
+    # The label maps of all images are held until the file is written.
+    planes = Planes.for_pixels(images.pixels, targets.segm.parent if targets else None)
+    parts: list[_Part] = []
+    with contextlib.ExitStack() as unfinished:
+        for number, ext in enumerate(images.chosen):
+            plane = read_plane(path, str(ext), plane_options(config), planes)
+            detection = read_plane_like(config.detect, plane, planes) if config.detect else None
+            name = f"{path}[{ext}]" if len(images.chosen) > 1 else str(path)
+            others = read_bands(bands, plane, planes)
+            read = [plane, *list(others.values())[1:], *([detection] if detection else [])]
+            for message in dict.fromkeys(line for one in read for line in one.messages):
+                reporter.warn(message)
+            found, plane, catalog = deblend_plane(
+                plane, model, config, detection=detection, bands=others, planes=planes
+            )
+            describe(catalog, plane, found, model, config, command)
+            _report_image(name, plane, found, catalog, reporter)
+            part = _Part(catalog)
+            if targets is not None:
+                extver = ext if images.several else 1
+                hdus = segmentation_hdus(
+                    segm=found.segm,
+                    noverlap=found.noverlap,
+                    masks=labels_to_runs(found.detections.footprints),
+                    parents=parents_table(found),
+                    header=wcs_cards(plane),
+                    cards=_cards(catalog, IMAGE_CARDS) if len(images.chosen) > 1 else {},
+                    extver=extver,
+                )
+                part = _with_light(_Part(catalog, hdus), targets, found, plane, extver)
+            # Side products, too, appear only when the whole file is done.
+            if targets is not None and targets.previews:
+                picture = unfinished.enter_context(whole_file(targets.previews[number]))
+                _draw(Path(name).name, plane, found, picture)
+            if targets is not None and targets.regions:
+                file = unfinished.enter_context(whole_file(targets.regions[number]))
+                write_regions(file, catalog, plane.wcs)
+            if targets is not None and targets.reports:
+                page = unfinished.enter_context(whole_file(targets.reports[number]))
+                write_report(page, Path(name).name, plane, found, catalog, config, command)
+            parts.append(part)
+        catalog = parts[0].catalog
+        if len(parts) > 1:
+            catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
+        if targets is not None:
+            comments = PROVENANCE | IMAGE_CARDS
+            products: list[tuple[Path | None, list[Any]]] = [
+                (targets.isolated, [hdu for part in parts for hdu in part.isolated]),
+                (targets.residual, [hdu for part in parts for hdu in part.residual]),
+                (targets.segm, [hdu for part in parts for hdu in part.hdus]),
+            ]
+            history, cards = catalog.meta.get("HISTORY", []), _cards(catalog, comments)
+            for product, content in products:
+                if product is not None:
+                    write_hdus(product, content, history=history, cards=cards)
+            # Last, so that a catalogue that exists has the others beside it.
+            write_catalog(targets.catalog, catalog, config.catalog_format, comments=comments)
+    return catalog
+
+
+def _with_light(
+    part: _Part, targets: _Targets, found: FoundSources, plane: Plane, extver: int
+) -> _Part:
+    """Add what is to be written of the sources' own light and of what it leaves."""
+    measured = {"": found.measured, **found.bands}
+    light = {name: (band.image.light, band.separated) for name, band in measured.items()}
+    if targets.isolated is not None:
+        part = replace(part, isolated=isolated_hdus(light, extver))
+    if targets.residual is not None:
+        background = {name: band.image.background for name, band in measured.items()}
+        mask = {name: band.image.mask for name, band in measured.items()}
+        cards = wcs_cards(plane)
+        part = replace(part, residual=residual_hdus(light, background, mask, cards, extver))
+    return part
+
+
+def _report_image(
+    name: str, plane: Plane, found: FoundSources, catalog: "Table", reporter: Reporter
+) -> None:
+    """Say what is worth knowing about one image."""
+    used = []
+    if plane.noise is not None:
+        used.append(
+            f"noise from {plane.noise.origin}, times {found.measured.image.noise_scale:.3g}"
+        )
+    if plane.dq is not None:
+        used.append(f"mask from {plane.dq.origin}, hiding {plane.dq.hidden}")
+    if used:
+        reporter.info(f"{name}: {'; '.join(used)}")
+    _report_domain(name, found.domain, reporter)
+    if plane.mask.all():
+        reporter.warn(f"{name}: no valid pixel; the catalogue is empty")
+    elif not len(catalog):
+        reporter.warn(f"{name}: no sources found; the catalogue is empty")
+
+
+def _report_domain(name: str, domain: Domain, reporter: Reporter) -> None:
+    """Say so where an image's PSF is not one that the network was trained on."""
+    if domain.fwhm is None or domain.limits is None:
+        return
+    low, high = domain.limits
+    outside = (
+        f"{name}: PSF FWHM about {domain.fwhm:.1f} px is outside the trained range "
+        f"{low:.1f}–{high:.1f} px"
+    )
+    k = domain.binning
+    if not domain.inside:
+        reporter.warn(f"{outside}: sources are flagged out_of_domain")
+    elif k > 1:
+        reporter.info(f"{outside}: the network sees means of {k}×{k} px")
+
+
+def _cards(catalog: "Table", comments: Mapping[str, str]) -> dict[str, tuple[CardValue, str]]:
+    """Header cards of those of a catalogue's meta data that have a comment."""
+    return {
+        name: (catalog.meta[name], comment)
+        for name, comment in comments.items()
+        if name in catalog.meta
+    }
+
+
+def _without_image_cards(table: "Table") -> "Table":
+    """Forget what each of several images has of its own."""
+    for key in IMAGE_CARDS:
+        table.meta.pop(key, None)
+    return table
+
+
+def _draw(title: str, plane: Plane, found: FoundSources, picture: Path) -> None:
+    from galsep.plot.preview import Preview, plot_preview
+
+    preview = Preview(
+        light=masked_light(plane, found),
+        rms=float(np.median(sampled(found.rms))),
+        footprints=found.detections.footprints,
+        x=found.photometry.x,
+        y=found.photometry.y,
+        flags=found.flags,
+        blendedness=found.photometry.blendedness,
+        title=title,
+    )
+    plot_preview(preview, picture)

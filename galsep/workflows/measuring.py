@@ -1,0 +1,246 @@
+"""The light of each source: separated and measured, one block of an image after the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.image.background import estimate_background
+from galsep.image.binning import bin_light, magnify, shrink
+from galsep.image.light import Light
+from galsep.image.noise import scale_noise
+from galsep.measure.photometry import Photometry, measure, split_light
+from galsep.model.separation import SIDES, separate, window
+from galsep.model.weights import Model
+from galsep.planes import Made, Planes, SoftMasks, SourceLights
+from galsep.scene import SoftMask, SourceLight
+
+__all__ = ["NO_TILE", "Band", "Sources", "Strengths", "binned", "measure_light"]
+
+NO_TILE = -1
+"""Cutout of a source that the network did not find."""
+
+CONTEXT = 2 * SIDES[-1]
+"""Sources are separated together with all those within so many rows: those whose crops meet
+theirs, and what these see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """What was measured in one image.
+
+    Parameters
+    ----------
+    image : Light
+    separated : sequence of SourceLight
+        Each source's part of it.
+    photometry : Photometry
+    """
+
+    image: Light
+    separated: Sequence[SourceLight]
+    photometry: Photometry
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Sources on their way to a catalogue.
+
+    Masks are as tight as their crops, and 0 outside. SEP's outlines, whose ``tile`` is
+    :data:`NO_TILE`, claim nothing: their claims mean nothing.
+    """
+
+    masks: SoftMasks
+    claims: SoftMasks
+    scores: npt.NDArray[np.float64]
+    class_star: npt.NDArray[np.float64]
+    parent: npt.NDArray[np.int64]
+    tile: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.int64]
+
+
+def measure_light(
+    image: Light, sources: Sources, model: Model, planes: Planes, binning: int, mesh: int
+) -> Band:
+    """Separate and measure the light of an image, one block of it after the other.
+
+    Parameters
+    ----------
+    image : Light
+    sources : Sources
+        In its pixels.
+    model : Model
+    planes : Planes
+        Where large arrays are.
+    binning : int
+        Side of the blocks of pixels that the network sees averages of.
+    mesh : int
+        Side of the cells of the background of such averages.
+    """
+    seen = _Seen(image, *binned(image, binning, mesh, planes), binning)
+    separated = SourceLights(planes.folder)
+    parts: list[Photometry] = []
+    bounds = sources.masks.bounds
+    context = CONTEXT * binning
+    for rows in planes.blocks(image.light.shape):
+        # Sources are sorted by their first rows.
+        first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
+        if first == last:
+            continue
+        top, bottom = rows.start - context, bounds[first:last, 3].max() + context
+        near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
+        own = slice(*np.searchsorted(near, [first, last]).tolist())
+        some, photometry = _separate(seen, sources, near, own, model)
+        for part in some:
+            separated.append(part)
+        parts.append(photometry)
+    columns = {
+        name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
+        for name in Photometry.__dataclass_fields__
+    }
+    return Band(image, separated if planes.folder else list(separated), Photometry(**columns))
+
+
+class Strengths(Made[SoftMask]):
+    """What sources compete for the pixels of the label map with: their models on their masks."""
+
+    def __init__(self, masks: SoftMasks, parts: Sequence[SourceLight]) -> None:
+        self._masks, self._parts = masks, parts
+        self.bounds = masks.bounds
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def one(self, index: int) -> SoftMask:
+        """The model of source ``index`` on its mask."""
+        mask, part = self._masks[index], self._parts[index]
+        height, width = mask.probability.shape
+        model = np.zeros((height, width), dtype=np.float32)
+        # Crops hold their masks, but for those of the largest objects.
+        here, there = window(part.y0 - mask.y0, part.x0 - mask.x0, part.model.shape, model.shape)
+        model[here] = part.model[there]
+        least = np.finfo(np.float32).tiny
+        return SoftMask(
+            mask.y0, mask.x0, np.where(mask.probability > 0, np.maximum(model, least), 0)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image, and what the separation network sees of it: averages over ``binning`` pixels."""
+
+    image: Light
+    pixels: npt.NDArray[np.float32]
+    unusable: npt.NDArray[np.bool_]
+    rms: npt.NDArray[np.float32]
+    binning: int
+
+
+def _separate(
+    seen: _Seen, sources: Sources, near: npt.NDArray[np.int64], own: slice, model: Model
+) -> tuple[list[SourceLight], Photometry]:
+    """Separate and measure the light of some sources, given all that lie near them.
+
+    Parameters
+    ----------
+    seen : _Seen
+    sources : Sources
+        In image coordinates.
+    near : (k,) int array
+        Those within :data:`CONTEXT` pixels of the rows of the wanted ones, in order.
+    own : slice
+        The wanted ones among them.
+    model : Model
+
+    Returns
+    -------
+    separated : list of SourceLight
+        Of the wanted sources, in image coordinates.
+    photometry : Photometry
+        Of the wanted sources.
+    """
+    masks = [sources.masks[k] for k in near.tolist()]
+    image, binning = seen.image, seen.binning
+    # The rows of all crops; the first of them begins a block of averaged pixels.
+    margin = SIDES[-1]
+    first = max(0, min(mask.y0 for mask in masks) // binning - margin)
+    last = -(-max(mask.y0 + len(mask.probability) for mask in masks) // binning) + margin
+    top, rows = first * binning, slice(first * binning, last * binning)
+    masks = [mask.shifted(-top, 0) for mask in masks]
+    claims: list[SoftMask | None] = []
+    for index, k in enumerate(near.tolist()):
+        if sources.tile[k] == NO_TILE:
+            whole = (masks[index].probability > 0).astype(np.float32)
+            masks[index] = replace(masks[index], probability=whole)
+            claims.append(None)
+        else:
+            claims.append(sources.claims[k].shifted(-top, 0))
+    light, rms = image.light[rows], image.rms[rows]
+    if model.separator is None:
+        parts = split_light(masks, claims, light, rms)
+    else:
+        pixels, pixel_rms = seen.pixels[first:last], seen.rms[first:last]
+        shape = pixels.shape
+        parts = separate(
+            model.separator,
+            pixels / pixel_rms,
+            ~seen.unusable[first:last],
+            [shrink(mask, binning, shape) for mask in masks],
+            [None if claim is None else shrink(claim, binning, shape) for claim in claims],
+            model.flux_fit,
+        )
+        hidden = image.mask[rows]
+        parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
+        if binning > 1:
+            parts = _exclusive(parts, light.shape)
+    noise = None if image.noise is None else image.noise[rows]
+    photometry = measure(parts, light, rms, image.gain, noise, own, top)
+    return [replace(part, y0=part.y0 + top) for part in parts[own]], photometry
+
+
+def _in_units(
+    part: SourceLight,
+    rms: npt.NDArray[np.float32],
+    binning: int,
+    hidden: npt.NDArray[np.bool_],
+) -> SourceLight:
+    """Bring a part from the sky rms of averaged pixels to the image's unit and pixels."""
+    model = part.model * rms[part.slices]
+    before = float(part.model.sum(dtype=np.float64))
+    # The rms where the source's light is.
+    unit = float(model.sum(dtype=np.float64)) / before if before > 0 else float(np.median(rms))
+    scale = unit * binning**2
+    y0, x0, share = part.y0 * binning, part.x0 * binning, part.share
+    if binning > 1:
+        height, width = hidden.shape[0] - y0, hidden.shape[1] - x0
+        share, model = (
+            magnify(SoftMask(0, 0, layer), binning).probability[:height, :width]
+            for layer in (share, model)
+        )
+        model = model * ~hidden[y0 : y0 + model.shape[0], x0 : x0 + model.shape[1]]
+    return SourceLight(y0, x0, share, model, part.flux * scale, part.flux_err * scale)
+
+
+def _exclusive(parts: Sequence[SourceLight], shape: tuple[int, ...]) -> list[SourceLight]:
+    """Keep shares together to one: interpolated, they are more where one's crop ends."""
+    total = np.zeros(shape, dtype=np.float32)
+    for part in parts:
+        total[part.slices] += part.share
+    np.maximum(total, 1, out=total)
+    return [replace(part, share=part.share / total[part.slices]) for part in parts]
+
+
+def binned(
+    image: Light, binning: int, mesh: int, planes: Planes
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Light, unusable pixels and noise of an image averaged over blocks of pixels."""
+    if binning == 1:
+        return image.light, image.mask, image.rms
+    binned, unusable = bin_light(image.light, image.mask, binning, planes)
+    # Measured anew: the noise of neighbouring pixels may be correlated.
+    rms = estimate_background(binned, unusable, mesh, planes).rms
+    if image.noise is not None:
+        pattern, _ = bin_light(image.rms, image.mask, binning, planes)
+        rms = scale_noise(pattern, binned, rms, unusable, planes).sky
+    return binned, unusable, rms
