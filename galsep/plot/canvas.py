@@ -1,5 +1,7 @@
 """What every figure shares: a canvas without global state, and one stretch for light."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +12,59 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["binned", "new_figure", "save_figure", "shade", "show_light", "stretch"]
+__all__ = ["Shown", "binned", "new_figure", "save_figure", "shade", "show_light", "stretch"]
 
 MASKED_COLOR = (0.42, 0.30, 0.62)
 STRIP = 1 << 22
 """Pixels of a large image that are averaged at once."""
+
+DARKEST = -1.5
+"""What is black, in sky rms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image to be shown: in grey, or of three bands in colour.
+
+    Parameters
+    ----------
+    light : (h, w) array
+        Background-subtracted; NaN where unusable.
+    rms : float
+        Typical noise of a pixel.
+    bands : sequence of pair
+        Light and rms of bands, blue first. Three of them are shown in colour, each in units of
+        its noise.
+    """
+
+    light: npt.NDArray[Any]
+    rms: float
+    bands: Sequence[tuple[npt.NDArray[Any], float]] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.light.shape[0], self.light.shape[1]
+
+    def cut(self, rows: slice, columns: slice) -> "Shown":
+        """A part of it."""
+        parts = [(light[rows, columns], rms) for light, rms in self.bands]
+        return replace(self, light=self.light[rows, columns], bands=parts)
+
+    def picture(self, factor: int = 1, top: float = 0.0) -> npt.NDArray[np.float64]:
+        """Height × width × RGB from 0 to 1, averaged over ``factor`` × ``factor`` pixels.
+
+        Stretched as by :func:`stretch`; violet where the image is NaN.
+        """
+        light, rms = binned(self.light, factor), self.rms / factor
+        if len(self.bands) != 3:
+            return shade(light, rms, top)
+        picture = _lupton(
+            [binned(band, factor) * (factor / max(noise, 1e-30)) for band, noise in self.bands],
+            top,
+        )
+        picture[np.isnan(light)] = MASKED_COLOR
+        return picture
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -34,12 +84,34 @@ def stretch(image: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArra
 
     Pixels that are not finite become 0.
     """
-    scaled = np.nan_to_num(
-        np.asarray(image, dtype=np.float64) / max(rms, 1e-30), posinf=0, neginf=0
-    )
-    top = top or max(10.0, float(np.percentile(scaled, 99.8))) if scaled.size else 10.0
-    low, high = np.arcsinh(-1.5), np.arcsinh(top)
+    scaled = _finite(np.asarray(image, dtype=np.float64) / max(rms, 1e-30))
+    low, high = np.arcsinh(DARKEST), np.arcsinh(top or _top(scaled))
     return np.asarray(np.clip((np.arcsinh(scaled) - low) / (high - low), 0, 1))
+
+
+def _finite(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.asarray(np.nan_to_num(image, posinf=0, neginf=0), dtype=np.float64)
+
+
+def _top(scaled: npt.NDArray[np.float64]) -> float:
+    """What is white, in sky rms."""
+    return max(10.0, float(np.percentile(scaled, 99.8))) if scaled.size else 10.0
+
+
+def _lupton(bands: Sequence[npt.NDArray[Any]], top: float) -> npt.NDArray[np.float64]:
+    """Colours of blue, green and red light in sky rms, by the rule of Lupton et al. (2004).
+
+    Of one colour everywhere, light is as bright as that of one band. In the rule's terms the scale
+    is one sky rms, and ``Q`` follows from what is white: astropy maps light ``I`` to
+    asinh(Q I / stretch) / (10 asinh(Q / 10)).
+    """
+    from astropy.visualization import make_lupton_rgb
+
+    blue, green, red = (_finite(band) for band in bands)
+    top = top or _top((blue + green + red) / 3)
+    q = 10 * np.sinh(np.arcsinh(top - DARKEST) / 10)
+    picture = make_lupton_rgb(red, green, blue, minimum=DARKEST, stretch=q, Q=q)
+    return np.asarray(picture / 255.0)
 
 
 def binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
@@ -67,8 +139,7 @@ def binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
 def shade(light: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[np.float64]:
     """Make a picture, height × width × RGB from 0 to 1, of an image stretched by :func:`stretch`.
 
-    Grey, and violet where the image is NaN: unusable. This is where colour from several bands
-    belongs.
+    Grey, and violet where the image is NaN: unusable.
     """
     picture = np.repeat(stretch(light, rms, top)[:, :, None], 3, axis=2)
     picture[np.isnan(light)] = MASKED_COLOR

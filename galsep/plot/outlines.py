@@ -1,13 +1,13 @@
 """Outlines of sources on axes of the caller's, for a notebook or a figure of one's own."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from galsep.flags import Flag
-from galsep.plot.canvas import stretch
+from galsep.plot.canvas import Shown
 from galsep.plot.colors import outline_colors
 from galsep.scene import Footprint
 
@@ -18,8 +18,7 @@ __all__ = ["draw_outlines", "edges"]
 
 
 def draw_outlines(
-    light: npt.NDArray[Any],
-    rms: float,
+    image: Shown,
     footprints: Sequence[Footprint],
     x: npt.NDArray[np.float64],
     y: npt.NDArray[np.float64],
@@ -30,10 +29,7 @@ def draw_outlines(
 
     Parameters
     ----------
-    light : (h, w) array
-        Background-subtracted image; NaN where unusable.
-    rms : float
-        Typical noise of a pixel.
+    image : Shown
     footprints : sequence of Footprint
     x, y : (n,) float arrays
         Centroids, pixels.
@@ -52,9 +48,7 @@ def draw_outlines(
         from matplotlib import pyplot
 
         _, axes = pyplot.subplots(layout="constrained")
-    axes.imshow(
-        stretch(light, rms), origin="lower", cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-    )
+    axes.imshow(image.picture(), origin="lower", interpolation="nearest")
     missed = (np.asarray(flags) & Flag.NETWORK_MISSED) > 0
     segments: list[npt.NDArray[np.float64]] = []
     colors: list[str] = []

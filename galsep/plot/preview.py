@@ -6,13 +6,13 @@ Where the image is too large for outlines to be seen, its most blended regions s
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from galsep.flags import Flag
-from galsep.plot.canvas import binned, new_figure, save_figure, shade
+from galsep.plot.canvas import Shown, new_figure, save_figure
 from galsep.plot.colors import MISSED_COLOR, outline_color
 from galsep.scene import Footprint
 
@@ -40,10 +40,7 @@ class Preview:
 
     Parameters
     ----------
-    light : (h, w) array
-        Background-subtracted image; NaN where unusable.
-    rms : float
-        Typical noise of a pixel.
+    image : Shown
     footprints : sequence of Footprint
     x, y : (n,) float arrays
         Centroids, pixels.
@@ -53,8 +50,7 @@ class Preview:
     title : str
     """
 
-    light: npt.NDArray[Any]
-    rms: float
+    image: Shown
     footprints: Sequence[Footprint]
     x: npt.NDArray[np.float64]
     y: npt.NDArray[np.float64]
@@ -87,7 +83,7 @@ def plot_preview(preview: Preview, path: Path) -> None:
     path : Path
         PNG file to write.
     """
-    large = max(preview.light.shape) > LARGEST_SIDE
+    large = max(preview.image.shape) > LARGEST_SIDE
     (_draw_large if large else _draw_small)(preview, path)
 
 
@@ -99,7 +95,7 @@ def regions_of_interest(preview: Preview, most: int) -> list[tuple[int, int]]:
     list of (int, int)
         First pixel ``x0, y0`` of each, most blended first.
     """
-    height, width = preview.light.shape
+    height, width = preview.image.shape
     half = REGION // 2
     chosen: list[tuple[int, int]] = []
     # Of equals, as where nothing is blended, the one with the largest mask.
@@ -115,10 +111,10 @@ def regions_of_interest(preview: Preview, most: int) -> list[tuple[int, int]]:
 
 
 def _draw_small(preview: Preview, path: Path) -> None:
-    height, width = preview.light.shape
+    height, width = preview.image.shape
     longest = max(height, width)
     zoom = max(1, PANEL_PIXELS // longest)
-    plain = _magnified(shade(preview.light, preview.rms), zoom)
+    plain = _magnified(preview.image.picture(), zoom)
     overlay = plain.copy()
     for index, footprint in enumerate(preview.footprints):
         color = outline_color(index, missed=bool(preview.missed[index]))
@@ -141,9 +137,9 @@ def _draw_small(preview: Preview, path: Path) -> None:
 def _draw_large(preview: Preview, path: Path) -> None:
     from matplotlib.patches import Rectangle
 
-    height, width = preview.light.shape
+    height, width = preview.image.shape
     factor = -(-max(height, width) // LARGEST_SIDE)
-    whole = shade(binned(preview.light, factor), preview.rms / factor)
+    whole = preview.image.picture(factor)
     chosen = regions_of_interest(preview, REGION_ROWS * REGION_COLUMNS)
     figure = new_figure(25, 13)
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
@@ -175,15 +171,15 @@ def _draw_large(preview: Preview, path: Path) -> None:
 def _draw_region(axes: "Axes", preview: Preview, x0: int, y0: int) -> None:
     """Draw a region with its outlines, four screen pixels a pixel."""
     zoom = 4
-    light = preview.light[y0 : y0 + REGION, x0 : x0 + REGION]
-    top = float(np.nanmax(light, initial=0.0)) / max(preview.rms, 1e-30)
-    overlay = _magnified(shade(light, preview.rms, max(top, 10.0)), zoom)
+    shown = preview.image.cut(slice(y0, y0 + REGION), slice(x0, x0 + REGION))
+    top = float(np.nanmax(shown.light, initial=0.0)) / max(shown.rms, 1e-30)
+    overlay = _magnified(shown.picture(top=max(top, 10.0)), zoom)
     for index, footprint in enumerate(preview.footprints):
         xmin, ymin, xmax, ymax = footprint.bounds
         if xmin < x0 + REGION and xmax >= x0 and ymin < y0 + REGION and ymax >= y0:
             color = outline_color(index, missed=bool(preview.missed[index]))
             _paint_outline(overlay, footprint, zoom, (y0, x0), _rgb(color))
-    height, width = light.shape
+    height, width = shown.shape
     extent = (x0 - 0.5, x0 + width - 0.5, y0 - 0.5, y0 + height - 0.5)
     axes.imshow(overlay, origin="lower", extent=extent, interpolation="nearest")
     _mark(axes, preview, 40)

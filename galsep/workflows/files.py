@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from galsep.config import CATALOG_FORMATS, DeblendConfig
@@ -17,7 +16,6 @@ from galsep.errors import (
     UsageError,
     WorkerError,
 )
-from galsep.image.background import sampled
 from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
 from galsep.io.atomic import make_folder, remove_partial, whole_file
@@ -43,7 +41,7 @@ from galsep.workflows.bands import (
 )
 from galsep.workflows.finding import FoundSources
 from galsep.workflows.pool import work_on_workers
-from galsep.workflows.report import masked_light, write_report
+from galsep.workflows.report import shown_image, write_report
 from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import parents_table
 
@@ -518,8 +516,7 @@ def _draw(title: str, plane: Plane, found: FoundSources, picture: Path) -> None:
     from galsep.plot.preview import Preview, plot_preview
 
     preview = Preview(
-        light=masked_light(plane, found),
-        rms=float(np.median(sampled(found.rms))),
+        image=shown_image(plane, found),
         footprints=found.detections.footprints,
         x=found.photometry.x,
         y=found.photometry.y,

@@ -22,7 +22,7 @@ from galsep.flags import Flag
 from galsep.image.background import sampled
 from galsep.io.atomic import write_text
 from galsep.io.image import Plane
-from galsep.plot.canvas import binned, shade
+from galsep.plot.canvas import Shown
 from galsep.plot.colors import outline_color
 from galsep.plot.distributions import distributions
 from galsep.plot.embed import image_uri, outline_path
@@ -40,7 +40,7 @@ from galsep.workflows.finding import STATUSES, FoundSources
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["blend_case", "masked_light", "own_lights", "settings_rows", "versions", "write_report"]
+__all__ = ["blend_case", "own_lights", "settings_rows", "shown_image", "versions", "write_report"]
 
 LARGEST_SIDE = 2400
 """Larger fields are averaged down to this many pixels."""
@@ -80,8 +80,8 @@ def write_report(
     command : str
         The command line, or empty.
     """
-    light = masked_light(plane, found)
-    rms = float(np.median(sampled(found.rms)))
+    shown = shown_image(plane, found)
+    light, rms = shown.light, shown.rms
     blends = _blends(found)
     missed = _missed(found)
     status = found.parents.status
@@ -100,7 +100,7 @@ def write_report(
         image=_about_image(plane, found, catalog, rms),
         parents=statuses,
         flags={str(flag.name).lower(): int(np.count_nonzero(found.flags & flag)) for flag in Flag},
-        field=_field(light, rms, found, catalog),
+        field=_field(shown, found, catalog),
         blends=[
             _case(f"SEP detection {parent}", members, light, rms, found, catalog)
             for parent, members in blends[:MOST_BLENDS]
@@ -121,12 +121,14 @@ def write_report(
     write_text(path, page)
 
 
-def masked_light(plane: Plane, found: FoundSources) -> npt.NDArray[np.float32]:
+def shown_image(plane: Plane, found: FoundSources) -> Shown:
     """The image minus background, NaN where unusable; where it is large, in a file."""
     light = found.planes.new(found.light.shape, np.float32)
     for rows in found.planes.blocks(found.light.shape):
         light[rows] = np.where(plane.mask[rows], np.nan, found.light[rows])
-    return light
+    images = [band.image for band in found.bands.values()]
+    bands = [(image.light, float(np.median(sampled(image.rms)))) for image in images]
+    return Shown(light, float(np.median(sampled(found.rms))), bands)
 
 
 def own_lights(
@@ -230,13 +232,11 @@ def _about_image(
     return rows
 
 
-def _field(
-    light: npt.NDArray[Any], rms: float, found: FoundSources, catalog: "Table"
-) -> dict[str, Any]:
+def _field(image: Shown, found: FoundSources, catalog: "Table") -> dict[str, Any]:
     """The whole image, and the outlines to lay over it in pixels of the image."""
-    height, width = light.shape
+    height, width = image.shape
     factor = -(-max(height, width) // LARGEST_SIDE)
-    shown = binned(light, factor)
+    picture = image.picture(factor)
     footprints = found.detections.footprints
     area = np.array([footprint.area for footprint in footprints], dtype=np.int64)
     chosen = np.argsort(-found.photometry.flux, kind="stable")[:MOST_OUTLINES]
@@ -261,11 +261,11 @@ def _field(
     if len(footprints) > MOST_OUTLINES:
         note += f" Outlined are the {MOST_OUTLINES} brightest of {len(footprints)} sources."
     return {
-        "uri": image_uri(shade(shown, rms / factor)),
+        "uri": image_uri(picture),
         "width": width,
         "height": height,
-        "shown_width": shown.shape[1] * factor,
-        "shown_height": shown.shape[0] * factor,
+        "shown_width": picture.shape[1] * factor,
+        "shown_height": picture.shape[0] * factor,
         "sources": sources,
         "note": note,
     }

@@ -131,7 +131,7 @@ class DeblendResult:
         return SegmentationImage(self.segm.copy())
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the image with each source's outline and centroid.
+        """Draw the image with each source's outline and centroid; three bands in colour.
 
         Sources that only SEP found are red.
 
@@ -144,11 +144,12 @@ class DeblendResult:
         -------
         matplotlib Axes
         """
+        from galsep.plot.canvas import Shown
         from galsep.plot.outlines import draw_outlines
 
+        bands = [(b.image.light, float(np.median(b.image.rms))) for b in self.bands.values()]
         return draw_outlines(
-            self.light,
-            float(np.median(self.rms)),
+            Shown(self.light, float(np.median(self.rms)), bands),
             self.masks,
             np.asarray(self.catalog["x_centroid"]),
             np.asarray(self.catalog["y_centroid"]),

@@ -88,7 +88,12 @@ def files(tmp_path_factory, crop):
     lsst = planes(image, header, IMAGE="image", MASK="mask", VARIANCE="variance")
     for bit, name in enumerate(("BAD", "SAT", "INTRP", "CR", "EDGE", "NO_DATA")):
         lsst["MASK"].header[f"HIERARCH MP_{name}"] = bit
-    for name in ("deepCoadd_calexp_4431_17_i", "calexp-HSC-I-9813-4,4", "calexp-HSC-G-9813-4,4"):
+    for name in (
+        "deepCoadd_calexp_4431_17_i",
+        "calexp-HSC-I-9813-4,4",
+        "calexp-HSC-R-9813-4,4",
+        "calexp-HSC-G-9813-4,4",
+    ):
         lsst.writeto(folder / f"{name}.fits")
     des = planes(image, header, SCI="image", MSK="mask", WGT="weight")
     des.writeto(folder / "DES0102-4914_r.fits.fz")

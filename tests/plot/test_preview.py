@@ -6,6 +6,7 @@ from matplotlib.image import imread
 
 from galsep.flags import Flag
 from galsep.plot import preview as module
+from galsep.plot.canvas import Shown
 from galsep.plot.preview import Preview, plot_preview, regions_of_interest
 from galsep.scene import Footprint
 
@@ -16,7 +17,7 @@ def make(shape, positions, blendedness=None, flags=None):
     footprints = [Footprint(y - 2, x - 2, np.ones((5, 5), bool)) for x, y in positions]
     x, y = np.array(positions, dtype=float).reshape(-1, 2).T
     return Preview(
-        light, 1.0, footprints, x, y,
+        Shown(light, 1.0), footprints, x, y,
         np.zeros(n, dtype=np.int64) if flags is None else np.array(flags),
         np.zeros(n) if blendedness is None else np.array(blendedness),
         "image.fits",
