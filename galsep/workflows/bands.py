@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from galsep.errors import ImageError, UsageError
 from galsep.image.background import sampled
-from galsep.image.light import Frame, without_background
+from galsep.image.light import Frame, Light, without_background
 from galsep.io.companions import split_reference
 from galsep.io.image import Plane, read_plane_like
 from galsep.planes import Planes
@@ -18,6 +19,9 @@ __all__ = ["band_files", "check_names", "combined_frame", "combined_plane", "rea
 
 NAME = re.compile(r"(?!err(_|$))\w{1,16}", re.ASCII)
 """Names that make columns and HDUs of FITS, and none that is there already."""
+
+BRIGHT = 5
+"""Pixels that tell how much of the light is each band's stand out by so many rms."""
 
 
 def band_files(given: Sequence[str]) -> dict[str, str]:
@@ -135,7 +139,29 @@ def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Fr
         some = np.where(mask[rows], 1, weight[rows])
         total[rows] /= some
         noise[rows] = unit / np.sqrt(some)
-    return Frame(total, mask, noise, bands=dict(frames))
+    return Frame(total, mask, noise, bands=dict(frames), gain=_combined_gain(lights, total, noise))
+
+
+def _combined_gain(
+    lights: Sequence[Light], total: npt.NDArray[np.float32], noise: npt.NDArray[np.float32]
+) -> float:
+    """Electrons per unit of the combination, 0 if no band's are known.
+
+    The Poisson variance of Σ w b is Σ w² b / gain; for bands ``b`` in the proportions that they
+    have where there is light, that is the combination over this gain.
+    """
+    bright = sampled(total) > BRIGHT * sampled(noise)
+    if not bright.any():
+        return 0.0
+    all_light = float(sampled(total)[bright].sum(dtype=np.float64))
+    variance = 0.0
+    for light in lights:
+        here = np.where(sampled(light.mask), 0, sampled(noise) / sampled(light.rms))[bright]
+        weight = here.astype(np.float64) ** 2
+        own = float((weight**2 * sampled(light.light)[bright]).sum())
+        if light.gain > 0:
+            variance += max(0.0, own) / light.gain
+    return all_light / variance if variance > 0 else 0.0
 
 
 def combined_plane(bands: Mapping[str, Plane], frame: Frame) -> Plane:

@@ -117,6 +117,27 @@ def test_a_pixel_is_usable_where_any_band_is():
     assert combined.data[only] == pytest.approx(images[1][only], abs=1)
 
 
+def test_the_gain_of_the_combination_gives_its_poisson_noise():
+    gains, parts, rms = {"g": 20.0, "r": 5.0}, {"g": 1.0, "r": 3.0}, {"g": 1.0, "r": 2.0}
+    frames = {
+        name: dataclasses.replace(
+            frame(field(brightness=parts[name], rms=rms[name])), gain=gains[name]
+        )
+        for name in gains
+    }
+    combined = combined_frame(frames, 64, Planes())
+    weight = {name: rms[name] ** -2 / (1 + 1 / 4) for name in rms}
+    total = sum(weight[name] * parts[name] for name in parts)
+    variance = sum(weight[name] ** 2 * parts[name] / gains[name] for name in parts)
+    assert combined.gain == pytest.approx(total / variance, rel=0.05)
+    # What is not known counts nothing.
+    frames["r"] = dataclasses.replace(frames["r"], gain=0.0)
+    alone = combined_frame(frames, 64, Planes()).gain
+    assert alone == pytest.approx(total / (weight["g"] ** 2 / gains["g"]), rel=0.05)
+    frames = {name: dataclasses.replace(one, gain=0.0) for name, one in frames.items()}
+    assert combined_frame(frames, 64, Planes()).gain == 0
+
+
 @pytest.mark.parametrize("unit", [1e-28, 1e25])
 def test_units_do_not_matter(unit):
     images = {"g": field(), "r": field(seed=2, rms=3)}
