@@ -227,7 +227,7 @@ def evaluate(
     light: list[Recovery] = []
     separated: list[Sequence[SourceLight]] = []
     reporter.begin("deblending", len(test))
-    for kept, low in network.deblend(test, (threshold, CANDIDATE_THRESHOLD)):
+    for kept, low in network.deblend(test, (threshold, CANDIDATE_THRESHOLD), separated=1):
         owned = owned_footprints(kept.segm, len(kept.detections))
         founds.append(Found(kept.detections, owned))
         rms.append(float(np.median(kept.rms)))
@@ -343,17 +343,25 @@ class _Network:
     settings: DeblendConfig
     reporter: Reporter
 
-    def deblend(self, blends: range, thresholds: Sequence[float]) -> Iterator[list[Any]]:
+    def deblend(
+        self, blends: range, thresholds: Sequence[float], separated: int = 0
+    ) -> Iterator[list[Any]]:
         """Give for each blend what is found at each threshold, as ``FoundSources``.
 
-        The network runs once; what follows it runs for every threshold, since what is accepted
-        changes how the light is shared: a cut through one catalogue is not the same.
+        Mask R-CNN runs once; what follows it runs for every threshold, since what is accepted
+        changes how the light is shared: a cut through one catalogue is not the same. The
+        separation network, which changes no mask, runs for the first ``separated`` of them.
         """
         from galsep.workflows.finding import finish, run_network
 
+        plain = replace(self.model, separator=None)
+        models = [self.model] * separated + [plain] * (len(thresholds) - separated)
         images = (self._frame(blend) for blend in blends)
         for seen in run_network(images, self.model, self.settings):
-            yield [finish(*seen, self.model, self.settings, level) for level in thresholds]
+            yield [
+                finish(*seen, model, self.settings, level)
+                for model, level in zip(models, thresholds, strict=True)
+            ]
             self.reporter.advance()
 
     def _frame(self, blend: int) -> Frame:

@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -120,6 +121,14 @@ def everything(truth, threshold):
     return list(range(len(truth)))
 
 
+@dataclass(frozen=True)
+class StandIn:
+    threshold: float
+    info: dict
+    sha256: str = "ab" * 32
+    separator: str | None = "separates"
+
+
 def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None, draw=False):
     """Stand in for the network: ``choose(truth, threshold)`` names the sources it finds."""
     if not draw:
@@ -133,11 +142,11 @@ def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None, d
             yield image, known[image.data.tobytes()]
 
     def finish(image, truth, model, config, threshold):
-        calls.append(threshold)
+        calls.append((threshold, model.separator is not None))
         return found_sources(truth, choose(truth, threshold), image.data)
 
     def load_model(weights, device):
-        return SimpleNamespace(threshold=threshold, info=info or {}, sha256="ab" * 32)
+        return StandIn(threshold, info or {})
 
     weights, finding = ModuleType("galsep.model.weights"), ModuleType("galsep.workflows.finding")
     weights.load_model, finding.run_network, finding.finish = load_model, run_network, finish
@@ -287,8 +296,11 @@ def test_the_threshold_comes_from_the_validation_split(monkeypatch, dataset, tmp
     scan = metrics["threshold_scan"]
     assert scan["n_blends"] == 2
     assert [row["f1"] for row in scan["grid"]] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 0]
-    assert {row["threshold"] for row in scan["grid"]} == set(calls) - {0.05}
-    assert calls.count(0.05) == calls.count(0.6) - 2 == 5
+    assert {row["threshold"] for row in scan["grid"]} == {level for level, _ in calls} - {0.05}
+    # Validation, and the catalogue of the test blends, whose light alone is separated.
+    assert calls.count((0.6, False)) == 2
+    assert calls.count((0.6, True)) == calls.count((0.05, False)) == 5
+    assert {level for level, separated in calls if separated} == {0.6}
 
 
 def test_without_a_validation_split_the_stored_threshold_is_used(monkeypatch, tmp_path):
