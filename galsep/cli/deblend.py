@@ -276,6 +276,17 @@ def deblend(
             group=_FINDING,
         ),
     ] = None,
+    dask: Annotated[
+        str | None,
+        _setting(
+            "dask",
+            "Work on the Dask cluster of this scheduler, such as tcp://host:8786, or of its file "
+            "(.json); its workers must see the folders of images and outputs",
+            metavar="ADDRESS",
+            group=_FINDING,
+            default="",
+        ),
+    ] = None,
     config: ConfigOption = None,
     dump_config: DumpOption = False,
     quiet: QuietOption = False,
@@ -306,6 +317,7 @@ def deblend(
         "device": device,
         "batch_size": batch_size,
         "jobs": jobs,
+        "dask": dask,
     }
     settings = resolve(DeblendConfig, config, given)
     if dump_config:

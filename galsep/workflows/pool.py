@@ -23,7 +23,7 @@ from galsep.errors import WorkerError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["Done", "map_on_workers", "work_on_workers"]
+__all__ = ["Done", "attempt", "map_on_workers", "work_on_workers"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -193,12 +193,12 @@ def _serve(pipe: "Connection") -> NoReturn:
         function = pipe.recv()
         signal.signal(signal.SIGTERM, _leave)
         while True:
-            pipe.send(_attempt(function, pipe.recv()))
+            pipe.send(attempt(function, pipe.recv()))
     os._exit(0)
 
 
-def _attempt(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
-    """Whether it went well, and the result or the error."""
+def attempt(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
+    """Apply a function in a worker: whether it went well, and the result or the error."""
     try:
         return True, function(task)
     except Exception as error:  # noqa: BLE001 (it is raised in the process that asked)
