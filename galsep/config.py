@@ -34,6 +34,7 @@ __all__ = [
     "parse_range",
     "read_toml",
     "resolve",
+    "without_folder",
 ]
 
 MAX_BIT = 62
@@ -245,6 +246,13 @@ MACHINE_SETTINGS = ("device", "batch_size", "jobs", "workers", "dask")
 
 FILE_SETTINGS = ("weights", "variance", "weight", "rms", "mask", "detect")
 """Settings that are files, named without folders there."""
+
+
+def without_folder(band: str) -> str:
+    """Name the file of a ``NAME=FILE`` entry without its folder."""
+    name, _, file = band.partition("=")
+    return f"{name}={Path(file).name}"
+
 
 CATALOG_FORMATS: Mapping[str, str] = types.MappingProxyType(
     {"fits": ".fits", "ecsv": ".ecsv", "csv": ".csv", "vot": ".vot", "parquet": ".parquet"}

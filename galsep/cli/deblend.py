@@ -31,6 +31,7 @@ from galsep.config import (
     MACHINE_SETTINGS,
     DeblendConfig,
     resolve,
+    without_folder,
 )
 from galsep.errors import UsageError
 
@@ -371,17 +372,12 @@ def command_line(images: Sequence[Path], config: Path | None, given: dict[str, A
         if value is None or name in MACHINE_SETTINGS:
             continue
         if name == "band":
-            words += [f"--band {_without_folder(entry)}" for entry in value]
+            words += [f"--band {without_folder(entry)}" for entry in value]
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             words.append(Path(value).name if name in FILE_SETTINGS else str(value))
     return " ".join(words)
-
-
-def _without_folder(band: str) -> str:
-    name, _, file = band.partition("=")
-    return f"{name}={Path(file).name}"
 
 
 def _check_outputs(output: Path | None, catalog: str | None, catalog_format: str | None) -> None:

@@ -231,9 +231,13 @@ def deblend_files(
 
     for skipped in list(results.values()):
         tell(skipped)
-    with contextlib.closing(_worked(work, todo, reporter)) as finished:
-        for result in finished:
-            tell(result)
+    try:
+        with contextlib.closing(_worked(work, todo, reporter)) as finished:
+            for result in finished:
+                tell(result)
+    finally:
+        # Of processes that were killed, now or in an earlier run.
+        remove_partial([file for _, own in todo for file in _files(own)])
     reporter.end()
     return [results[path] for path in images]
 
@@ -306,19 +310,15 @@ def _worked(
             yield work.on_file(task, reporter)
         return
     seen: dict[Any, Any] = {}
-    try:
-        with _handed_out(work, tasks, reporter) as finished:
-            for one in finished:
-                path, targets = tasks[one.number]
-                if isinstance(one.result, WorkerError):
-                    yield FileResult(path, error=WorkerError(f"{path}: {one.result}"))
-                    continue
-                result, record = one.result
-                record.replay(reporter, seen)
-                yield _arrived(result, path, targets)
-    finally:
-        # Of processes that were killed.
-        remove_partial([file for _, targets in tasks for file in _files(targets)])
+    with _handed_out(work, tasks, reporter) as finished:
+        for one in finished:
+            path, targets = tasks[one.number]
+            if isinstance(one.result, WorkerError):
+                yield FileResult(path, error=WorkerError(f"{path}: {one.result}"))
+                continue
+            result, record = one.result
+            record.replay(reporter, seen)
+            yield _arrived(result, path, targets)
 
 
 def _arrived(result: FileResult, path: Path, targets: _Targets | None) -> FileResult:
