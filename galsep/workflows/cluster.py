@@ -69,11 +69,15 @@ def connect(address: str, reporter: Reporter) -> Iterator["Cluster"]:
         When there is no scheduler.
     """
     check_dask()
+    import dask.config
     from distributed.utils import silence_logging_cmgr
 
     scheduler = _scheduler(address)
-    # What there is to say is said here, in one line.
-    with silence_logging_cmgr(logging.CRITICAL + 1):
+    # What there is to say is said here, in one line; and blocks of images may be large.
+    with (
+        silence_logging_cmgr(logging.CRITICAL + 1),
+        dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}),
+    ):
         client = _client(scheduler, address)
         try:
             yield Cluster(client, address, reporter)

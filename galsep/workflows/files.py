@@ -16,7 +16,6 @@ from galsep.errors import (
     OutputError,
     OutputExistsError,
     UsageError,
-    WeightsError,
     WorkerError,
 )
 from galsep.image.background import sampled
@@ -37,14 +36,20 @@ from galsep.io.products import (
 from galsep.io.regions import check_regions, write_regions
 from galsep.io.runs import labels_to_runs
 from galsep.model.device import choose_device
-from galsep.model.weights import Model, find_weights, load_model
-from galsep.planes import Planes
+from galsep.model.weights import Model, load_model
+from galsep.planes import LARGE_IMAGE, Planes
 from galsep.workflows.bands import (
     band_files,
     read_bands,
 )
-from galsep.workflows.cluster import check_dask, connect
-from galsep.workflows.elsewhere import absolute_names, check_arrived, check_seen
+from galsep.workflows.cluster import Cluster, check_dask, connect
+from galsep.workflows.elsewhere import (
+    absolute_names,
+    check_arrived,
+    check_seen,
+    load_same,
+    spread_over,
+)
 from galsep.workflows.finding import FoundSources
 from galsep.workflows.pool import Done, work_on_workers
 from galsep.workflows.report import masked_light, write_report
@@ -268,8 +273,13 @@ class _Work:
         try:
             if self.shared:
                 check_seen(path, _files(targets))
-            model = self._own_model()
-            catalog = _deblend_images(path, targets, model, self.config, command, reporter)
+            if self.model is None:
+                if self.threads:
+                    torch.set_num_threads(self.threads)
+                self.model = load_same(self.config, self.weights)
+            catalog = _deblend_images(path, targets, self.model, self.config, command, reporter)
+        except WorkerError as error:
+            return FileResult(path, error=WorkerError(f"{path}: {error}"))
         except GalsepError as error:
             return FileResult(path, error=error)
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -279,20 +289,6 @@ class _Work:
             return FileResult(path, error=_failure(path, what, error))
         kept = catalog if self.keep_catalogs else None
         return FileResult(path, _files(targets), kept, len(catalog))
-
-    def _own_model(self) -> Model:
-        """The model of this process, loaded for its first file."""
-        if self.model is None:
-            if self.threads:
-                torch.set_num_threads(self.threads)
-            model = load_model(self.config.weights, self.config.device)
-            if model.sha256 != self.weights:
-                raise WeightsError(
-                    f"{find_weights(self.config.weights)}: not the weights that the run began "
-                    f"with; those have the SHA-256 {self.weights[:16]}"
-                )
-            self.model = model
-        return self.model
 
     def __call__(self, task: _Task) -> tuple[FileResult, Record]:
         """Deblend a file for another process."""
@@ -332,16 +328,16 @@ def _arrived(result: FileResult, path: Path, targets: _Targets | None) -> FileRe
     return replace(result, path=path, files=_files(targets))
 
 
+_Finished = Iterator[Done[tuple[FileResult, Record]]]
+
+
 @contextlib.contextmanager
-def _handed_out(
-    work: _Work, tasks: Sequence[_Task], reporter: Reporter
-) -> Iterator[Iterator[Done[tuple[FileResult, Record]]]]:
+def _handed_out(work: _Work, tasks: Sequence[_Task], reporter: Reporter) -> Iterator[_Finished]:
     """Have files worked on elsewhere: on a cluster, or in processes of this machine."""
     if work.config.dask:
-        work = replace(work, config=absolute_names(work.config), shared=True)
         with (
             connect(work.config.dask, reporter) as cluster,
-            contextlib.closing(cluster.work(work, list(map(_absolute_task, tasks)))) as finished,
+            contextlib.closing(_on_cluster(work, tasks, cluster)) as finished,
         ):
             yield finished
         return
@@ -349,6 +345,35 @@ def _handed_out(
     work = replace(work, threads=max(1, torch.get_num_threads() // jobs))
     with contextlib.closing(work_on_workers(work, tasks, jobs)) as finished:
         yield finished
+
+
+def _on_cluster(
+    work: _Work, tasks: Sequence[_Task], cluster: Cluster
+) -> Generator[Done[tuple[FileResult, Record]], None, None]:
+    """Send files to workers, and of large ones, if there are more workers, their blocks."""
+    few = len(tasks) < cluster.count_workers()
+    large = {number for number, (path, _) in enumerate(tasks) if few and _is_large(path, work)}
+    whole = [number for number in range(len(tasks)) if number not in large]
+    config = absolute_names(work.config)
+    sent = [_absolute_task(tasks[number]) for number in whole]
+    with contextlib.closing(
+        cluster.work(replace(work, config=config, shared=True), sent)
+    ) as finished:
+        for done in finished:
+            yield replace(done, number=whole[done.number])
+    if large:
+        model = load_model(work.config.weights, "cpu")
+        work = replace(work, model=replace(model, spread=spread_over(cluster, config, model)))
+        for number in sorted(large):
+            yield Done(number, work(tasks[number]))
+
+
+def _is_large(path: Path, work: _Work) -> bool:
+    """Whether a file is worked on in blocks."""
+    try:
+        return list_images(path, work.config.ext).pixels > LARGE_IMAGE
+    except GalsepError:
+        return False  # It is told of when it is its turn.
 
 
 def _absolute_task(task: _Task) -> _Task:

@@ -61,37 +61,26 @@ def test_a_cluster_writes_the_same_bytes(galsep, cluster, night, options, here, 
     assert with_cluster.out == galsep(*run, "-q").out
 
 
-def test_names_are_those_of_the_folder_one_is_in(galsep, cluster, night, options, tmp_path):
-    files = {"r.fits": night[0], "s.fits": night[1], "noise.fits": None}
-    shape = fits.getdata(night[0]).shape
-    fits.writeto(tmp_path / "noise.fits", np.ones(shape, np.float32))
-    for name, source in files.items():
-        if source is not None:
-            fits.writeto(tmp_path / name, fits.getdata(night[0]))
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        for run in (
-            ("r.fits", "--rms", "noise.fits", "--detect", "s.fits[0]", "--variance", ""),
-            ("--band", "r=r.fits", "--band", "s=s.fits[0]"),
-        ):
-            for folder, how in (("one", ()), ("two", ("--dask", cluster))):
-                words = (
-                    "deblend",
-                    *run,
-                    *options,
-                    "--report",
-                    "--preview",
-                    "--overwrite",
-                    "-q",
-                    "-o",
-                    folder,
-                )
-                outcome = galsep(*words, *how)
-                assert (outcome.code, outcome.err) == (0, "")
-            same(Path("one"), Path("two"))
-    finally:
-        os.chdir(before)
+@pytest.mark.parametrize(
+    "images",
+    [
+        ("r.fits", "--rms", "noise.fits", "--detect", "s.fits[0]", "--variance", ""),
+        ("--band", "r=r.fits", "--band", "s=s.fits[0]"),
+    ],
+    ids=["planes", "bands"],
+)
+def test_names_are_those_of_the_folder_one_is_in(
+    galsep, cluster, night, options, tmp_path, monkeypatch, images
+):
+    monkeypatch.chdir(tmp_path)
+    image = fits.getdata(night[0])
+    for name, data in (("r", image), ("s", image), ("noise", np.ones_like(image))):
+        fits.writeto(f"{name}.fits", data)
+    run = ("deblend", *images, *options, "--report", "--preview", "-q", "-o")
+    for way in (("one",), ("two", "--dask", cluster)):
+        outcome = galsep(*run, *way)
+        assert (outcome.code, outcome.err) == (0, "")
+    same(Path("one"), Path("two"))
 
 
 def wait_for_results(running, folder):
@@ -207,3 +196,31 @@ def test_clusters_that_are_none(
     assert outcome.code == code
     assert outcome.error.startswith(f"error: {said}")
     assert names(tmp_path / "out") == []
+
+
+def test_blocks_of_a_large_image_go_to_workers(galsep, cluster, field, tmp_path, monkeypatch):
+    from galsep import planes
+    from galsep.workflows import cluster as clusters
+    from galsep.workflows import files, finding
+
+    run = ("deblend", field, "--device", "cpu", "--batch-size", 1, "--isolated", "-q", "-o")
+    assert galsep(*run, tmp_path / "one").code == 0
+    sent = []
+    submit = clusters.Cluster._submit
+    monkeypatch.setattr(
+        clusters.Cluster, "_submit", lambda self, *what: (sent.append(what), submit(self, *what))[1]
+    )
+    # Each file goes to a worker as long as it is no large one, and there are not fewer files.
+    assert galsep(*run, tmp_path / "two", "--dask", cluster).code == 0
+    assert len(sent) == 1
+    monkeypatch.setattr(planes, "LARGE_IMAGE", 100)
+    monkeypatch.setattr(files, "LARGE_IMAGE", 100)
+    monkeypatch.setattr(planes.Planes.__init__, "__defaults__", (None, 140 * 32))
+    monkeypatch.setattr(finding, "MANY_CUTOUTS", 0)
+    outcome = galsep(*run, tmp_path / "three", "--dask", cluster)
+    assert (outcome.code, outcome.err) == (0, "")
+    kinds = {function for function, _ in sent[1:]}
+    assert len(kinds) == 2, "cutouts and separation"
+    assert len(sent) > 5
+    for folder in ("two", "three"):
+        same(tmp_path / "one", tmp_path / folder)
