@@ -34,6 +34,7 @@ __all__ = [
     "parse_range",
     "read_toml",
     "resolve",
+    "without_folder",
 ]
 
 MAX_BIT = 62
@@ -193,7 +194,7 @@ class DeblendConfig:
 
     ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``; ``band``
     lists ``NAME=FILE``, images of one field that take the place of the input. Several files are
-    spread over ``jobs`` processes.
+    spread over ``jobs`` processes, or the workers of the cluster whose scheduler ``dask`` names.
     """
 
     weights: str = ""
@@ -218,6 +219,7 @@ class DeblendConfig:
     residual: bool = False
     report: bool = False
     jobs: int = 1
+    dask: str = ""
 
     def __post_init__(self) -> None:
         _between("threshold", self.threshold, 0.0, 1.0)
@@ -229,6 +231,8 @@ class DeblendConfig:
         _check_bits(self.mask_bits)
         _at_least("background_mesh", self.background_mesh, 8)
         _at_least("jobs", self.jobs, 1)
+        if self.dask and self.jobs > 1:
+            raise UsageError("jobs and dask exclude each other: choose one")
         _at_least("gain", self.gain, 0.0)
         if self.catalog_format not in CATALOG_FORMATS:
             raise UsageError(
@@ -237,11 +241,18 @@ class DeblendConfig:
             )
 
 
-MACHINE_SETTINGS = ("device", "batch_size", "jobs", "workers")
+MACHINE_SETTINGS = ("device", "batch_size", "jobs", "workers", "dask")
 """Settings that change no result, left out where outputs say how they were made."""
 
 FILE_SETTINGS = ("weights", "variance", "weight", "rms", "mask", "detect")
 """Settings that are files, named without folders there."""
+
+
+def without_folder(band: str) -> str:
+    """Name the file of a ``NAME=FILE`` entry without its folder."""
+    name, _, file = band.partition("=")
+    return f"{name}={Path(file).name}"
+
 
 CATALOG_FORMATS: Mapping[str, str] = types.MappingProxyType(
     {"fits": ".fits", "ecsv": ".ecsv", "csv": ".csv", "vot": ".vot", "parquet": ".parquet"}

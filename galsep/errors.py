@@ -13,7 +13,8 @@
      │    ├── DatasetError                 a simulated data set
      │    └── WeightsError                 network weights or a resume state
      ├── TrainingError(RuntimeError)       training cannot go on
-     └── WorkerError(RuntimeError)         a worker process died
+     ├── WorkerError(RuntimeError)         a worker process died
+     └── ClusterError(RuntimeError)        a Dask cluster cannot be used
 
 Every message is one line that names the file, what is wrong and what to do.
 Only :mod:`galsep.cli` turns an error into an exit code.
@@ -21,6 +22,7 @@ Only :mod:`galsep.cli` turns an error into an exit code.
 
 __all__ = [
     "CatalogError",
+    "ClusterError",
     "DatasetError",
     "DeviceError",
     "GalsepError",
@@ -81,3 +83,7 @@ class TrainingError(GalsepError, RuntimeError):
 
 class WorkerError(GalsepError, RuntimeError):
     """A worker process died before its work was done."""
+
+
+class ClusterError(GalsepError, RuntimeError):
+    """A Dask cluster is not there, is gone, or has another version of galsep."""

@@ -1,11 +1,13 @@
 """What all tests share: the folder of real images and catalogues, where there is one."""
 
+import importlib.util
 import os
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,39 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("GALSEP_TEST_DATA is not set")
     return Path(folder)
+
+
+CLUSTER = """
+import sys
+from distributed import LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
+    ) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory) -> Iterator[str]:
+    """Address of a Dask cluster of two processes; skips where Dask is not installed."""
+    if importlib.util.find_spec("distributed") is None:
+        pytest.skip("distributed is not installed")
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "cluster.py").write_text(CLUSTER)
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, folder / "cluster.py"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder,
+        ) as running,
+    ):  # fmt: skip
+        address = running.stdout.readline().strip()
+        assert address, (folder / "log").read_text()
+        yield address
+        running.stdin.close()
 
 
 CHECK = """

@@ -36,6 +36,7 @@ def test_every_error_is_galseps(kind):
         ("WeightsError", ("InputError",)),
         ("TrainingError", ("GalsepError", "RuntimeError")),
         ("WorkerError", ("GalsepError", "RuntimeError")),
+        ("ClusterError", ("GalsepError", "RuntimeError")),
     ],
 )
 def test_the_tree_is_the_one_in_the_docstring(name, parents):

@@ -31,6 +31,7 @@ from galsep.config import (
     MACHINE_SETTINGS,
     DeblendConfig,
     resolve,
+    without_folder,
 )
 from galsep.errors import UsageError
 
@@ -276,6 +277,17 @@ def deblend(
             group=_FINDING,
         ),
     ] = None,
+    dask: Annotated[
+        str | None,
+        _setting(
+            "dask",
+            "Work on the Dask cluster of this scheduler, such as tcp://host:8786, or of its file "
+            "(.json); its workers must see the folders of images and outputs",
+            metavar="ADDRESS",
+            group=_FINDING,
+            default="",
+        ),
+    ] = None,
     config: ConfigOption = None,
     dump_config: DumpOption = False,
     quiet: QuietOption = False,
@@ -306,6 +318,7 @@ def deblend(
         "device": device,
         "batch_size": batch_size,
         "jobs": jobs,
+        "dask": dask,
     }
     settings = resolve(DeblendConfig, config, given)
     if dump_config:
@@ -359,17 +372,12 @@ def command_line(images: Sequence[Path], config: Path | None, given: dict[str, A
         if value is None or name in MACHINE_SETTINGS:
             continue
         if name == "band":
-            words += [f"--band {_without_folder(entry)}" for entry in value]
+            words += [f"--band {without_folder(entry)}" for entry in value]
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             words.append(Path(value).name if name in FILE_SETTINGS else str(value))
     return " ".join(words)
-
-
-def _without_folder(band: str) -> str:
-    name, _, file = band.partition("=")
-    return f"{name}={Path(file).name}"
 
 
 def _check_outputs(output: Path | None, catalog: str | None, catalog_format: str | None) -> None:

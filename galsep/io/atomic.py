@@ -1,7 +1,6 @@
 """Writing whole files: beside the target first, then renamed."""
 
 import contextlib
-import glob
 import os
 import uuid
 import warnings
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "make_folder",
+    "missing_files",
     "refuse_existing",
     "remove_partial",
     "whole_file",
@@ -54,10 +54,25 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 def remove_partial(targets: Iterable[Path]) -> None:
-    """Remove what a process that was killed left beside its targets."""
+    """Remove what processes that were killed left beside their targets."""
+    names: dict[Path, set[str]] = {}
     for target in targets:
-        for path in target.parent.glob(f".*.part.{glob.escape(target.name)}"):
-            path.unlink(missing_ok=True)
+        names.setdefault(target.parent, set()).add(target.name)
+    for folder, wanted in names.items():
+        for path in folder.glob(".*.part.*"):
+            if path.name.split(".part.", 1)[1] in wanted:
+                path.unlink(missing_ok=True)
+
+
+def missing_files(files: Iterable[Path]) -> list[Path]:
+    """Files that are not there.
+
+    One that is seen in a fresh listing of its folder is there: a network file system may remember
+    for a minute that it was not.
+    """
+    absent = [file for file in files if not file.exists()]
+    listed = {folder: set(os.listdir(folder)) for folder in {file.parent for file in absent}}
+    return [file for file in absent if file.name not in listed[file.parent]]
 
 
 def _umask() -> int:

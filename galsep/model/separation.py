@@ -326,7 +326,7 @@ def separate(
     shape = (light.shape[0], light.shape[1])
     large = np.array([max(mask.probability.shape) > SIDES[-1] for mask in masks], dtype=bool)
     crops = cut_crops(light, usable, masks, claims)
-    seen = _look(network, crops, np.flatnonzero(~large))
+    seen = _look(network, crops, ~large)
     boxes = [
         window(y0, x0, (side, side), shape)
         for y0, x0, side in zip(
@@ -377,7 +377,7 @@ def _rest(
 
 @torch.inference_mode()
 def _look(
-    network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.int64]
+    network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.bool_]
 ) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
     """Claims, noiseless light and summary of some sources.
 
@@ -388,7 +388,7 @@ def _look(
     seen: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
     sizes = CPU_BATCH if device.type == "cpu" else BATCH
     for batch in crops.batches(sizes):
-        batch = batch[np.isin(batch, wanted)]
+        batch = batch[wanted[batch]]
         if not batch.size:
             continue
         side = int(crops.side[batch[0]])

@@ -6,11 +6,11 @@ Loading never runs code. ``.pth`` files, which are pickles, are read in one plac
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,6 +51,11 @@ COCO_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0
 """torchvision's Mask R-CNN ResNet-50-FPN trained on COCO (weights ``COCO_V1``)."""
 
 
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+Spread = Callable[[Callable[["Model", Any], Any], Iterable[Any]], Iterator[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A network with its weights on a device.
@@ -67,6 +72,8 @@ class Model:
     device : torch.device
     separator : SeparationNetwork or None
         In evaluation mode; ``None`` where the weights hold none.
+    spread : callable, optional
+        Has other machines do what :meth:`each` is asked for.
     """
 
     network: nn.Module
@@ -75,6 +82,15 @@ class Model:
     sha256: str
     device: torch.device
     separator: SeparationNetwork | None = None
+    spread: Spread | None = None
+
+    def each(
+        self, function: Callable[["Model", Batch], Result], batches: Iterable[Batch]
+    ) -> Iterator[Result]:
+        """Apply a function of the model and a batch to batches; results come in their order."""
+        if self.spread is not None:
+            return self.spread(function, batches)
+        return (function(self, batch) for batch in batches)
 
     @property
     def threshold(self) -> float:

@@ -1,8 +1,8 @@
 """FITS files in, label maps, catalogues and what else is asked for out."""
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from galsep.config import CATALOG_FORMATS, DeblendConfig
 from galsep.errors import (
     GalsepError,
     ImageError,
+    OutputError,
     OutputExistsError,
     UsageError,
     WorkerError,
@@ -34,13 +35,22 @@ from galsep.io.regions import check_regions, write_regions
 from galsep.io.runs import labels_to_runs
 from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
-from galsep.planes import Planes
+from galsep.planes import LARGE_IMAGE, Planes
 from galsep.workflows.bands import (
     band_files,
     read_bands,
 )
+from galsep.workflows.cluster import Cluster, check_dask, connect
+from galsep.workflows.deblend import deblend_plane, describe, plane_options
+from galsep.workflows.elsewhere import (
+    absolute_names,
+    check_arrived,
+    check_seen,
+    load_same,
+    spread_over,
+)
 from galsep.workflows.finding import FoundSources
-from galsep.workflows.pool import work_on_workers
+from galsep.workflows.pool import Done, work_on_workers
 from galsep.workflows.report import shown_image, write_report
 from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import parents_table
@@ -48,8 +58,6 @@ from galsep.workflows.tables import parents_table
 if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.table import Table
-
-from galsep.workflows.deblend import deblend_plane, describe, plane_options
 
 __all__ = ["FileResult", "deblend_files", "stack_catalogs"]
 
@@ -111,6 +119,15 @@ class _Targets:
     regions: tuple[Path, ...] = ()
     reports: tuple[Path, ...] = ()
 
+    def absolute(self) -> "_Targets":
+        """Named so that they are found from any folder."""
+
+        def whole(value: Any) -> Any:
+            return tuple(map(whole, value)) if isinstance(value, tuple) else value.absolute()
+
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _Targets(**{name: value and whole(value) for name, value in values.items()})
+
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
@@ -144,7 +161,8 @@ def deblend_files(
     """Deblend FITS files and write their label maps and catalogues, each as soon as it is done.
 
     A file that fails does not keep the others from being done. With ``config.jobs`` several
-    processes share the files and the CPU cores; what is written is the same.
+    processes share the files and the CPU cores, with ``config.dask`` the workers of a cluster; what
+    is written is the same.
 
     Parameters
     ----------
@@ -176,8 +194,8 @@ def deblend_files(
         When two inputs would write the same files.
     OutputExistsError
         When an output exists and may neither be replaced nor passed over.
-    WeightsError, DeviceError, OutputError
-        When the weights, the device or the output folder are not usable.
+    WeightsError, DeviceError, OutputError, ClusterError
+        When the weights, the device, the output folder or the cluster are not usable.
     """
     config = config or DeblendConfig()
     reporter = reporter or Reporter()
@@ -191,17 +209,20 @@ def deblend_files(
     check_catalog_format(config.catalog_format)
     if config.regions:
         check_regions()
+    if config.dask:
+        check_dask()
     targets = _targets(images, output, config)
     done = _existing(images, targets, overwrite=overwrite, skip_existing=skip_existing)
-    # Several jobs have models of their own: here it is only checked, off the device.
-    several = min(config.jobs, len(images) - len(done)) > 1
-    device = str(choose_device(config.device))
+    # Other processes have models of their own: here it is only checked, off the device.
+    left = len(images) - len(done)
+    several = min(config.jobs, left) > 1 or (config.dask != "" and left > 0)
+    device = "cpu" if config.dask else str(choose_device(config.device))
     model = load_model(config.weights, "cpu" if several else device)
     if output is not None:
         make_folder(output)
     results = {path: FileResult(path, skipped=True) for path in images if path in done}
     todo = [(path, targets[path]) for path in images if path not in done]
-    work = _Work(config, command, keep_catalogs, None if several else model)
+    work = _Work(config, command, keep_catalogs, model.sha256, None if several else model)
     reporter.begin("deblending", len(images))
 
     def tell(result: FileResult) -> None:
@@ -212,9 +233,13 @@ def deblend_files(
 
     for skipped in list(results.values()):
         tell(skipped)
-    with contextlib.closing(_worked(work, todo, reporter)) as finished:
-        for result in finished:
-            tell(result)
+    try:
+        with contextlib.closing(_worked(work, todo, reporter)) as finished:
+            for result in finished:
+                tell(result)
+    finally:
+        # Of processes that were killed, now or in an earlier run.
+        remove_partial([file for _, own in todo for file in _files(own)])
     reporter.end()
     return [results[path] for path in images]
 
@@ -225,23 +250,33 @@ _Task = tuple[Path, _Targets | None]
 
 @dataclass(slots=True)
 class _Work:
-    """What is done with every file, in this process or, without a model, in another."""
+    """What is done with every file, in this process or, without a model, in another.
+
+    ``threads`` 0 leaves torch what it has. ``shared`` asks whether a machine sees what others do.
+    """
 
     config: DeblendConfig
     command: str
     keep_catalogs: bool
+    weights: str
     model: Model | None = None
     threads: int = 0
+    shared: bool = False
 
     def on_file(self, task: _Task, reporter: Reporter) -> FileResult:
         """Deblend a file; what fails is in the result."""
         path, targets = task
         command = self.command.replace("IMAGE...", path.name)
         try:
+            if self.shared:
+                check_seen(path, _files(targets))
             if self.model is None:
-                torch.set_num_threads(self.threads)
-                self.model = load_model(self.config.weights, self.config.device)
+                if self.threads:
+                    torch.set_num_threads(self.threads)
+                self.model = load_same(self.config, self.weights)
             catalog = _deblend_images(path, targets, self.model, self.config, command, reporter)
+        except WorkerError as error:
+            return FileResult(path, error=WorkerError(f"{path}: {error}"))
         except GalsepError as error:
             return FileResult(path, error=error)
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -267,19 +302,80 @@ def _worked(
         for task in tasks:
             yield work.on_file(task, reporter)
         return
-    jobs = min(work.config.jobs, len(tasks))
-    work.threads = max(1, torch.get_num_threads() // jobs)
     seen: dict[Any, Any] = {}
-    with contextlib.closing(work_on_workers(work, tasks, jobs)) as finished:
+    with _handed_out(work, tasks, reporter) as finished:
         for one in finished:
+            path, targets = tasks[one.number]
             if isinstance(one.result, WorkerError):
-                path, targets = tasks[one.number]
-                remove_partial(_files(targets))
                 yield FileResult(path, error=WorkerError(f"{path}: {one.result}"))
-            else:
-                result, record = one.result
-                record.replay(reporter, seen)
-                yield result
+                continue
+            result, record = one.result
+            record.replay(reporter, seen)
+            yield _arrived(result, path, targets)
+
+
+def _arrived(result: FileResult, path: Path, targets: _Targets | None) -> FileResult:
+    """What another process has done, with the names that files have here."""
+    if result.error is not None:
+        return replace(result, path=path)
+    try:
+        check_arrived(_files(targets))
+    except OutputError as error:
+        return FileResult(path, error=error)
+    return replace(result, path=path, files=_files(targets))
+
+
+_Finished = Iterator[Done[tuple[FileResult, Record]]]
+
+
+@contextlib.contextmanager
+def _handed_out(work: _Work, tasks: Sequence[_Task], reporter: Reporter) -> Iterator[_Finished]:
+    """Have files worked on elsewhere: on a cluster, or in processes of this machine."""
+    if work.config.dask:
+        with (
+            connect(work.config.dask, reporter) as cluster,
+            contextlib.closing(_on_cluster(work, tasks, cluster)) as finished,
+        ):
+            yield finished
+        return
+    jobs = min(work.config.jobs, len(tasks))
+    work = replace(work, threads=max(1, torch.get_num_threads() // jobs))
+    with contextlib.closing(work_on_workers(work, tasks, jobs)) as finished:
+        yield finished
+
+
+def _on_cluster(
+    work: _Work, tasks: Sequence[_Task], cluster: Cluster
+) -> Generator[Done[tuple[FileResult, Record]], None, None]:
+    """Send files to workers, and of large ones, if there are more workers, their blocks."""
+    few = len(tasks) < cluster.count_workers()
+    large = {number for number, (path, _) in enumerate(tasks) if few and _is_large(path, work)}
+    whole = [number for number in range(len(tasks)) if number not in large]
+    config = absolute_names(work.config)
+    sent = [_absolute_task(tasks[number]) for number in whole]
+    with contextlib.closing(
+        cluster.work(replace(work, config=config, shared=True), sent)
+    ) as finished:
+        for done in finished:
+            yield replace(done, number=whole[done.number])
+    if large:
+        model = load_model(work.config.weights, "cpu")
+        work = replace(work, model=replace(model, spread=spread_over(cluster, config, model)))
+        for number in sorted(large):
+            yield Done(number, work(tasks[number]))
+
+
+def _is_large(path: Path, work: _Work) -> bool:
+    """Whether a file is worked on in blocks."""
+    try:
+        return list_images(path, work.config.ext).pixels > LARGE_IMAGE
+    except GalsepError:
+        return False  # It is told of when it is its turn.
+
+
+def _absolute_task(task: _Task) -> _Task:
+    path, targets = task
+    return path.absolute(), targets and targets.absolute()
 
 
 def _files(targets: _Targets | None) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 background → SEP's blobs → cutouts → network → merge → split the light → measure.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -249,9 +250,12 @@ class _InTurn(Iterable[Found]):
 
     def __iter__(self) -> Iterator[Found]:
         size = self.config.batch_size
-        for start in range(0, len(self.prepared.tiling), 4 * size):
-            cutouts = self.prepared.cutouts(slice(start, start + 4 * size))
-            yield from detect(self.model, cutouts, size)
+        few = (
+            self.prepared.cutouts(slice(start, start + 4 * size))
+            for start in range(0, len(self.prepared.tiling), 4 * size)
+        )
+        for found in self.model.each(functools.partial(detect, batch_size=size), few):
+            yield from found
 
 
 def prepare(

@@ -1,7 +1,9 @@
 """The light of each source: separated and measured, one block of an image after the other."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,9 @@ __all__ = ["NO_TILE", "Band", "Sources", "Strengths", "binned", "measure_light"]
 
 NO_TILE = -1
 """Cutout of a source that the network did not find."""
+
+_Given = tuple[npt.NDArray[np.float32], npt.NDArray[Any], list[SoftMask], list[SoftMask | None]]
+"""Light, its noise or which of it is usable, masks and claims."""
 
 CONTEXT = 2 * SIDES[-1]
 """Sources are separated together with all those within so many rows: those whose crops meet
@@ -81,17 +86,15 @@ def measure_light(
     seen = _Seen(image, *binned(image, binning, mesh, planes), binning)
     separated = SourceLights(planes.folder)
     parts: list[Photometry] = []
-    bounds = sources.masks.bounds
-    context = CONTEXT * binning
-    for rows in planes.blocks(image.light.shape):
-        # Sources are sorted by their first rows.
-        first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
-        if first == last:
-            continue
-        top, bottom = rows.start - context, bounds[first:last, 3].max() + context
-        near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
-        own = slice(*np.searchsorted(near, [first, last]).tolist())
-        some, photometry = _separate(seen, sources, near, own, model)
+    waiting: deque[_Block] = deque()
+
+    def given() -> Iterator[_Given]:
+        for block in _blocks(seen, sources, planes):
+            waiting.append(block)
+            yield _given(seen, block, model)
+
+    for found in model.each(_separate, given()):
+        some, photometry = _measure(seen, waiting.popleft(), found, model)
         for part in some:
             separated.append(part)
         parts.append(photometry)
@@ -137,36 +140,48 @@ class _Seen:
     binning: int
 
 
-def _separate(
-    seen: _Seen, sources: Sources, near: npt.NDArray[np.int64], own: slice, model: Model
-) -> tuple[list[SourceLight], Photometry]:
-    """Separate and measure the light of some sources, given all that lie near them.
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some sources, and all those whose light their separation depends on.
 
     Parameters
     ----------
-    seen : _Seen
-    sources : Sources
-        In image coordinates.
-    near : (k,) int array
-        Those within :data:`CONTEXT` pixels of the rows of the wanted ones, in order.
+    masks, claims : list
+        In the rows of ``rows``; no claim for SEP's outlines.
     own : slice
         The wanted ones among them.
-    model : Model
-
-    Returns
-    -------
-    separated : list of SourceLight
-        Of the wanted sources, in image coordinates.
-    photometry : Photometry
-        Of the wanted sources.
+    rows : slice
+        Of the image's averaged pixels, those of all crops.
     """
+
+    masks: list[SoftMask]
+    claims: list[SoftMask | None]
+    own: slice
+    rows: slice
+
+
+def _blocks(seen: _Seen, sources: Sources, planes: Planes) -> Iterator[_Block]:
+    """Divide sources by the blocks of the image that their first rows lie in."""
+    bounds = sources.masks.bounds
+    context = CONTEXT * seen.binning
+    for rows in planes.blocks(seen.image.light.shape):
+        # Sources are sorted by their first rows.
+        first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
+        if first == last:
+            continue
+        top, bottom = rows.start - context, bounds[first:last, 3].max() + context
+        near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
+        own = slice(*np.searchsorted(near, [first, last]).tolist())
+        yield _block(sources, near, own, seen.binning)
+
+
+def _block(sources: Sources, near: npt.NDArray[np.int64], own: slice, binning: int) -> _Block:
     masks = [sources.masks[k] for k in near.tolist()]
-    image, binning = seen.image, seen.binning
-    # The rows of all crops; the first of them begins a block of averaged pixels.
     margin = SIDES[-1]
+    # The first of the rows begins a block of averaged pixels.
     first = max(0, min(mask.y0 for mask in masks) // binning - margin)
     last = -(-max(mask.y0 + len(mask.probability) for mask in masks) // binning) + margin
-    top, rows = first * binning, slice(first * binning, last * binning)
+    top = first * binning
     masks = [mask.shifted(-top, 0) for mask in masks]
     claims: list[SoftMask | None] = []
     for index, k in enumerate(near.tolist()):
@@ -176,27 +191,58 @@ def _separate(
             claims.append(None)
         else:
             claims.append(sources.claims[k].shifted(-top, 0))
-    light, rms = image.light[rows], image.rms[rows]
+    return _Block(masks, claims, own, slice(first, last))
+
+
+def _given(seen: _Seen, block: _Block, model: Model) -> _Given:
+    """What the separation of a block's sources needs to know, and nothing else."""
+    binning = seen.binning
     if model.separator is None:
-        parts = split_light(masks, claims, light, rms)
-    else:
-        pixels, pixel_rms = seen.pixels[first:last], seen.rms[first:last]
-        shape = pixels.shape
-        parts = separate(
-            model.separator,
-            pixels / pixel_rms,
-            ~seen.unusable[first:last],
-            [shrink(mask, binning, shape) for mask in masks],
-            [None if claim is None else shrink(claim, binning, shape) for claim in claims],
-            model.flux_fit,
-        )
-        hidden = image.mask[rows]
+        rows = _magnified(block.rows, binning)
+        return seen.image.light[rows], seen.image.rms[rows], block.masks, block.claims
+    pixels, rms = seen.pixels[block.rows], seen.rms[block.rows]
+    masks = [shrink(mask, binning, pixels.shape) for mask in block.masks]
+    claims = [
+        None if claim is None else shrink(claim, binning, pixels.shape) for claim in block.claims
+    ]
+    return pixels / rms, ~seen.unusable[block.rows], masks, claims
+
+
+def _separate(model: Model, given: _Given) -> list[SourceLight]:
+    """Separate the light of a block's sources."""
+    light, beside, masks, claims = given
+    if model.separator is None:
+        return split_light(masks, claims, light, beside)
+    return separate(model.separator, light, beside, masks, claims, model.flux_fit)
+
+
+def _magnified(rows: slice, binning: int) -> slice:
+    return slice(rows.start * binning, rows.stop * binning)
+
+
+def _measure(
+    seen: _Seen, block: _Block, parts: list[SourceLight], model: Model
+) -> tuple[list[SourceLight], Photometry]:
+    """Measure the separated light of a block's sources.
+
+    Returns
+    -------
+    separated : list of SourceLight
+        Of the wanted sources, in image coordinates.
+    photometry : Photometry
+        Of the wanted sources.
+    """
+    image, binning = seen.image, seen.binning
+    rows = _magnified(block.rows, binning)
+    light, rms = image.light[rows], image.rms[rows]
+    if model.separator is not None:
+        pixel_rms, hidden = seen.rms[block.rows], image.mask[rows]
         parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
         if binning > 1:
             parts = _exclusive(parts, light.shape)
     noise = None if image.noise is None else image.noise[rows]
-    photometry = measure(parts, light, rms, image.gain, noise, own, top)
-    return [replace(part, y0=part.y0 + top) for part in parts[own]], photometry
+    photometry = measure(parts, light, rms, image.gain, noise, block.own, rows.start)
+    return [replace(part, y0=part.y0 + rows.start) for part in parts[block.own]], photometry
 
 
 def _in_units(

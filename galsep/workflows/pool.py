@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -23,7 +23,7 @@ from galsep.errors import WorkerError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["Done", "map_on_workers", "work_on_workers"]
+__all__ = ["Done", "attempt", "in_order", "map_on_workers", "work_on_workers"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -106,16 +106,27 @@ def map_on_workers(
     WorkerError
         When a process dies.
     """
+    with contextlib.closing(work_on_workers(function, tasks, workers)) as finished:
+        yield from in_order(finished)
+
+
+def in_order(finished: Iterable[Done[Result]]) -> Iterator[Result]:
+    """Put results in the order of their tasks.
+
+    Raises
+    ------
+    WorkerError
+        When a process died.
+    """
     early: dict[int, Result] = {}
     following = 0
-    with contextlib.closing(work_on_workers(function, tasks, workers)) as results:
-        for done in results:
-            if isinstance(done.result, WorkerError):
-                raise done.result
-            early[done.number] = done.result
-            while following in early:
-                yield early.pop(following)
-                following += 1
+    for done in finished:
+        if isinstance(done.result, WorkerError):
+            raise done.result
+        early[done.number] = done.result
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 def work_on_workers(
@@ -193,12 +204,12 @@ def _serve(pipe: "Connection") -> NoReturn:
         function = pipe.recv()
         signal.signal(signal.SIGTERM, _leave)
         while True:
-            pipe.send(_attempt(function, pipe.recv()))
+            pipe.send(attempt(function, pipe.recv()))
     os._exit(0)
 
 
-def _attempt(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
-    """Whether it went well, and the result or the error."""
+def attempt(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
+    """Apply a function in a worker: whether it went well, and the result or the error."""
     try:
         return True, function(task)
     except Exception as error:  # noqa: BLE001 (it is raised in the process that asked)

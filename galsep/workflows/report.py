@@ -16,6 +16,7 @@ from galsep.config import (
     MACHINE_SETTINGS,
     DeblendConfig,
     EvaluateConfig,
+    without_folder,
 )
 from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
@@ -201,6 +202,8 @@ def settings_rows(config: DeblendConfig | EvaluateConfig, **resolved: float) -> 
         if name in MACHINE_SETTINGS or value in ("", None):
             continue
         shown = Path(value).name if name in FILE_SETTINGS else value
+        if name == "band":
+            shown = tuple(map(without_folder, value))
         rows[name] = f"{shown:.4g}" if isinstance(shown, float) else str(shown)
     return rows
 

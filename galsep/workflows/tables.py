@@ -114,11 +114,11 @@ def _dq_bits(plane: Plane, footprints: Sequence[Footprint]) -> npt.NDArray[np.in
 
     Unusable pixels belong to no source: without its neighbours a saturated star would not know.
     """
-    from scipy.ndimage import binary_dilation
-
     found = np.zeros(len(footprints), dtype=np.int64)
     if plane.dq is None:
         return found
+    from scipy.ndimage import binary_dilation
+
     bits, hidden = plane.dq.bits, plane.mask
     around = np.ones((3, 3), dtype=bool)
     for index, footprint in enumerate(footprints):
