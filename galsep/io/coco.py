@@ -7,6 +7,7 @@ https://cocodataset.org/#format-data.
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,23 +152,27 @@ def _image(file: Path, folder: Path, number: int, entry: Mapping[str, Any]) -> C
 
 def _footprint(where: str, entry: Mapping[str, Any], shape: tuple[int, int]) -> Footprint:
     """Pixels of one annotation."""
-    from pycocotools import mask as coco_mask
-
     segmentation = entry.get("segmentation")
-    if isinstance(segmentation, list):
-        runs = coco_mask.merge(coco_mask.frPyObjects(_polygons(where, segmentation, shape), *shape))
-    elif isinstance(segmentation, dict):
-        runs = _runs(where, segmentation, shape)
+    if isinstance(segmentation, dict):
+        mask = _from_runs(where, segmentation, shape)
+    elif isinstance(segmentation, list) and segmentation:
+        mask = _from_polygons(_polygons(where, segmentation, shape), shape)
     else:
         raise AnnotationError(f"{where} has no segmentation, a list of polygons or run lengths")
-    try:
-        mask: npt.NDArray[np.uint8] = coco_mask.decode(runs)
-    except (ValueError, TypeError) as error:
-        raise AnnotationError(f"{where} has damaged run lengths ({one_line(error)})") from error
-    footprint = Footprint.from_mask(mask.astype(bool))
+    footprint = Footprint.from_mask(mask)
     if not footprint.area:
         raise AnnotationError(f"{where} covers no pixel")
     return footprint
+
+
+def _from_polygons(polygons: list[list[float]], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    from pycocotools import mask as coco_mask
+
+    with warnings.catch_warnings():
+        # pycocotools' arrays do not know NumPy 2's copy keyword.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        runs = coco_mask.merge(coco_mask.frPyObjects(polygons, *shape))
+        return np.asarray(coco_mask.decode(runs), dtype=bool)
 
 
 def _polygons(where: str, polygons: list[Any], shape: tuple[int, int]) -> list[list[float]]:
@@ -184,27 +189,48 @@ def _polygons(where: str, polygons: list[Any], shape: tuple[int, int]) -> list[l
                 raise AnnotationError(
                     f"{where} has a corner at {value!r}, far outside its image of {width}×{height}"
                 )
-    if not polygons:
-        raise AnnotationError(f"{where} has no segmentation, a list of polygons or run lengths")
     return polygons
 
 
-def _runs(where: str, segmentation: Mapping[str, Any], shape: tuple[int, int]) -> Any:
-    """Check run lengths, and put them as pycocotools takes them."""
-    from pycocotools import mask as coco_mask
-
+def _from_runs(
+    where: str, segmentation: Mapping[str, Any], shape: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Mask of run lengths, of nothing and of the source in turns, down the columns."""
+    height, width = shape
     counts = segmentation.get("counts")
-    if segmentation.get("size") != list(shape):
+    if segmentation.get("size") != [height, width]:
         raise AnnotationError(
-            f"{where} has size {segmentation.get('size')!r}; its image has {list(shape)}, height "
-            "first"
+            f"{where} has size {segmentation.get('size')!r}; its image has {[height, width]}, "
+            "height first"
         )
-    if isinstance(counts, str) and counts.isascii():
-        return {"size": list(shape), "counts": counts.encode()}
+    if isinstance(counts, str):
+        counts = _uncompressed(counts)
     if not isinstance(counts, list) or any(_whole(one) < 0 for one in counts):
-        raise AnnotationError(f"{where} has counts that are neither text nor whole numbers from 0")
-    if sum(counts) != shape[0] * shape[1]:
+        raise AnnotationError(f"{where} has damaged counts, which are runs of pixels")
+    if sum(counts) != height * width:
         raise AnnotationError(
-            f"{where} has counts of {sum(counts)} pixels in all; its image has {math.prod(shape)}"
+            f"{where} has counts of {sum(counts)} pixels in all; its image has {height * width}"
         )
-    return coco_mask.frPyObjects({"size": list(shape), "counts": counts}, *shape)
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
+
+
+def _uncompressed(text: str) -> list[int] | None:
+    """Run lengths of COCO's text, six bits a character; ``None`` for a damaged one.
+
+    Numbers come in groups of five bits, the least first, the sixth bit says that more follow; from
+    the fourth on they are differences to the last but one. pycocotools would not notice damage.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - ord("0")
+        if not 0 <= code < 64 or shift > 30:
+            return None
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (1 << shift) if code & 16 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return None if shift else counts

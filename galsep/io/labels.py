@@ -134,29 +134,29 @@ def read_light(
     ImageError, AnnotationError
         When it is missing, or holds no light for a label.
     """
+    stamps, values = _read_light(reference)
+    if stamps is not None:
+        return _from_stamps(reference, stamps, values, labels, shape)
+    wanted = (len(labels), *shape)
+    if values.shape != wanted:
+        raise AnnotationError(
+            f"{reference}: has the shape {values.shape}; isolated light has a plane of the image's "
+            f"size for each label, {wanted}"
+        )
+    return [_part(reference, plane, 0, 0) for plane in values]
+
+
+def _read_light(reference: str) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]:
+    """Stamps with their flat values, or none and a cube."""
     path, ext = split_reference(reference)
-    with quiet_astropy(), opened_fits(path, tiles=True) as hdus:
+    with opened_fits(path, tiles=True) as hdus:
         if not ext and {"STAMPS", "MODEL"} <= {hdu.name for hdu in hdus}:
-            stamps, values = np.array(hdus["STAMPS"].data), np.array(hdus["MODEL"].data)
-            return _from_stamps(reference, stamps, values, labels, shape)
-        try:
-            chosen = hdus[int(ext) if ext.isdecimal() else ext] if ext else _cube(hdus)
-            cube = chosen.data
-        except (KeyError, IndexError) as error:
-            raise AnnotationError(f"{reference}: there is no such extension") from error
-        if cube is None or cube.ndim != 3 or cube.shape != (len(labels), *shape):
-            size = "no image" if cube is None else f"of shape {cube.shape}"
-            raise AnnotationError(
-                f"{reference}: is {size}; isolated light has a plane of the image's size for each "
-                f"label, {(len(labels), *shape)}"
-            )
-        return [_part(reference, np.array(plane), 0, 0) for plane in cube]
-
-
-def _cube(hdus: Any) -> Any:
-    """The first image of three axes, or else of any."""
-    images = [hdu for hdu in hdus if hdu.is_image]
-    return next((hdu for hdu in images if hdu.header.get("NAXIS") == 3), images[0])
+            return np.array(hdus["STAMPS"].data), np.array(hdus["MODEL"].data)
+        if ext:
+            cube = hdus[int(ext) if ext.isdecimal() else ext].data
+        else:
+            cube = next((hdu.data for hdu in hdus if hdu.is_image and hdu.header["NAXIS"]), None)
+        return None, np.zeros(0) if cube is None else np.array(cube)
 
 
 def _from_stamps(
@@ -166,6 +166,7 @@ def _from_stamps(
     labels: npt.NDArray[np.int64],
     shape: tuple[int, int],
 ) -> list[SourceLight]:
+    """Light as ``galsep deblend --isolated`` stores it; of several bands, the first."""
     rows = {int(row["label"]): row for row in reversed(stamps)}
     parts = []
     for label in labels.tolist():
