@@ -38,7 +38,7 @@ EPILOG = """
 Examples:
   galsep import field.fits --labels field_segm.fits[SEGM] --output mine
   galsep import a.fits b.fits --labels 'drawn/{stem}.fits' --output mine
-  galsep import image.fits --labels labels.fits --light models.fits --output mine
+  galsep import a.fits --labels labels.fits --light models.fits --output mine
   galsep import --coco annotations.json --pixel-scale 0.2 --output mine
   galsep train mine --output tuned --init compact --epochs 5
 """

@@ -40,12 +40,12 @@ def test_import_train_evaluate(galsep, own, truth, tmp_path):
     data = load_dataset(mine)
     assert f"wrote {len(data)} stamps" in outcome.err.splitlines()[-1]
     assert set(data.truth["class"]) == {"galaxy", "star"}
-    (tmp_path / "own.toml").write_text("compose = false\nvalidation_size = 2\n")
+    (tmp_path / "own.toml").write_text("compose = false\nvalidation_size = 2\ncalibrate = false\n")
     run = tmp_path / "run"
     outcome = galsep(
         "train", mine, "--output", run, "--init", "compact", "--config", tmp_path / "own.toml",
         "--epochs", 1, "--epoch-size", 4, "--batch-size", 2, "--separation-epochs", 0,
-        "--device", "cpu", "-q",
+        "--device", "cpu", "--threads", 1, "-q",
     )  # fmt: skip
     assert (outcome.code, outcome.err) == (0, "")
     tuned, packaged = load_model(run / "weights.safetensors", "cpu"), load_model("", "cpu")
