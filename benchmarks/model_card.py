@@ -132,7 +132,7 @@ def draw_held_out(folder: Path, config: SimulateConfig, *, validation: bool) -> 
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     survey = drawing._maker(config).survey
-    whole = drawing._meta(config, survey, [])
+    whole = drawing._meta(config, survey, ())
     counts = {**whole.counts, "train": 0, "validation": whole.counts["validation"] * validation}
     starts = range(config.n - sum(counts.values()), config.n, SHARD_SIZE)
     names = [f"shard-{index:04d}.fits" for index in range(len(starts))]

@@ -1,4 +1,4 @@
-"""Settings of the four commands: frozen dataclasses that can be read from and written to TOML.
+"""Settings of the commands: frozen dataclasses that can be read from and written to TOML.
 
 A value comes from, in falling order of precedence, an option on the command line, the file of
 ``--config``, the default here. Unknown keys are refused, with the nearest known one named.
@@ -6,6 +6,7 @@ A value comes from, in falling order of precedence, an option on the command lin
 
 import dataclasses
 import difflib
+import math
 import re
 import tomllib
 import types
@@ -27,6 +28,7 @@ __all__ = [
     "RECIPES",
     "DeblendConfig",
     "EvaluateConfig",
+    "ImportConfig",
     "SimulateConfig",
     "TrainConfig",
     "dump_toml",
@@ -34,6 +36,7 @@ __all__ = [
     "parse_range",
     "read_toml",
     "resolve",
+    "split_shares",
     "without_folder",
 ]
 
@@ -277,7 +280,61 @@ class EvaluateConfig:
         _at_least("workers", self.workers, 0)
 
 
-Config = TypeVar("Config", SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig)
+@dataclass(frozen=True, slots=True)
+class ImportConfig:
+    """How ``galsep import`` turns images with known sources into a data set.
+
+    The truth is either ``labels`` (``FILE`` or ``FILE[EXT]``, in which ``{stem}`` stands for an
+    image's name without its ending), with ``classes`` and ``light`` of the same form, or ``coco``,
+    a JSON file whose images lie in the folder ``images``. ``pixel_scale`` and ``seeing`` are in
+    arcsec, 0 for what the images say themselves; without a ``gain`` the sky's noise is taken to be
+    that of 400² electrons.
+    """
+
+    labels: str = ""
+    classes: str = ""
+    light: str = ""
+    coco: str = ""
+    images: str = ""
+    ext: str = ""
+    split: str = "90/5/5"
+    pixel_scale: float = 0.0
+    seeing: float = 0.0
+    zeropoint: float = 0.0
+    gain: float = 0.0
+    background_mesh: int = 64
+
+    def __post_init__(self) -> None:
+        if self.coco and (self.labels or self.classes or self.light):
+            raise UsageError("labels, classes and light are one kind of truth, coco is another")
+        split_shares(self.split)
+        for name in ("pixel_scale", "seeing", "gain"):
+            _at_least(name, getattr(self, name), 0.0)
+        _at_least("background_mesh", self.background_mesh, 8)
+
+
+def split_shares(text: str) -> tuple[float, float, float]:
+    """Read ``"90/5/5"`` as shares of training, validation and test that add up to one.
+
+    Raises
+    ------
+    UsageError
+        When the text has another form, or leaves nothing to train or to validate.
+    """
+    try:
+        train, validation, test = (float(part) for part in text.split("/"))
+    except ValueError:
+        train = validation = test = -1.0
+    if not (train > 0 and validation > 0 and test >= 0 and train + validation + test < math.inf):
+        raise UsageError(
+            "split is the shares of training, validation and test such as 90/5/5, the first two "
+            f"above 0, got {text!r}"
+        )
+    whole = train + validation + test
+    return train / whole, validation / whole, test / whole
+
+
+Config = TypeVar("Config", SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig, ImportConfig)
 
 
 def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) -> Config:
@@ -347,7 +404,9 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: not a readable TOML file ({error})") from error
 
 
-def dump_toml(config: SimulateConfig | TrainConfig | DeblendConfig | EvaluateConfig) -> str:
+def dump_toml(
+    config: SimulateConfig | TrainConfig | DeblendConfig | EvaluateConfig | ImportConfig,
+) -> str:
     """Write a configuration as TOML; unset values are left out."""
     values = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     return tomli_w.dumps(values)

@@ -10,7 +10,8 @@
      ├── InputError(ValueError)            something that was read is not usable
      │    ├── ImageError                   a FITS image
      │    ├── CatalogError                 a galaxy catalogue
-     │    ├── DatasetError                 a simulated data set
+     │    ├── AnnotationError              truth to import: label maps, classes, COCO's JSON
+     │    ├── DatasetError                 a data set of blends
      │    └── WeightsError                 network weights or a resume state
      ├── TrainingError(RuntimeError)       training cannot go on
      ├── WorkerError(RuntimeError)         a worker process died
@@ -21,6 +22,7 @@ Only :mod:`galsep.cli` turns an error into an exit code.
 """
 
 __all__ = [
+    "AnnotationError",
     "CatalogError",
     "ClusterError",
     "DatasetError",
@@ -67,6 +69,10 @@ class ImageError(InputError):
 
 class CatalogError(InputError):
     """A galaxy catalogue is missing, damaged or lacks columns or rows."""
+
+
+class AnnotationError(InputError):
+    """Truth to be imported is missing, damaged or contradictory."""
 
 
 class DatasetError(InputError):

@@ -32,6 +32,7 @@ def test_every_error_is_galseps(kind):
         ("InputError", ("GalsepError", "ValueError")),
         ("ImageError", ("InputError",)),
         ("CatalogError", ("InputError",)),
+        ("AnnotationError", ("InputError",)),
         ("DatasetError", ("InputError",)),
         ("WeightsError", ("InputError",)),
         ("TrainingError", ("GalsepError", "RuntimeError")),

@@ -18,7 +18,7 @@ import typer
 from typer.main import get_command
 
 import galsep
-from galsep.cli import deblend, doctor, evaluate, info, simulate, train, weights
+from galsep.cli import deblend, doctor, evaluate, import_data, info, simulate, train, weights
 from galsep.cli.console import abandon_stdout, emit, one_line, say
 from galsep.cli.help import HELP_TEXT, Group
 from galsep.errors import GalsepError, OutputExistsError, UsageError
@@ -50,7 +50,7 @@ app = typer.Typer(
     130 interrupted, 143 terminated.
     """,
 )
-for module in (deblend, info, simulate, train, evaluate, weights, doctor):
+for module in (deblend, info, simulate, import_data, train, evaluate, weights, doctor):
     module.add_to(app)
 
 

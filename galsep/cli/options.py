@@ -11,6 +11,7 @@ from galsep.cli.console import emit
 from galsep.config import (
     DeblendConfig,
     EvaluateConfig,
+    ImportConfig,
     SimulateConfig,
     TrainConfig,
     dump_toml,
@@ -74,7 +75,7 @@ def setting(config: type[Any]) -> Callable[..., Any]:
 
 
 def print_settings(
-    config: SimulateConfig | TrainConfig | DeblendConfig | EvaluateConfig,
+    config: SimulateConfig | TrainConfig | DeblendConfig | EvaluateConfig | ImportConfig,
 ) -> None:
     """Print resolved settings as TOML, fit for ``--config``."""
     emit(dump_toml(config))

@@ -7,7 +7,7 @@ stored where it exceeds 0.005 sky rms; ``flux`` is the total with all that lies 
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ from galsep.scene import Blend, Footprint
 __all__ = [
     "FORMAT_VERSION",
     "META_FILE",
+    "SPLITS",
     "Dataset",
     "DatasetMeta",
     "is_dataset",
     "load_dataset",
     "pack_blends",
+    "remove_stale_shards",
+    "shard_slices",
     "truth_hdu",
     "write_meta",
     "write_shard",
@@ -38,6 +41,7 @@ __all__ = [
 FORMAT_VERSION = 1
 META_FILE = "dataset.toml"
 SPLITS = ("train", "validation", "test")
+SHARD_SIZE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +268,22 @@ def write_shard(
     primary = fits.PrimaryHDU()
     primary.header["GSFORMAT"] = (FORMAT_VERSION, "version of galsep's data set format")
     write_fits(path, fits.HDUList([primary, blend_hdu, scene_hdu, truth_hdu(rows), light_hdu]))
+
+
+def shard_slices(n: int) -> dict[str, slice]:
+    """Names of the shards of ``n`` blends, and which blends each holds."""
+    starts = range(0, n, SHARD_SIZE)
+    return {
+        f"shard-{number:04d}.fits": slice(start, min(n, start + SHARD_SIZE))
+        for number, start in enumerate(starts)
+    }
+
+
+def remove_stale_shards(folder: Path, shards: Container[str]) -> None:
+    """Remove shards of an earlier, larger data set that was overwritten."""
+    for path in folder.glob("shard-[0-9][0-9][0-9][0-9].fits"):
+        if path.name not in shards:
+            path.unlink()
 
 
 def write_meta(folder: Path, meta: DatasetMeta) -> None:

@@ -6,6 +6,7 @@ Loading never runs code. ``.pth`` files, which are pickles, are read in one plac
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.hub import download_url_to_file, get_dir
 from torch.overrides import TorchFunctionMode
 
 from galsep.errors import WeightsError
@@ -49,6 +52,15 @@ UNCALIBRATED_THRESHOLD = 0.5
 
 COCO_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 """torchvision's Mask R-CNN ResNet-50-FPN trained on COCO (weights ``COCO_V1``)."""
+
+COCO_HASH = "bf2d0c1e"
+"""Begins the SHA-256 of that file."""
+
+_EARLIER_NAMES = (
+    (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
+    (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),
+)
+_EARLIER_MASK_LAYER = re.compile(r"(roi_heads\.mask_head)\.mask_fcn(\d+)\.(weight|bias)")
 
 
 Batch = TypeVar("Batch")
@@ -228,14 +240,15 @@ def initial_weights(network: nn.Module, init: str) -> str:
     network : torch.nn.Module
         Changed in place.
     init : str
-        ``random`` (leave it), ``coco`` (torchvision's COCO weights, from its cache or the
-        network), a ``.safetensors`` file of galsep, the name of packaged weights, or a ``.pth``
-        file of a torch state dict.
+        ``random`` (leave it), ``coco`` (torchvision's COCO weights, from torch's cache or else
+        downloaded into it), a ``.safetensors`` file of galsep, the name of packaged weights, or a
+        ``.pth`` file of a torch state dict.
 
     Returns
     -------
     str
-        Where the weights came from, with the SHA-256 of a file.
+        Where the weights came from: name and SHA-256 of the file, how much of it fits, and the
+        version of torchvision, whose names of tensors these are.
 
     Raises
     ------
@@ -244,34 +257,40 @@ def initial_weights(network: nn.Module, init: str) -> str:
     """
     if init == "random":
         return "random"
-    if init == "coco":
-        try:
-            state = torch.hub.load_state_dict_from_url(
-                COCO_URL, map_location="cpu", weights_only=True, progress=False
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise WeightsError(
-                f"COCO weights cannot be had ({_first_line(error)}); give --init random to start "
-                "from scratch or --init FILE.pth with a local copy"
-            ) from error
-        origin = COCO_URL
-    else:
-        path = find_weights(init)
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such file to start from")
-        origin = f"{path.name} sha256:{sha256(path)}"
-        state = _read_state(path)
+    path = _coco_file() if init == "coco" else find_weights(init)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file to start from")
+    state = _read_state(path)
     fitted = _fitting(network, state)
     if not fitted:
         raise WeightsError(f"{init}: no tensor in it fits the network")
     network.load_state_dict(fitted, strict=False)
-    return f"{origin} ({len(fitted)} of {len(network.state_dict())} tensors)"
+    return (
+        f"{path.name} sha256:{sha256(path)} ({len(fitted)} of {len(network.state_dict())} tensors, "
+        f"torchvision {torchvision.__version__})"
+    )
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal text."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _coco_file() -> Path:
+    """Path of torchvision's COCO weights in torch's cache, where they are put on first use."""
+    path = Path(get_dir()) / "checkpoints" / COCO_URL.rpartition("/")[2]
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download_url_to_file(COCO_URL, str(path), hash_prefix=COCO_HASH, progress=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"{COCO_URL}: cannot be downloaded ({_first_line(error)}); give a local copy with "
+            "--init FILE.pth, or --init random to start from scratch"
+        ) from error
+    return path
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -287,11 +306,26 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(state, dict):
         raise WeightsError(f"{path}: holds a {type(state).__name__}, not a state dict")
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    return {
+        _current_name(k): v
+        for k, v in state.items()
+        if isinstance(k, str) and isinstance(v, Tensor)
+    }
+
+
+def _current_name(name: str) -> str:
+    """What torchvision calls a tensor today; its COCO weights are older than some of its names."""
+    for pattern, current in _EARLIER_NAMES:
+        name = pattern.sub(current, name)
+    return _EARLIER_MASK_LAYER.sub(lambda m: f"{m[1]}.{int(m[2]) - 1}.0.{m[3]}", name)
 
 
 def _fitting(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a state dict that fit; a three-band first layer is summed over its bands."""
+    """Tensors of a state dict that fit.
+
+    A first layer of three colours is summed over them: to one band it answers as it did to a grey
+    image.
+    """
     fitted = {}
     for name, own in network.state_dict().items():
         given = state.get(name)

@@ -1,13 +1,13 @@
 """Simulate data sets of blends, wide fields and galaxy catalogues."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import galsep
 from galsep.config import SimulateConfig, parse_range
@@ -20,6 +20,8 @@ from galsep.io.dataset import (
     is_dataset,
     load_dataset,
     pack_blends,
+    remove_stale_shards,
+    shard_slices,
     truth_hdu,
     write_meta,
     write_shard,
@@ -34,7 +36,6 @@ from galsep.workflows.reporting import Reporter
 
 __all__ = ["SimulateResult", "simulate", "write_population"]
 
-SHARD_SIZE = 500
 FIELD_CENTRE = (150.1, 2.2)
 """Right ascension and declination of a simulated field's centre, degrees (that of COSMOS)."""
 
@@ -102,11 +103,8 @@ def simulate(
     if is_dataset(folder) and not overwrite:
         raise OutputExistsError(f"{folder}: holds a data set; give --overwrite to replace it")
     make_folder(folder)
-    shards = [f"shard-{index:04d}.fits" for index in range(math.ceil(config.n / SHARD_SIZE))]
-    tasks = [
-        (config, folder / name, index * SHARD_SIZE, min(config.n, (index + 1) * SHARD_SIZE))
-        for index, name in enumerate(shards)
-    ]
+    shards = shard_slices(config.n)
+    tasks = [(config, folder / name, part.start, part.stop) for name, part in shards.items()]
     (folder / META_FILE).unlink(missing_ok=True)
     sources = 0
     reporter.begin("simulating", config.n)
@@ -115,8 +113,8 @@ def simulate(
         sources += drawn
         reporter.advance(task[3] - task[2])
     reporter.end()
-    _remove_stale_shards(folder, shards)
-    write_meta(folder, _meta(config, maker.survey, shards))
+    remove_stale_shards(folder, shards)
+    write_meta(folder, _meta(config, maker.survey, tuple(shards)))
     files = [folder / META_FILE, *(folder / name for name in shards)]
     if preview:
         files += _draw_previews(folder)
@@ -186,7 +184,7 @@ def _maker(config: SimulateConfig) -> SceneMaker:
     return SceneMaker(config, survey, galaxies)
 
 
-def _meta(config: SimulateConfig, survey: Survey, shards: list[str]) -> DatasetMeta:
+def _meta(config: SimulateConfig, survey: Survey, shards: tuple[str, ...]) -> DatasetMeta:
     validation = round(0.05 * config.n)
     # The workers leave no trace: they do not change what is drawn.
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
@@ -203,18 +201,11 @@ def _meta(config: SimulateConfig, survey: Survey, shards: list[str]) -> DatasetM
             "validation": validation,
             "test": validation,
         },
-        shards=tuple(shards),
+        shards=shards,
         population=settings,
         galsep_version=galsep.__version__,
         seed=config.seed,
     )
-
-
-def _remove_stale_shards(folder: Path, shards: list[str]) -> None:
-    """Remove shards of an earlier, larger data set that was overwritten."""
-    for path in folder.glob("shard-[0-9][0-9][0-9][0-9].fits"):
-        if path.name not in shards:
-            path.unlink()
 
 
 def _simulate_field(
@@ -239,7 +230,8 @@ def _simulate_field(
     rows, light = pack_blends([blend], derived, 0)
     light_hdu = fits.ImageHDU(light, name="LIGHT")
     light_hdu.header["BUNIT"] = "electron"
-    write_fits(truth, fits.HDUList([fits.PrimaryHDU(), truth_hdu(rows), light_hdu]))
+    labels = fits.CompImageHDU(_label_map(blend, survey), name="SEGM")
+    write_fits(truth, fits.HDUList([fits.PrimaryHDU(), truth_hdu(rows), light_hdu, labels]))
     files = [*images, truth]
     if preview:
         from galsep.plot.training import plot_field
@@ -256,6 +248,20 @@ def _simulate_field(
                 picture,
             )
     return SimulateResult(folder, tuple(files), 1, len(blend.sources))
+
+
+def _label_map(blend: Blend, survey: Survey) -> npt.NDArray[np.int32]:
+    """The brightest source of each pixel within a mask, counted from 1 as the truth rows are."""
+    band = survey.detection_band
+    labels = np.zeros(blend.image.shape[1:], dtype=np.int32)
+    brightest = np.full(labels.shape, MASK_THRESHOLD * survey.bands[band].sky_rms, np.float32)
+    for label, source in enumerate(blend.sources, start=1):
+        height, width = source.light.shape[1:]
+        box = slice(source.y0, source.y0 + height), slice(source.x0, source.x0 + width)
+        own = source.light[band] > brightest[box]
+        labels[box][own] = label
+        brightest[box][own] = source.light[band][own]
+    return labels
 
 
 def _draw_previews(folder: Path) -> list[Path]:

@@ -150,10 +150,13 @@ class _Run:
 
     def detector(self, trainer: Trainer) -> None:
         """Train Mask R-CNN, and choose its threshold."""
+        kept = None if self.config.separation_epochs else _given_separator(self.config.init)
+        if kept is not None:
+            self.info["separation"] = read_info(find_weights(self.config.init))["separation"]
 
         def save() -> None:
             about = {**self.info, "epoch": trainer.epoch} if self.config.epochs else self.info
-            save_weights(self.weights, trainer.average, about)
+            save_weights(self.weights, trainer.average, about, kept)
 
         self._train(trainer, "", save, _examples(self.data, self.config))
         if not self.config.epochs:
@@ -184,7 +187,9 @@ class _Run:
         )
         torch.manual_seed(config.seed)
         objective = Separating(load_model(self.weights, self.config.device))
-        trainer = Trainer(_untrained(self.config.init), config, device, objective)
+        trainer = Trainer(
+            _given_separator(self.config.init) or SeparationNetwork(), config, device, objective
+        )
         about: dict[str, Any] = {
             "training": dataclasses.asdict(config), "dataset": _about(self.data),
         }  # fmt: skip
@@ -262,11 +267,11 @@ def _write_figures(folder: Path, prefix: str, trainer: Trainer) -> None:
         plot_losses(trainer.history, trainer.objective.parts, picture)
 
 
-def _untrained(init: str) -> SeparationNetwork:
-    """A separation network to start from: that of the starting weights, if they have one."""
+def _given_separator(init: str) -> SeparationNetwork | None:
+    """The separation network of the starting weights, if they have one."""
     if init in ("random", "coco") or find_weights(init).suffix != ".safetensors":
-        return SeparationNetwork()
-    return load_model(init, "cpu").separator or SeparationNetwork()
+        return None
+    return load_model(init, "cpu").separator
 
 
 def _examples(

@@ -13,7 +13,13 @@ from typer.main import get_command
 
 from galsep import __version__
 from galsep.cli import main as cli
-from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig, TrainConfig
+from galsep.config import (
+    DeblendConfig,
+    EvaluateConfig,
+    ImportConfig,
+    SimulateConfig,
+    TrainConfig,
+)
 from galsep.errors import (
     CatalogError,
     DatasetError,
@@ -26,10 +32,11 @@ from galsep.errors import (
     WeightsError,
 )
 
-COMMANDS = ("deblend", "info", "simulate", "train", "evaluate", "weights", "doctor")
+COMMANDS = ("deblend", "info", "simulate", "import", "train", "evaluate", "weights", "doctor")
 
 CONFIGS = {
     "simulate": SimulateConfig,
+    "import": ImportConfig,
     "train": TrainConfig,
     "deblend": DeblendConfig,
     "evaluate": EvaluateConfig,
@@ -37,6 +44,7 @@ CONFIGS = {
 
 TOML_ONLY = {
     "simulate": set(),
+    "import": set(),
     "train": {
         "optimizer",
         "weight_decay",

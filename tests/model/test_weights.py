@@ -1,18 +1,24 @@
 import json
+import re
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from galsep.errors import DeviceError, WeightsError
+from galsep.model import weights
 from galsep.model.device import choose_device
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.weights import (
+    COCO_URL,
     initial_weights,
     list_weights,
     load_model,
     read_info,
     save_weights,
+    sha256,
 )
 
 
@@ -111,13 +117,57 @@ def test_starting_from_three_band_weights_sums_the_bands(tmp_path):
         initial_weights(network, str(path))
 
 
-def test_coco_weights_that_cannot_be_had_offer_a_way_out(network, monkeypatch):
+def earlier_name(name):
+    """What a tensor was called when torchvision's COCO weights were written."""
+    name = re.sub(r"(_blocks\.\d)\.0\.", r"\1.", name).replace("head.conv.0.0.", "head.conv.")
+    return re.sub(r"mask_head\.(\d)\.0", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}", name)
+
+
+def test_torchvisions_network_of_either_age_fits_and_sees_a_grey_image_alike(tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    state = {k: v for k, v in theirs.state_dict().items() if "num_batches" not in k}
+    early = {earlier_name(name): tensor for name, tensor in state.items()}
+    assert len(set(early) - set(state)) == 26
+    cached = tmp_path / "checkpoints" / COCO_URL.rpartition("/")[2]
+    cached.parent.mkdir()
+    torch.save(early, cached)
+    monkeypatch.setattr(weights, "get_dir", lambda: str(tmp_path))
+    ours = build_network(ARCHITECTURES["paper"]).eval()
+    origin = initial_weights(ours, "coco")
+    assert cached.name in origin
+    assert sha256(cached) in origin
+    assert torchvision.__version__ in origin
+    # All but the counters of batches and the layers that name COCO's 91 classes.
+    assert f"({len(state) - 6} of " in origin
+    image = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = theirs.backbone(image.expand(-1, 3, -1, -1))
+        seen = ours.backbone(image)
+    for name, level in expected.items():
+        torch.testing.assert_close(seen[name], level, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.rpn.head.conv[0][0].weight, theirs.rpn.head.conv[0][0].weight)
+    given = theirs.roi_heads.mask_head[3][0].weight
+    torch.testing.assert_close(ours.roi_heads.mask_head[3][0].weight, given)
+
+
+def test_coco_weights_that_cannot_be_had_offer_a_way_out(network, monkeypatch, tmp_path):
     def refuse(*_args, **_options):
         raise OSError("no network")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    with pytest.raises(WeightsError, match=r"--init random .* --init FILE"):
+    monkeypatch.setattr(weights, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights, "download_url_to_file", refuse)
+    with pytest.raises(WeightsError, match=r"https://\S+ .*--init FILE\.pth, or --init random"):
         initial_weights(network, "coco")
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"weight": 3}, {4: torch.zeros(2)}])
+def test_a_torch_file_that_is_no_state_dict(network, tmp_path, content):
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=r"other\.pth"):
+        initial_weights(network, str(path))
 
 
 def test_devices():

@@ -3,7 +3,6 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-import galsep.workflows.simulate as workflow
 from galsep.config import SimulateConfig
 from galsep.errors import CatalogError, OutputExistsError, UsageError
 from galsep.io.dataset import load_dataset
@@ -36,7 +35,7 @@ def contents(folder) -> dict[str, bytes]:
 )
 def test_workers_leave_no_trace(tmp_path, monkeypatch, settings):
     # Workers start afresh and do not see this; the size of shards is the parent's business.
-    monkeypatch.setattr(workflow, "SHARD_SIZE", 2)
+    monkeypatch.setattr("galsep.io.dataset.SHARD_SIZE", 2)
     for workers in (1, 2):
         config = SimulateConfig(
             n=3, galaxies="1-2", bands=("g", "i"), seed=4, workers=workers, **settings
@@ -118,7 +117,7 @@ def test_blends_depend_on_their_number_alone(tmp_path):
 
 
 def test_a_data_set_is_replaced_only_when_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(workflow, "SHARD_SIZE", 2)
+    monkeypatch.setattr("galsep.io.dataset.SHARD_SIZE", 2)
     simulate(tmp_path, SimulateConfig(n=5, galaxies="1", workers=1))
     with pytest.raises(OutputExistsError, match="holds a data set; give --overwrite"):
         simulate(tmp_path, SimulateConfig(n=1, workers=1))

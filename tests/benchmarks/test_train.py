@@ -1,0 +1,158 @@
+"""``benchmarks/train.py`` and ``h200.sh``: what they count, how they judge, how they go on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from galsep.config import SimulateConfig
+from galsep.io.dataset import load_dataset
+from galsep.workflows.simulate import simulate
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+if not FOLDER.is_dir():
+    pytest.skip("the benchmarks are not part of the package", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    # By its file: a module called train is galsep's, too.
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("benchmark_train", FOLDER / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "set"
+    simulate(folder, SimulateConfig(n=40, max_mag=24.0, seed=5, workers=1))
+    return folder
+
+
+def test_the_reference_is_given_the_true_boxes(bench, pairs):
+    data = load_dataset(pairs)
+    blends = bench.Blends(data, "train")
+    assert len(blends) == 36
+    image, target = blends[3]
+    assert image.shape == (3, 120, 120)
+    rows = data.sources(3)
+    assert len(target["boxes"]) == rows["detectable"].sum() > 0
+    for mask, box, area in zip(
+        target["masks"], target["boxes"], rows["area"][rows["detectable"]], strict=True
+    ):
+        assert mask.sum() == area
+        y, x = np.nonzero(mask.numpy())
+        assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+class Perfect(torch.nn.Module):
+    """Finds every source of a test split exactly, and one more of a low score."""
+
+    def __init__(self, bench, data):
+        super().__init__()
+        self.known = {}
+        for split in ("validation", "test"):
+            for blend in data.split(split):
+                rows = data.sources(blend)
+                x, y = rows["x"] + 0.5, rows["y"] + 0.5
+                boxes = np.stack([x - 4, y - 4, x + 4, y + 4], axis=1)
+                key = bench.network_input(data, blend)[:1].sum().item()
+                self.known[key] = torch.from_numpy(np.concatenate([boxes, [[0, 0, 9, 9]]]))
+
+    def forward(self, images):
+        boxes = self.known[images[0].sum().item()]
+        scores = torch.full((len(boxes),), 0.9)
+        scores[-1] = 0.12
+        return [{"boxes": boxes, "scores": scores}]
+
+
+def test_what_finds_everything_is_judged_perfect(bench, pairs):
+    data = load_dataset(pairs)
+    one = bench.Bench(pairs, pairs, torch.device("cpu"), 2, 1, 0, 0)
+    judged = bench.judged(data, Perfect(bench, data), 1, one)
+    assert (judged["precision"], judged["recall"], judged["f1"]) == (1, 1, 1)
+    assert judged["threshold"] > 0.12
+
+
+def test_flops_of_the_reference_are_those_of_its_convolutions(bench, pairs):
+    """ResNet-50 has 4.1 G multiplications on 224×224 px; forward and backward take three times."""
+    flops = bench.reference_flops(load_dataset(pairs))
+    backbone = 3 * 2 * 4.1e9 * (128 / 224) ** 2
+    assert 1.5 * backbone < flops < 20 * backbone
+
+
+def test_a_stopped_measurement_goes_on(bench, pairs, tmp_path, monkeypatch, capsys):
+    arguments = ["train.py", "--work", str(tmp_path), "--dataset", str(pairs), "--device", "cpu",
+                 "--batch-size", "2", "--steps", "1", "--workers", "0"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [*arguments, "--only", "compact"])
+    bench.main()
+    done = json.loads((tmp_path / "train.json").read_text())
+    assert done["rows"]["compact fp32"] > 0
+    assert 1e9 < done["flops"]["compact"] < 100e9
+    assert done["rate"]["fp32"] > 1e8
+    done["rows"]["compact fp32"] = 1e6
+    (tmp_path / "train.json").write_text(json.dumps(done))
+    capsys.readouterr()
+    bench.main()
+    assert "1000000.0" in capsys.readouterr().out
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Run h200.sh with a Python that notes what it is asked for and ends as it is told."""
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase $1 in -) exec "{sys.executable}" "$@" ;; esac\n'
+        f'echo "$*" >>"{tmp_path}/asked"\n[ -z "$SLEEP" ] || exec sleep "$SLEEP"\nexit "$CODE"\n'
+    )
+    python.chmod(0o755)
+
+    def run(*arguments, code=0, **variables):
+        environment = {**os.environ, "PYTHON": str(python), "WORK": str(tmp_path / "work"),
+                       "CODE": str(code), "SLEEP": "", **variables}  # fmt: skip
+        command = ["sh", str(FOLDER / "h200.sh"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    run.asked = tmp_path / "asked"
+    run.work = tmp_path / "work"
+    return run
+
+
+def test_the_script_draws_once_and_resumes(script):
+    script.work.mkdir()
+    ran = script("paper", DEVICE="cpu", EPOCHS="3", INIT="random")
+    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
+    simulated, trained = script.asked.read_text().splitlines()
+    assert simulated == f"-m galsep simulate {script.work}/pairs --n 20000 --quiet"
+    assert trained == (
+        f"-m galsep train {script.work}/pairs --output {script.work}/paper --recipe paper "
+        "--device cpu --resume --epochs 3 --init random"
+    )
+    (script.work / "pairs").mkdir()
+    (script.work / "pairs" / "dataset.toml").touch()
+    script.asked.unlink()
+    assert script("bench").stdout == "done\n"
+    (measured,) = script.asked.read_text().splitlines()
+    assert "benchmarks/train.py" in measured
+
+
+def test_the_script_says_whether_there_is_more_to_do(script):
+    (script.work / "varied").mkdir(parents=True)
+    (script.work / "varied" / "dataset.toml").touch()
+    assert script("compact", code=130).stdout == "not done yet: say it again\n"
+    ran = script("compact", SLEEP="60", LIMIT="0.2")
+    assert (ran.returncode, ran.stdout) == (0, "not done yet: say it again\n")
+    assert script("compact", code=1).returncode == 1
+    ran = script("everything")
+    assert ran.returncode == 2
+    assert "bench, paper or compact" in ran.stderr
