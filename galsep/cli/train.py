@@ -30,9 +30,9 @@ SHORT_HELP = "Train the networks on a data set"
 
 HELP = """
 Train Mask R-CNN on a data set of galsep simulate, then the separation network on what it finds.
-After each epoch RUN holds usable weights (weights.safetensors), the losses (metrics.csv,
-losses.png) and what --resume needs; Ctrl-C leaves usable weights, too. The score threshold is
-chosen on the validation split.
+After each epoch RUN holds usable weights (weights.safetensors), those of the best F1 so far
+(best.safetensors), the losses (metrics.csv, losses.png) and what --resume needs: however a run
+ends, it can go on. The score threshold is chosen on the validation split.
 """
 
 EPILOG = """
@@ -41,6 +41,7 @@ Examples:
   galsep train pairs --output run --resume
   galsep train pairs --output run-2 --init run/weights.safetensors --epochs 0
   galsep train pairs --output run-paper --recipe paper --device cuda
+  torchrun --nproc-per-node 4 -m galsep train pairs --output run-4
   galsep train --recipe paper --dump-config > paper.toml
 
 Learning-rate stages, optimiser, augmentation and more are settings for the file
@@ -104,6 +105,15 @@ def train(
     device: Annotated[
         str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_TRAINING)
     ] = None,
+    patience: Annotated[
+        int | None,
+        _setting(
+            "patience",
+            "Stop after N epochs without a better F1; 0: never",
+            metavar="N",
+            group=_TRAINING,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         _setting(
@@ -126,6 +136,7 @@ def train(
         "batch_size": batch_size,
         "seed": seed,
         "device": device,
+        "patience": patience,
         "threads": threads,
     }
     settings = resolve_settings(output if resume else None, config, given)

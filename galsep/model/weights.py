@@ -26,6 +26,7 @@ from galsep.model.separation import FluxFit, SeparationNetwork
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "UNCALIBRATED_THRESHOLD",
     "Model",
     "find_weights",
     "initial_weights",
