@@ -131,6 +131,7 @@ class TrainConfig:
     validation_size: int = 500
     f1_size: int = 200
     patience: int = 0
+    tensorboard: bool = False
     calibrate: bool = True
     amp: bool = True
     seed: int = 1

@@ -1,6 +1,7 @@
 """Choosing the computing device."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from galsep.errors import DeviceError
 
-__all__ = ["choose_device", "fast_bfloat16", "flushed_denormals", "keep_memory"]
+__all__ = ["choose_device", "fast_bfloat16", "flushed_denormals", "keep_memory", "peak_memory"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -79,3 +80,15 @@ def keep_memory() -> None:
     # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD (its largest value), see mallopt(3).
     for parameter, value in ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**25)):
         mallopt(parameter, value)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes that this process has had, or on a CUDA device, its tensors; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,6 +5,7 @@ one of several processes, repeats what one unbroken process would have done.
 """
 
 import copy
+import itertools
 import json
 import math
 import time
@@ -212,6 +213,7 @@ class Trainer:
         epoch = self.epoch + 1
         start = time.perf_counter()
         rng = np.random.default_rng([self.config.seed, _STEP_SEED, epoch])
+        shown = min(self.config.validation_size, len(validation))
         train = self._train(training, self.config.epoch_size, rng, epoch, on_step)
         seconds = time.perf_counter() - start
         figures = {
@@ -222,7 +224,7 @@ class Trainer:
             "seconds": seconds,
             "images_per_second": self.config.epoch_size / seconds,
             **{f"train_{name}": value for name, value in train.items()},
-            **{f"validation_{k}": v for k, v in self.validate(validation).items()},
+            **{f"validation_{k}": v for k, v in self.validate(validation, shown).items()},
             **({} if judge is None else judge(self.average)),
         }
         self.epoch = epoch
@@ -232,9 +234,11 @@ class Trainer:
     def run_steps(
         self, training: ExampleMaker, steps: int, on_step: Callable[[int, float], None]
     ) -> None:
-        """Train some steps of the first epoch, as a trial."""
-        rng = np.random.default_rng([self.config.seed, _STEP_SEED, 1])
-        self._train(training, steps * self.config.batch_size, rng, 1, on_step)
+        """Train some steps, as a trial, of the stage that has the most epochs."""
+        ends = [0, *(last for _, last, _ in self.config.stages)]
+        _, before = max((last - start, start) for start, last in itertools.pairwise(ends))
+        rng = np.random.default_rng([self.config.seed, _STEP_SEED, before + 1])
+        self._train(training, steps * self.config.batch_size, rng, before + 1, on_step)
 
     def _train(
         self,
@@ -302,14 +306,13 @@ class Trainer:
                     mean.copy_(value)
 
     @torch.no_grad()
-    def validate(self, validation: ExampleMaker) -> dict[str, float]:
+    def validate(self, validation: ExampleMaker, size: int) -> dict[str, float]:
         """Losses of the averaged weights on the same stamps each epoch."""
         # The losses need training mode; normalisation must not learn.
         self.average.train()
         for module in self.average.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-        size = min(self.config.validation_size, len(validation))
         _check_shares("validation_size", size, self.config.batch_size)
         rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
         means = _Means(self.objective.parts)

@@ -34,8 +34,16 @@ from galsep.model.weights import (
 )
 from galsep.workflows.calibrate import best_f1, calibrate, calibrate_fluxes
 from galsep.workflows.reporting import Reporter
+from galsep.workflows.watching import Board, check_tensorboard
 
-__all__ = ["TrainResult", "train"]
+__all__ = [
+    "TrainResult",
+    "example_makers",
+    "load_splits",
+    "separation_config",
+    "starting_network",
+    "train",
+]
 
 DOMAIN_SLACK = 0.1
 """Share by which an image's PSF may be narrower or wider than those of the training set."""
@@ -47,7 +55,7 @@ METRICS_FILE, LOSSES_FILE = "metrics.csv", "losses.png"
 SEPARATION = "separation_"
 """Begins the names of what belongs to the separation network."""
 
-_RESUMABLE_CHANGES = frozenset({"device", "threads", "calibrate", "patience"})
+_RESUMABLE_CHANGES = frozenset({"device", "threads", "calibrate", "patience", "tensorboard"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +154,13 @@ def _train_on(
         raise OutputExistsError(f"{folder}: holds a run; give --resume to go on or --overwrite")
     if started and resume:
         _check_same(folder, config)
+    if config.tensorboard:
+        check_tensorboard()
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_memory()
-    data = load_dataset(dataset)
-    if not data.split("train") or not data.split("validation"):
-        raise UsageError(f"{dataset}: needs blends in its train and validation splits")
-    torch.manual_seed(config.seed)
-    network = build_network(ARCHITECTURES[config.recipe])
-    origin = initial_weights(network, config.init)
+    data = load_splits(dataset)
+    network, origin = starting_network(config)
     reporter.info(f"starting weights: {origin}")
     run = _Run(folder, config, data, device, reporter, _info(config, data, origin))
     detector = Trainer(network, config, device)
@@ -163,6 +169,27 @@ def _train_on(
     run.detector(detector)
     history = run.separator(detector) if config.separation_epochs else []
     return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
+
+
+def load_splits(dataset: Path) -> Dataset:
+    """Load a data set to train and validate on.
+
+    Raises
+    ------
+    DatasetError, UsageError
+        When it is not usable or one of the splits is empty.
+    """
+    data = load_dataset(dataset)
+    if not data.split("train") or not data.split("validation"):
+        raise UsageError(f"{dataset}: needs blends in its train and validation splits")
+    return data
+
+
+def starting_network(config: TrainConfig) -> tuple[torch.nn.Module, str]:
+    """Build Mask R-CNN with its starting weights, and say where they come from."""
+    torch.manual_seed(config.seed)
+    network = build_network(ARCHITECTURES[config.recipe])
+    return network, initial_weights(network, config.init)
 
 
 def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:
@@ -199,7 +226,7 @@ class _Run:
             save_weights(path, trainer.average, self.info)
 
         judge = self._judge if self.config.f1_size else None
-        self._train(trainer, "", save, _examples(self.data, self.config), judge)
+        self._train(trainer, "", save, example_makers(self.data, self.config), judge)
         if not is_first():
             return
         save(self.weights)
@@ -214,11 +241,14 @@ class _Run:
         """F1 on a part of the validation split, and the score threshold where it is best."""
         figures: tuple[float, float] = (0.0, 0.0)
         if is_first():
-            architecture = ARCHITECTURES[self.config.recipe]
-            model = Model(network.eval(), architecture, self.info, "", self.device)
+            model = self._as_it_is(network)
             figures = best_f1(model, self.data, self.config.f1_size)
         threshold, f1 = from_first(figures)
         return {"validation_f1": f1, "validation_threshold": threshold}
+
+    def _as_it_is(self, network: torch.nn.Module) -> Model:
+        architecture = ARCHITECTURES[self.config.recipe]
+        return Model(network.eval(), architecture, self.info, "", self.device)
 
     def _model(self) -> Model:
         """The weights as they were written last."""
@@ -241,7 +271,7 @@ class _Run:
             network = cast(SeparationNetwork, trainer.average)
             save_weights(path, detector.average, info, network)
 
-        examples = _examples(self.data, config, config.separation_depth)
+        examples = example_makers(self.data, config, config.separation_depth)
         self._train(trainer, SEPARATION, save, examples)
         if self.config.calibrate and is_first():
             about |= calibrate_fluxes(self._model(), self.data, self.reporter)
@@ -267,6 +297,7 @@ class _Run:
         if from_first(state.exists()):
             trainer.restore(state)
             self.reporter.info(f"resuming after {prefix}epoch {trainer.epoch} of {epochs}")
+        board = self._board(prefix, trainer.epoch)
         try:
             while trainer.epoch < epochs and not _has_stalled(trainer.history, patience):
                 self._epoch(trainer, prefix, examples, judge)
@@ -275,6 +306,7 @@ class _Run:
                     if _best_epoch(trainer.history) == trainer.epoch:
                         save(self.folder / BEST_FILE)
                     _write_figures(self.folder, prefix, trainer)
+                    self._show(board, trainer, pictures=not prefix)
                     # Last, so that a state that exists has its weights and figures beside it.
                     trainer.save(state)
         except KeyboardInterrupt:
@@ -282,11 +314,27 @@ class _Run:
                 save(self.weights)
             self.reporter.warn(f"interrupted: {self.weights} is usable; --resume goes on")
             raise
+        finally:
+            if board is not None:
+                board.close()
         if trainer.epoch < epochs:
             self.reporter.info(
                 f"stopped after epoch {trainer.epoch}: F1 was best after epoch "
                 f"{_best_epoch(trainer.history)}, {self.folder / BEST_FILE}"
             )
+
+    def _board(self, prefix: str, epoch: int) -> Board | None:
+        if not (self.config.tensorboard and is_first()):
+            return None
+        name = "separation" if prefix else "detection"
+        return Board(self.folder / "tensorboard" / name, epoch)
+
+    def _show(self, board: Board | None, trainer: Trainer, *, pictures: bool) -> None:
+        if board is None:
+            return
+        board.figures(trainer.history[-1])
+        if pictures:
+            board.pictures(self._as_it_is(trainer.average), self.data, trainer.epoch)
 
     def _epoch(
         self,
@@ -302,11 +350,15 @@ class _Run:
             *examples, lambda n, loss: reporter.advance(n, f"loss {loss:.3f}"), judge
         )
         reporter.end()
-        f1 = f", F1 {figures['validation_f1']:.3f}" if "validation_f1" in figures else ""
-        reporter.info(
-            f"{name}: loss {figures['train_loss']:.4f}, validation "
-            f"{figures['validation_loss']:.4f}{f1}, {figures['images_per_second']:.1f} images/s"
-        )
+        reporter.epoch(name, _headline(figures), figures)
+
+
+def _headline(figures: Mapping[str, float]) -> str:
+    f1 = f", F1 {figures['validation_f1']:.3f}" if "validation_f1" in figures else ""
+    return (
+        f"loss {figures['train_loss']:.4f}, validation {figures['validation_loss']:.4f}{f1}, "
+        f"{figures['images_per_second']:.1f} images/s"
+    )
 
 
 def separation_config(config: TrainConfig) -> TrainConfig:
@@ -357,9 +409,11 @@ def _untrained(init: str) -> SeparationNetwork:
     return load_model(init, "cpu").separator or SeparationNetwork()
 
 
-def _examples(
+def example_makers(
     data: Dataset, config: TrainConfig, depth: float = 0.0
 ) -> tuple[ExampleMaker, ExampleMaker]:
+    """Make what gives the examples to train and to validate on."""
+
     def maker(split: str) -> ExampleMaker:
         return ExampleMaker(
             data,

@@ -10,7 +10,7 @@ from galsep.model.weights import load_model
 from .conftest import names
 
 RUN_FILES = [
-    "config.toml", "losses.png", "metrics.csv",
+    "best.safetensors", "config.toml", "losses.png", "metrics.csv",
     "separation_losses.png", "separation_metrics.csv", "separation_state.safetensors",
     "state.safetensors", "weights.safetensors",
 ]  # fmt: skip
@@ -23,7 +23,7 @@ SMALL = (*SIZES, "--threads", 1, "--device", "cpu")
 def quick(tmp_path):
     """Settings that have no option, for the shortest of runs."""
     file = tmp_path / "quick.toml"
-    file.write_text("validation_size = 2\ncalibrate = false\namp = false\n")
+    file.write_text("validation_size = 2\nf1_size = 2\ncalibrate = false\namp = false\n")
     return ("--config", file)
 
 
