@@ -4,7 +4,6 @@ import csv
 import socket
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from galsep.config import SimulateConfig
@@ -80,7 +79,7 @@ def test_so_are_the_gradients(runs):
         if name.startswith("separation.") or not before.is_floating_point():
             continue
         step, other = (after[f"network.{name}"] - before for after in (one, two))
-        torch.testing.assert_close(other, step, rtol=1e-2, atol=1e-3 * float(step.abs().max()))
+        assert float((other - step).norm()) <= 3e-3 * float(step.norm()) + 1e-7
         moved += bool(step.any())
     assert moved > 100
 
