@@ -51,6 +51,25 @@ def test_a_run_and_its_resumption(galsep, dataset, tmp_path, quick):
     assert "--resume" in refused.error
 
 
+def test_a_dry_run_measures_and_writes_nothing(galsep, dataset, tmp_path, monkeypatch, quick):
+    from galsep.workflows import rehearse
+
+    monkeypatch.setattr(rehearse, "STEPS", 2)
+    monkeypatch.setattr(rehearse, "WARMUP", 1)
+    monkeypatch.setattr(rehearse, "peak_memory", lambda _: 3 * 2**29)
+    monkeypatch.chdir(tmp_path)
+    outcome = galsep("train", dataset, "--dry-run", *SMALL, *quick)
+    assert outcome.code == 0
+    title, _, detector, separator, total = outcome.out.splitlines()
+    assert title.startswith("on cpu, peak memory 1.5 GiB")
+    parameters = sum(p.numel() for p in load_model(device="cpu").network.parameters())
+    assert detector.startswith("Mask R-CNN")
+    assert f" {parameters:,} " in detector
+    assert separator.startswith("separation network")
+    assert total.startswith("all")
+    assert names(tmp_path) == ["quick.toml"]
+
+
 def test_resuming_takes_the_settings_of_the_run(galsep, tmp_path):
     (tmp_path / "config.toml").write_text("epoch_size = 12\nbatch_size = 3\n")
     file = tmp_path / "mine.toml"

@@ -45,9 +45,7 @@ def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
     files = {path.name for path in (tmp_path / "run").iterdir()}
     figures = {"metrics.csv", "losses.png", "state.safetensors"}
     weights = {"weights.safetensors", "best.safetensors"}
-    assert files == {"config.toml"} | weights | figures | {
-        f"separation_{name}" for name in figures
-    }
+    assert files == {"config.toml"} | weights | figures | {f"separation_{name}" for name in figures}
     for prefix, objective in (("", Detecting), ("separation_", Separating)):
         with (tmp_path / "run" / f"{prefix}metrics.csv").open() as stream:
             rows = list(csv.DictReader(stream))
