@@ -108,7 +108,9 @@ class TrainConfig:
     R-CNN has had its ``epochs`` (none: it stays as ``init`` has it), the separation network is
     trained for ``separation_epochs``, likewise from ``separation_rate`` on, on scenes of fewer
     blends and ``separation_depth`` magnitudes more of depth: of sources that are barely found,
-    there is little to learn about their light.
+    there is little to learn about their light. F1 is measured on ``f1_size`` validation blends
+    after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience`` epochs,
+    its training ends (0: it does not).
     """
 
     recipe: str = "compact"
@@ -131,6 +133,9 @@ class TrainConfig:
     compose: bool = True
     max_groups: int = 8
     validation_size: int = 500
+    f1_size: int = 200
+    patience: int = 0
+    tensorboard: bool = False
     calibrate: bool = True
     amp: bool = True
     seed: int = 1
@@ -151,6 +156,10 @@ class TrainConfig:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_groups", self.max_groups, 1)
         _at_least("validation_size", self.validation_size, 1)
+        _at_least("f1_size", self.f1_size, 0)
+        _at_least("patience", self.patience, 0)
+        if self.patience and not self.f1_size:
+            raise UsageError("patience needs an F1 to look at: give f1_size a value above 0")
         _between("ema", self.ema, 0.0, 0.99999)
         if self.optimizer not in ("adamw", "sgd"):
             raise UsageError(f"optimizer is adamw or sgd, got {self.optimizer!r}")

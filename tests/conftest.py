@@ -1,6 +1,7 @@
 """What all tests share: the folder of real images and catalogues, where there is one."""
 
 import importlib.util
+import multiprocessing
 import os
 import re
 import shutil
@@ -57,6 +58,29 @@ def cluster(tmp_path_factory) -> Iterator[str]:
         assert address, (folder / "log").read_text()
         yield address
         running.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., multiprocessing.Process]:
+    """Start processes that run a text of Python; what training needs is loaded there already."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs processes that fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "galsep.workflows.train",
+            "galsep.plot.training",
+            "photutils.segmentation",
+            "torch._dynamo",
+        ]
+    )
+
+    def start(source: str, **names: object) -> multiprocessing.Process:
+        process = context.Process(target=exec, args=(source, names))
+        process.start()
+        return process
+
+    return start
 
 
 CHECK = """

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,11 +15,15 @@ from galsep.workflows.reporting import Reporter
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
 __all__ = ["ConsoleReporter", "abandon_stdout", "duration", "emit", "one_line", "render", "say"]
 
 PLAIN_INTERVAL = 5.0
 """Seconds between two lines of progress where there is no terminal."""
+
+EPOCHS_SHOWN = 6
+"""Epochs of training in the table above the bar."""
 
 MIN_TABLE_WIDTH = 80
 PIPE_TABLE_WIDTH = 160
@@ -48,6 +53,7 @@ class ConsoleReporter(Reporter):
         self._started = 0.0
         self._last_line = 0.0
         self._active = False
+        self._epochs: list[tuple[str, Mapping[str, float]]] = []
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -68,7 +74,7 @@ class ConsoleReporter(Reporter):
         self._label, self._total, self._done, self._active = label, total, 0, True
         self._started = self._last_line = time.monotonic()
         if not self.quiet and _is_terminal(sys.stderr):
-            self._progress, self._task = _start_bar(label, total)
+            self._progress, self._task = _start_bar(label, total, self._epochs)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count steps that are done and show them when it is time."""
@@ -88,6 +94,14 @@ class ConsoleReporter(Reporter):
             seconds = time.monotonic() - self._started
             self._stop()
             self.detail(f"{self._label}: {self._done} in {duration(seconds)}")
+
+    def epoch(self, name: str, headline: str, figures: Mapping[str, float]) -> None:
+        """Say an epoch's headline; on a terminal, a table above the bar shows the last epochs."""
+        self.info(f"{name}: {headline}")
+        if self._epochs and self._epochs[-1][1].keys() != figures.keys():
+            self._epochs.clear()
+        self._epochs.append((name, figures))
+        del self._epochs[:-EPOCHS_SHOWN]
 
     def info(self, message: str) -> None:
         """Say something unless quiet."""
@@ -214,7 +228,26 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole} s" if minutes else f"{whole} s"
 
 
-def _start_bar(label: str, total: int) -> "tuple[Progress, TaskID]":
+def _epochs_table(epochs: Sequence[tuple[str, Mapping[str, float]]]) -> "Table":
+    """Losses of the last epochs, one row each: in training, and in validation where they differ."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    parts = [name.removeprefix("train_") for name in epochs[-1][1] if name.startswith("train_")]
+    others = [name for name in ("validation_f1", "learning_rate") if name in epochs[-1][1]]
+    table.add_column("train / validation")
+    for name in (*parts, *others):
+        label = name.removeprefix("loss_").removeprefix("validation_").replace("_", " ")
+        table.add_column(label, justify="right")
+    for name, figures in epochs:
+        losses = [f"{figures[f'train_{p}']:.3f}/{figures[f'validation_{p}']:.3f}" for p in parts]
+        table.add_row(name, *losses, *(f"{figures[other]:.3g}" for other in others))
+    return table
+
+
+def _start_bar(
+    label: str, total: int, epochs: Sequence[tuple[str, Mapping[str, float]]]
+) -> "tuple[Progress, TaskID]":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -224,7 +257,15 @@ def _start_bar(label: str, total: int) -> "tuple[Progress, TaskID]":
         TimeRemainingColumn,
     )
 
-    progress = Progress(
+    class Bar(Progress):
+        """Progress below a table of epochs, where there are any."""
+
+        def get_renderables(self) -> "Iterable[RenderableType]":
+            if epochs:
+                yield _epochs_table(epochs)
+            yield self.make_tasks_table(self.tasks)
+
+    progress = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),

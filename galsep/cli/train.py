@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galsep.cli.console import ConsoleReporter
+from galsep.cli.console import ConsoleReporter, duration, emit, render
 from galsep.cli.help import Command
 from galsep.cli.options import (
     DEVICE_HELP,
@@ -24,23 +24,30 @@ from galsep.cli.options import (
 )
 from galsep.config import RECIPES, TrainConfig, read_toml, resolve
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from galsep.workflows.rehearse import Rehearsal
+
 __all__ = ["add_to"]
 
 SHORT_HELP = "Train the networks on a data set"
 
 HELP = """
 Train Mask R-CNN on a data set of galsep simulate, then the separation network on what it finds.
-After each epoch RUN holds usable weights (weights.safetensors), the losses (metrics.csv,
-losses.png) and what --resume needs; Ctrl-C leaves usable weights, too. The score threshold is
-chosen on the validation split.
+After each epoch RUN holds usable weights (weights.safetensors), those of the best F1 so far
+(best.safetensors), the losses (metrics.csv, losses.png) and what --resume needs: however a run
+ends, it can go on. The score threshold is chosen on the validation split.
 """
 
 EPILOG = """
 Examples:
   galsep train pairs --output run
   galsep train pairs --output run --resume
+  galsep train pairs --dry-run
   galsep train pairs --output run-2 --init run/weights.safetensors --epochs 0
   galsep train pairs --output run-paper --recipe paper --device cuda
+  torchrun --nproc-per-node 4 -m galsep train pairs --output run-4
   galsep train --recipe paper --dump-config > paper.toml
 
 Learning-rate stages, optimiser, augmentation and more are settings for the file
@@ -73,6 +80,23 @@ def train(
         option("--resume", text="Go on where RUN stopped, with its own settings", group=OUTPUT),
     ] = False,
     overwrite: OverwriteOption = False,
+    tensorboard: Annotated[
+        bool,
+        option(
+            "--tensorboard",
+            text="Also write curves and pictures for TensorBoard, in RUN/tensorboard",
+            group=OUTPUT,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        option(
+            "--dry-run",
+            text="Write nothing; try ten steps and print parameters, memory, speed and the time "
+            "of the run",
+            group=OUTPUT,
+        ),
+    ] = False,
     recipe: Annotated[
         str | None,
         _setting(
@@ -104,6 +128,15 @@ def train(
     device: Annotated[
         str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_TRAINING)
     ] = None,
+    patience: Annotated[
+        int | None,
+        _setting(
+            "patience",
+            "Stop after N epochs without a better F1; 0: never",
+            metavar="N",
+            group=_TRAINING,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         _setting(
@@ -126,6 +159,8 @@ def train(
         "batch_size": batch_size,
         "seed": seed,
         "device": device,
+        "patience": patience,
+        "tensorboard": tensorboard or None,
         "threads": threads,
     }
     settings = resolve_settings(output if resume else None, config, given)
@@ -133,6 +168,9 @@ def train(
         print_settings(settings)
         return
     dataset = required(dataset, "DATASET", "train")
+    if dry_run:
+        _rehearse(dataset, settings, quiet=quiet, verbose=verbose)
+        return
     output = required(output, "--output RUN", "train")
     with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
         reporter.detail(f"settings: {settings}")
@@ -143,6 +181,41 @@ def train(
         )
         epochs = len(result.history) + len(result.separation_history)
         reporter.info(f"wrote {result.weights} after {epochs} epochs")
+
+
+def _rehearse(dataset: Path, settings: TrainConfig, *, quiet: bool, verbose: bool) -> None:
+    with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
+        from galsep.workflows.rehearse import rehearse
+
+        rehearsal = rehearse(dataset, settings, reporter=reporter)
+    if rehearsal is not None:
+        emit(render(_costs(rehearsal)))
+
+
+def _costs(rehearsal: "Rehearsal") -> "Table":
+    """What a run takes, one row a network and one for all."""
+    from rich.table import Table
+
+    memory = rehearsal.memory
+    peak = "unknown" if memory is None else f"{memory / 2**30:.1f} GiB"
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"on {rehearsal.device}, peak memory {peak}; calibration comes on top",
+        title_justify="left",
+    )
+    for name in ("network", "parameters", "images/s", "epochs", "time"):
+        table.add_column(name, justify="left" if name == "network" else "right")
+    for stage in rehearsal.stages:
+        table.add_row(
+            stage.name,
+            f"{stage.parameters:,}",
+            f"{stage.images_per_second:.1f}",
+            str(stage.epochs),
+            duration(stage.seconds),
+        )
+    table.add_row("all", "", "", "", duration(rehearsal.seconds))
+    return table
 
 
 def resolve_settings(run: Path | None, file: Path | None, given: Mapping[str, Any]) -> TrainConfig:

@@ -1,14 +1,15 @@
 """Training: one epoch is one function; a run's state can be saved and resumed.
 
-Random choices depend on the seed and the epoch alone, so a resumed run repeats what an unbroken
-one would have done.
+Random choices depend on the seed, the epoch and the example's number alone, so a resumed run, or
+one of several processes, repeats what one unbroken process would have done.
 """
 
 import copy
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +18,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from galsep.config import TrainConfig
-from galsep.errors import TrainingError, WeightsError
+from galsep.errors import TrainingError, UsageError, WeightsError
 from galsep.io.atomic import whole_file
 from galsep.model.device import fast_bfloat16
-from galsep.model.examples import Example, ExampleMaker, to_batch
+from galsep.model.examples import Example, ExampleMaker, Planned, to_batch
+from galsep.model.parallel import mean_over_processes, own_share, processes, share_statistics
 
 __all__ = ["Detecting", "Objective", "Trainer", "learning_rate", "part_is_trained"]
 
@@ -37,9 +40,6 @@ class Objective(Protocol):
     """
 
     parts: Mapping[str, str]
-
-    def begin(self, rng: np.random.Generator) -> None:
-        """Take a new source of random numbers: at the start of each epoch and validation."""
 
     def __call__(
         self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
@@ -59,9 +59,6 @@ class Detecting:
         "loss_rpn_box_reg": "region proposal network: where",
     }
 
-    def begin(self, rng: np.random.Generator) -> None:
-        """Torch's own generator is all it needs."""
-
     def __call__(
         self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
@@ -72,7 +69,9 @@ class Detecting:
         return losses
 
 
-_STEP_SEED, _VALIDATION_SEED, _NOISE_SEED = 0, 1, 2
+STATE_VERSION = 2
+
+_STEP_SEED, _VALIDATION_SEED = 0, 1
 _FIRST_STAGES = (
     *("body.conv1", "body.bn1", "body.layer1", "body.layer2"),
     *("stem", "stages.0", "stages.1", "stages.2"),
@@ -122,6 +121,23 @@ def _stage(config: TrainConfig, epoch: int) -> tuple[str, float]:
     return config.stages[-1][0], config.stages[-1][2]
 
 
+class _Step(nn.Module):
+    """An objective as a module, which is what gradients are averaged over processes for."""
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, device: torch.device, *, autocast: bool
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._objective = objective
+        self._device = device
+        self._autocast = autocast
+
+    def forward(self, batch: list[Example]) -> dict[str, Tensor]:
+        parts = self._objective(self.network, batch, self._device, autocast=self._autocast)
+        return {"loss": torch.stack([part.float() for part in parts.values()]).sum(), **parts}
+
+
 class Trainer:
     """Holds a network, its optimiser and its history through a training run.
 
@@ -133,6 +149,11 @@ class Trainer:
     device : torch.device
     objective : Objective, optional
         By default Mask R-CNN's.
+
+    Raises
+    ------
+    UsageError
+        When the settings leave one of several processes without a part of a batch.
     """
 
     def __init__(
@@ -142,7 +163,10 @@ class Trainer:
         device: torch.device,
         objective: Objective | None = None,
     ) -> None:
+        _check_shares("epoch_size", config.epoch_size, config.batch_size)
         self.objective = objective or Detecting()
+        if processes() > 1:
+            share_statistics(network)
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network) if config.ema else self.network
         self.config = config
@@ -162,6 +186,7 @@ class Trainer:
         training: ExampleMaker,
         validation: ExampleMaker,
         on_step: Callable[[int, float], None],
+        judge: Callable[[nn.Module], Mapping[str, float]] | None = None,
     ) -> dict[str, float]:
         """Train one epoch, validate, and append the figures to the history.
 
@@ -170,6 +195,8 @@ class Trainer:
         training, validation : ExampleMaker
         on_step : callable
             Called with the number of images and the loss after each step.
+        judge : callable, optional
+            Gives further figures of the averaged network.
 
         Returns
         -------
@@ -184,21 +211,11 @@ class Trainer:
             When the loss is not finite; the message names epoch and step.
         """
         epoch = self.epoch + 1
-        part, _ = _stage(self.config, epoch)
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(part_is_trained(name, part))
-        # Gradients of well-classified proposals fall below the smallest normal number, where
-        # processors take several times as long: RoIAlign's backward pass would slow to a crawl.
-        torch.set_flush_denormal(True)
         start = time.perf_counter()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed * 1_000_003 + epoch)
-            rng = np.random.default_rng([self.config.seed, _STEP_SEED, epoch])
-            self.objective.begin(np.random.default_rng([self.config.seed, _NOISE_SEED, epoch]))
-            examples = training.epoch(self.config.epoch_size, rng)
-            train = self._train(examples, epoch, on_step)
+        rng = np.random.default_rng([self.config.seed, _STEP_SEED, epoch])
+        shown = min(self.config.validation_size, len(validation))
+        train = self._train(training, self.config.epoch_size, rng, epoch, on_step)
         seconds = time.perf_counter() - start
-        torch.set_flush_denormal(False)
         figures = {
             "epoch": float(epoch),
             "learning_rate": learning_rate(
@@ -207,41 +224,71 @@ class Trainer:
             "seconds": seconds,
             "images_per_second": self.config.epoch_size / seconds,
             **{f"train_{name}": value for name, value in train.items()},
-            **{f"validation_{k}": v for k, v in self._validate(validation).items()},
+            **{f"validation_{k}": v for k, v in self.validate(validation, shown).items()},
+            **({} if judge is None else judge(self.average)),
         }
         self.epoch = epoch
         self.history.append(figures)
         return figures
 
+    def run_steps(
+        self, training: ExampleMaker, steps: int, on_step: Callable[[int, float], None]
+    ) -> None:
+        """Train some steps, as a trial, of the stage that has the most epochs."""
+        ends = [0, *(last for _, last, _ in self.config.stages)]
+        _, before = max((last - start, start) for start, last in itertools.pairwise(ends))
+        rng = np.random.default_rng([self.config.seed, _STEP_SEED, before + 1])
+        self._train(training, steps * self.config.batch_size, rng, before + 1, on_step)
+
     def _train(
-        self, examples: Iterable[Example], epoch: int, on_step: Callable[[int, float], None]
+        self,
+        training: ExampleMaker,
+        size: int,
+        rng: np.random.Generator,
+        epoch: int,
+        on_step: Callable[[int, float], None],
     ) -> dict[str, float]:
+        part, _ = _stage(self.config, epoch)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(part_is_trained(name, part))
+        step_losses = self._step()
         self.network.train()
         means = _Means(self.objective.parts)
-        for index, batch in enumerate(_batches(examples, self.config.batch_size)):
+        for index, batch in enumerate(self._batches(training, size, rng)):
             step = (epoch - 1) * self.steps_per_epoch + index
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, step, self.steps_per_epoch)
-            losses = self._losses(self.network, batch)
-            total = losses["loss"]
-            if not torch.isfinite(total):
+            losses = step_losses([training.make(planned) for planned in own_share(batch)])
+            values = _values(losses)
+            if not math.isfinite(values["loss"]):
                 raise TrainingError(
-                    f"the loss is {float(total.detach())} at epoch {epoch}, step {index + 1} "
+                    f"the loss is {values['loss']} at epoch {epoch}, step {index + 1} "
                     f"({step + 1} in all); lower the learning rate or check the data set"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            losses["loss"].backward()
             if self.config.clip_norm:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
             self.optimizer.step()
             self._follow(step)
-            means.add(losses, len(batch))
-            on_step(len(batch), float(total.detach()))
+            means.add(values, len(batch))
+            on_step(len(batch), values["loss"])
         return means.result()
 
-    def _losses(self, network: nn.Module, batch: list[Example]) -> dict[str, Tensor]:
-        parts = self.objective(network, batch, self.device, autocast=self.autocast)
-        return {"loss": torch.stack([part.float() for part in parts.values()]).sum(), **parts}
+    def _step(self) -> nn.Module:
+        """The module of a training step, with gradients averaged over processes."""
+        step = _Step(self.network, self.objective, self.device, autocast=self.autocast)
+        if processes() == 1:
+            return step
+        # What is trained changes from stage to stage, and must not within one of these.
+        return DistributedDataParallel(step, broadcast_buffers=False)
+
+    def _batches(
+        self, maker: ExampleMaker, size: int, rng: np.random.Generator
+    ) -> Iterator[Sequence[Planned]]:
+        planned = maker.plan(size, rng)
+        for start in range(0, size, self.config.batch_size):
+            yield planned[start : start + self.config.batch_size]
 
     def _follow(self, step: int) -> None:
         """Move the averaged weights towards the trained ones (exponential moving average)."""
@@ -259,21 +306,20 @@ class Trainer:
                     mean.copy_(value)
 
     @torch.no_grad()
-    def _validate(self, validation: ExampleMaker) -> dict[str, float]:
+    def validate(self, validation: ExampleMaker, size: int) -> dict[str, float]:
         """Losses of the averaged weights on the same stamps each epoch."""
-        # torchvision's detectors give losses in training mode alone; normalisation must not learn.
+        # The losses need training mode; normalisation must not learn.
         self.average.train()
         for module in self.average.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-        size = min(self.config.validation_size, len(validation))
+        _check_shares("validation_size", size, self.config.batch_size)
         rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
         means = _Means(self.objective.parts)
-        self.objective.begin(np.random.default_rng([self.config.seed, _NOISE_SEED]))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            for batch in _batches(validation.epoch(size, rng), self.config.batch_size):
-                means.add(self._losses(self.average, batch), len(batch))
+        step = _Step(self.average, self.objective, self.device, autocast=self.autocast)
+        for batch in self._batches(validation, size, rng):
+            losses = step([validation.make(planned) for planned in own_share(batch)])
+            means.add(_values(losses), len(batch))
         return means.result()
 
     def save(self, path: Path) -> None:
@@ -285,7 +331,7 @@ class Trainer:
             tensors |= {
                 f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)
             }
-        about = {"epoch": self.epoch, "history": self.history}
+        about = {"version": STATE_VERSION, "epoch": self.epoch, "history": self.history}
         with whole_file(path) as temporary:
             save_file(
                 {name: tensor.contiguous() for name, tensor in tensors.items()},
@@ -305,19 +351,48 @@ class Trainer:
             with safe_open(path, framework="pt") as stored:
                 about = json.loads((stored.metadata() or {})["galsep_state"])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            if about.get("version") != STATE_VERSION:
+                raise WeightsError(
+                    f"{path}: resume state of another version of galsep, which would train on "
+                    "otherwise; start anew with --overwrite, and --init with its weights"
+                )
             self.network.load_state_dict(_below(tensors, "network."))
             if self.average is not self.network:
                 self.average.load_state_dict(_below(tensors, "average."))
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _below(tensors, "optimizer.").items():
-                index, _, key = name.partition(".")
-                state.setdefault(int(index), {})[key] = tensor
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self._restore_optimizer(_below(tensors, "optimizer."))
             self.epoch, self.history = int(about["epoch"]), list(about["history"])
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise WeightsError(f"{path}: no usable resume state ({line})") from error
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        groups = self.optimizer.state_dict()["param_groups"]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            index, _, key = name.partition(".")
+            like = parameters[int(index)]
+            # Arithmetic goes through memory in its order: another one would round otherwise.
+            own = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+            state.setdefault(int(index), {})[key] = own
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_shares(name: str, size: int, batch_size: int) -> None:
+    """Refuse sizes that leave a process without an example in some batch."""
+    count = processes()
+    for batch in (min(size, batch_size), size % batch_size or batch_size):
+        if batch < count:
+            raise UsageError(
+                f"{name} = {size} with batch_size = {batch_size} makes a batch of {batch}, too "
+                f"few for {count} processes; choose a multiple of the batch size"
+            )
+
+
+def _values(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """A batch's losses, over all processes."""
+    together = torch.stack([part.detach().float() for part in losses.values()])
+    return dict(zip(losses, mean_over_processes(together).tolist(), strict=True))
 
 
 class _Means:
@@ -327,9 +402,9 @@ class _Means:
         self._sums: dict[str, float] = dict.fromkeys(("loss", *parts), 0.0)
         self._images = 0
 
-    def add(self, losses: dict[str, Tensor], images: int) -> None:
+    def add(self, losses: Mapping[str, float], images: int) -> None:
         for name in self._sums:
-            self._sums[name] += float(losses[name].detach()) * images
+            self._sums[name] += losses[name] * images
         self._images += images
 
     def result(self) -> dict[str, float]:
@@ -348,17 +423,6 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=rate)
-
-
-def _batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    batch: list[Example] = []
-    for example in examples:
-        batch.append(example)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ without data.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +28,7 @@ from galsep.model.network import normalise
 from galsep.model.separation import window
 from galsep.scene import Footprint
 
-__all__ = ["Example", "ExampleMaker", "to_batch", "turn"]
+__all__ = ["Example", "ExampleMaker", "Planned", "to_batch", "turn"]
 
 ORIENTATIONS = 8
 """Four rotations, each plain and mirrored."""
@@ -87,6 +86,8 @@ class Example:
         That one sky rms of light stands for.
     ignored : list of tuple
         Inclusive bounds of sources that are neither positive nor negative.
+    seed : int
+        Of what else is drawn at random for it.
     """
 
     image: npt.NDArray[np.float32]
@@ -98,6 +99,26 @@ class Example:
     usable: npt.NDArray[np.bool_]
     electrons: float
     ignored: list[tuple[int, int, int, int]]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """An example that is still to be made.
+
+    Parameters
+    ----------
+    position : int
+        Of its blend in the split.
+    orientation : int
+        Of a blend that is shown as it is, see :func:`turn`.
+    seed : int
+        Of all that is drawn at random for it.
+    """
+
+    position: int
+    orientation: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,33 +199,42 @@ class ExampleMaker:
     def __len__(self) -> int:
         return len(self._blends)
 
-    def epoch(self, size: int, rng: np.random.Generator) -> Iterator[Example]:
-        """Give ``size`` examples; each blend comes once before any comes again.
+    def plan(self, size: int, rng: np.random.Generator) -> list[Planned]:
+        """Plan ``size`` examples; each blend comes once before any comes again.
 
         A blend that comes again is shown in another orientation, so that an epoch of four times
-        the split shows each blend in four.
+        the split shows each blend in four. What was planned can be made in any order, and by
+        several processes.
         """
         n = len(self._blends)
         turns = np.zeros((n, ORIENTATIONS), dtype=np.int64)
         if self._augment and not self._compose:
             turns = rng.permuted(np.tile(np.arange(ORIENTATIONS), (n, 1)), axis=1)
+        planned = []
         for start in range(0, size, max(n, 1)):
             orientation = turns[:, start // n % ORIENTATIONS]
             for position in rng.permutation(n)[: size - start].tolist():
-                if self._compose:
-                    yield self._composed(position, rng)
-                else:
-                    yield self._shown(int(self._blends[position]), int(orientation[position]))
+                seed = int(rng.integers(2**62))
+                planned.append(Planned(position, int(orientation[position]), seed))
+        return planned
+
+    def make(self, planned: Planned) -> Example:
+        """Make an example: compose a scene about its blend, or show the blend as it is."""
+        if self._compose:
+            return self._composed(planned)
+        return self._shown(planned)
 
     def plain(self, position: int) -> Example:
         """One blend of the split as it is."""
-        return self._shown(int(self._blends[position]), 0)
+        return self._shown(Planned(position))
 
-    def _shown(self, blend: int, orientation: int) -> Example:
+    def _shown(self, planned: Planned) -> Example:
+        blend, orientation = int(self._blends[planned.position]), planned.orientation
         image, _, _ = turn(self._dataset.detection_image(blend), 0, 0, orientation)
         sources = self._sources(blend, orientation, 0, 0, 1.0)
         image = image / np.float32(self._rms)
-        return _example(image, sources, _stacked(sources), _NOTHING_HIDDEN, self._rms)
+        light = _stacked(sources)
+        return _example(image, sources, light, _NOTHING_HIDDEN, self._rms, planned.seed)
 
     def _sources(
         self, blend: int, orientation: int, dy: int, dx: int, brightness: float
@@ -222,13 +252,14 @@ class ExampleMaker:
             placed.append(_Placed(scaled, y0 + dy, x0 + dx, label, beyond))
         return placed
 
-    def _composed(self, position: int, rng: np.random.Generator) -> Example:
+    def _composed(self, planned: Planned) -> Example:
+        rng = np.random.default_rng(planned.seed)
         scatter = np.clip(rng.normal(0, DEPTH_SCATTER), -DEPTH_LIMIT, DEPTH_LIMIT)
         depth = self._depth + scatter
         deeper = 10 ** (0.4 * float(depth))
         sources: list[_Placed] = []
         offset = np.zeros(2, dtype=np.int64)
-        for number, blend in enumerate(self._companions(position, rng)):
+        for number, blend in enumerate(self._companions(planned.position, rng)):
             dimming = rng.uniform(1, 3) if number and rng.random() < TEXTURE else 0.0
             orientation = int(rng.integers(ORIENTATIONS))
             if number and rng.random() < CROWDING:
@@ -253,7 +284,8 @@ class ExampleMaker:
         image = (image + _background_error(rng)) * unit
         image[hidden] = 0
         sources = [replace(source, light=source.light * np.float32(unit)) for source in sources]
-        return _example(image, sources, light * np.float32(unit), hidden, electrons / unit)
+        light = light * np.float32(unit)
+        return _example(image, sources, light, hidden, electrons / unit, planned.seed)
 
     def _companions(self, position: int, rng: np.random.Generator) -> list[int]:
         """Blends to compose: one at a position of the split, and others of its seeing."""
@@ -287,6 +319,7 @@ def to_batch(
                 "light": torch.from_numpy(example.light[: len(masks)]).to(device),
                 "total": torch.from_numpy(example.total).to(device),
                 "ignored": torch.from_numpy(bounds_to_boxes(ignored)).to(device),
+                "seed": torch.tensor(example.seed, device=device),
             }
         )
     return images, targets
@@ -301,6 +334,7 @@ def _example(
     total: npt.NDArray[np.float32],
     hidden: npt.NDArray[np.bool_],
     electrons: float,
+    seed: int,
 ) -> Example:
     """Cut the masks to what the stamp shows and sort sources into positives and ignored ones.
 
@@ -335,6 +369,7 @@ def _example(
         usable=~hidden,
         electrons=electrons,
         ignored=ignored,
+        seed=seed,
     )
 
 

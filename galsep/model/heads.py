@@ -13,25 +13,27 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
+from torchvision.models.detection._utils import BoxCoder, encode_boxes
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import boxes as box_ops
 
-from galsep.model.pooling import expand, pool, sample_layers
+from galsep.model import draws
+from galsep.model.assignment import Truths, box_ious, near_ignored, sample
+from galsep.model.parallel import batch_mean
+from galsep.model.pooling import expand, image_of, pool_boxes, sample_layers
+from galsep.model.proposals import Proposals
 
-__all__ = ["GALAXY", "NUM_CLASSES", "STAR", "SourceHeads", "near_ignored"]
+__all__ = ["GALAXY", "NUM_CLASSES", "STAR", "SourceHeads"]
 
 GALAXY = 1
 STAR = 2
 NUM_CLASSES = 3
 
-IGNORE_IOU = 0.3
-"""Anchors and proposals that overlap an undetectable source this much are left out of the loss."""
-
 BOX_BINS, MASK_BINS, MASK_SIZE = 7, 14, 28
 POSITIVE_IOU = 0.5
 POSITIVE_FRACTION = 0.25
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 SCORE_FLOOR = 0.05
 """Detections below this raw score are not looked at."""
 
@@ -128,17 +130,36 @@ class SourceHeads(nn.Module):
         self.box_predictor = _Predictor(box_channels, predictions)
         self.mask_head = MaskRCNNHeads(channels, mask_layers, 1)
         self.mask_predictor = _MaskPredictor(mask_layers[-1], mask_layers[-1], 2)
-        self._coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
-        self._sampler = BalancedPositiveNegativeSampler(sampled, POSITIVE_FRACTION)
+        self._coder = BoxCoder(BOX_WEIGHTS)
+        self._sampled = sampled
+
+    def learn(
+        self, features: dict[str, Tensor], proposals: Proposals, truths: Truths
+    ) -> dict[str, Tensor]:
+        """Give the losses.
+
+        Parameters
+        ----------
+        features : dict of str to FloatTensor[N, C, H, W]
+            Finest level first.
+        proposals : Proposals
+        truths : Truths
+
+        Returns
+        -------
+        dict of str to FloatTensor
+            ``loss_classifier``, ``loss_box_reg``, ``loss_mask``, ``loss_share``.
+        """
+        levels = self._levels(features)
+        return self._box_losses(levels, proposals, truths) | self._mask_losses(levels, truths)
 
     def forward(
         self,
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Give the losses in training mode, else the detections of each image.
+    ) -> list[dict[str, Tensor]]:
+        """Give the detections of each image.
 
         Parameters
         ----------
@@ -146,89 +167,106 @@ class SourceHeads(nn.Module):
             Finest level first.
         proposals : list of FloatTensor[k, 4]
         image_shapes : list of (int, int)
-        targets : list of dict, optional
-            As :func:`galsep.model.network.build_network` describes them; needed for training.
         """
-        levels = list(features.values())[: len(self.strides)]
-        if self.training:
-            if targets is None:
-                raise ValueError("training needs targets")
-            losses = self._box_losses(levels, proposals, targets)
-            return [], losses | self._mask_losses(levels, targets)
+        levels = self._levels(features)
         found = self._detect(levels, proposals, image_shapes)
         self._add_masks(levels, found)
-        return found, {}
+        return found
+
+    def _levels(self, features: dict[str, Tensor]) -> list[Tensor]:
+        return list(features.values())[: len(self.strides)]
 
     def _box_losses(
-        self, levels: list[Tensor], proposals: list[Tensor], targets: list[dict[str, Tensor]]
+        self, levels: list[Tensor], proposals: Proposals, truths: Truths
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            chosen = [self._sample(*pair) for pair in zip(proposals, targets, strict=True)]
-        boxes = [item[0] for item in chosen]
-        labels = torch.cat([item[1] for item in chosen])
-        offsets = torch.cat([item[2] for item in chosen])
-        pooled = pool(levels, self.strides, boxes, BOX_BINS)
+            boxes, stamp, labels, offsets = self._sample(proposals, truths)
+        pooled = pool_boxes(levels, self.strides, boxes, stamp, BOX_BINS)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return _assigned_losses(logits, deltas, labels, offsets)
 
     def _sample(
-        self, proposals: Tensor, target: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose proposals of one stamp; the classes and offsets of the truths each holds."""
-        truths = target["boxes"]
-        boxes = torch.cat([proposals, truths])
-        slots = self.box_predictor.predictions
-        labels = torch.zeros((len(boxes), slots), dtype=torch.int64, device=boxes.device)
-        matched = torch.zeros_like(labels)
-        if len(truths):
-            held = min(slots, len(truths))
-            iou, index = box_ops.box_iou(boxes, truths).topk(held, dim=1)
-            matched[:, :held] = index
-            labels[:, :held] = target["labels"][index] * (iou >= POSITIVE_IOU)
-        kind = (labels[:, 0] > 0).float()
-        kind[(labels[:, 0] == 0) & near_ignored(boxes, target)] = -1
-        positive, negative = self._sampler([kind])
-        keep = torch.where(positive[0] | negative[0])[0]
-        boxes, labels, matched = boxes[keep], labels[keep], matched[keep]
-        offsets = boxes.new_zeros((len(boxes), slots, 4))
-        for slot in range(slots if len(truths) else 0):
-            offsets[:, slot] = self._coder.encode_single(truths[matched[:, slot]], boxes)
-        return boxes, labels, offsets
+        self, proposals: Proposals, truths: Truths
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Choose proposals, true boxes among them.
 
-    def _mask_losses(
-        self, levels: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        boxes = [_jittered(target["boxes"]) for target in targets]
-        layers = [
-            torch.stack(
-                [
-                    target["masks"].float(),
-                    target["light"],
-                    target["total"].expand_as(target["light"]),
-                ],
-                1,
-            )
-            for target in targets
-        ]
-        around = torch.cat([expand(part, self.mask_margin) for part in boxes])
-        logits = self._mask_logits(
-            levels, [expand(part, self.mask_margin).flatten(0, 1) for part in boxes]
+        Returns
+        -------
+        boxes : FloatTensor[k, 4]
+        stamp : IntTensor[k]
+        labels : IntTensor[k, p]
+            Classes of the truths that each holds.
+        offsets : FloatTensor[k, p, 4]
+            From each to them.
+        """
+        boxes = torch.cat([proposals.boxes, truths.boxes], 1)
+        real = torch.cat([proposals.real, truths.real], 1)
+        labels, matched = self._held(boxes, truths)
+        kind = torch.where(near_ignored(boxes, truths), -1, 0)
+        kind = torch.where(labels[..., 0] > 0, 1, kind).masked_fill(~real, -1)
+        index, chosen = sample(
+            kind,
+            _own_keys(proposals, truths),
+            self._sampled,
+            int(self._sampled * POSITIVE_FRACTION),
         )
-        wanted = sample_layers(torch.cat(layers), around, MASK_SIZE).flatten(0, 1)
-        if not len(wanted):
-            nothing = logits.sum() * 0
-            return {"loss_mask": nothing, "loss_share": nothing}
+        stamp, place = torch.where(chosen)
+        index = index[stamp, place]
+        boxes, labels, matched = (part[stamp, index] for part in (boxes, labels, matched))
+        slots = labels.shape[1]
+        if not truths.real.shape[1]:
+            return boxes, stamp, labels, boxes.new_zeros((len(boxes), slots, 4))
+        wanted = truths.boxes[stamp[:, None], matched].flatten(0, 1)
+        weights = torch.tensor(BOX_WEIGHTS, device=boxes.device)
+        offsets = encode_boxes(wanted, boxes.repeat_interleave(slots, 0), weights)
+        return boxes, stamp, labels, offsets.view(len(boxes), slots, 4)
+
+    def _held(self, boxes: Tensor, truths: Truths) -> tuple[Tensor, Tensor]:
+        """Classes and numbers of the true sources that each box holds, closest first.
+
+        Parameters
+        ----------
+        boxes : FloatTensor[N, b, 4]
+        truths : Truths
+
+        Returns
+        -------
+        labels, matched : IntTensor[N, b, p]
+        """
+        slots = self.box_predictor.predictions
+        shape = (*boxes.shape[:2], slots)
+        labels = torch.zeros(shape, dtype=torch.int64, device=boxes.device)
+        matched = torch.zeros_like(labels)
+        held = min(slots, truths.real.shape[1])
+        if held:
+            iou = box_ious(boxes, truths.boxes).masked_fill(~truths.real[:, None], -1)
+            best, matched[..., :held] = iou.topk(held, dim=2)
+            stamp = torch.arange(len(boxes), device=boxes.device)[:, None, None]
+            classes = truths.labels[stamp, matched[..., :held]]
+            labels[..., :held] = classes * (best >= POSITIVE_IOU)
+        return labels, matched
+
+    def _mask_losses(self, levels: list[Tensor], truths: Truths) -> dict[str, Tensor]:
+        stamp = truths.stamp
+        boxes = expand(_jittered(truths.boxes, truths.seed)[truths.real], self.mask_margin)
+        around = boxes.flatten(0, 1)
+        logits = self._mask_logits(levels, around, stamp.repeat_interleave(MASK_SAMPLES))
+        layers = torch.stack([truths.masks.float(), truths.light, truths.total[stamp]], 1)
+        wanted = sample_layers(layers, boxes, MASK_SIZE).flatten(0, 1)
         mask, light, total = wanted.unbind(1)
         share = (light / total.clamp_min(1e-3)).clamp(0, 1)
         lit = (total > LIT).float()
-        loss = F.binary_cross_entropy_with_logits(logits[:, 1], share, weight=lit, reduction="sum")
+        of_mask = F.binary_cross_entropy_with_logits(logits[:, 0], mask, reduction="sum")
+        of_share = F.binary_cross_entropy_with_logits(
+            logits[:, 1], share, weight=lit, reduction="sum"
+        )
         return {
-            "loss_mask": F.binary_cross_entropy_with_logits(logits[:, 0], mask),
-            "loss_share": loss / lit.sum().clamp_min(1),
+            "loss_mask": batch_mean(of_mask, torch.tensor(mask.numel(), device=mask.device)),
+            "loss_share": batch_mean(of_share, lit.sum()),
         }
 
-    def _mask_logits(self, levels: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        pooled = pool(levels, self.strides, boxes, MASK_BINS)
+    def _mask_logits(self, levels: list[Tensor], boxes: Tensor, stamp: Tensor) -> Tensor:
+        pooled = pool_boxes(levels, self.strides, boxes, stamp, MASK_BINS)
         logits: Tensor = self.mask_predictor(self.mask_head(pooled))
         return logits.float()
 
@@ -239,13 +277,13 @@ class SourceHeads(nn.Module):
         image_shapes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
         counts = [len(boxes) for boxes in proposals]
-        pooled = pool(levels, self.strides, proposals, BOX_BINS)
+        joined = torch.cat(proposals)
+        pooled = pool_boxes(levels, self.strides, joined, image_of(proposals), BOX_BINS)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         probabilities = torch.softmax(logits, -1)
         scores = 1 - probabilities[..., 0]
         star = probabilities[..., STAR] / scores.clamp_min(1e-6)
         slots = scores.shape[1]
-        joined = torch.cat(proposals)
         boxes = torch.stack(
             [self._coder.decode_single(deltas[:, slot], joined) for slot in range(slots)], 1
         )
@@ -276,7 +314,7 @@ class SourceHeads(nn.Module):
 
     def _add_masks(self, levels: list[Tensor], found: list[dict[str, Tensor]]) -> None:
         boxes = [expand(item["boxes"], self.mask_margin) for item in found]
-        logits = self._mask_logits(levels, boxes)
+        logits = self._mask_logits(levels, torch.cat(boxes), image_of(boxes))
         # Where threads share them out, single precision rounds some as a vector and some alone.
         wide = logits.double() if logits.device.type == "cpu" else logits
         layers = torch.sigmoid(wide).float()
@@ -286,13 +324,17 @@ class SourceHeads(nn.Module):
             item["masks"], item["shares"] = part[:, 0], part[:, 1]
 
 
-def near_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """Which boxes lie on a source that is neither a positive nor a negative."""
-    ignored = target["ignored"]
-    if ignored.numel() == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    near: Tensor = (box_ops.box_iou(ignored, boxes) > IGNORE_IOU).any(0)
-    return near
+def _own_keys(proposals: Proposals, truths: Truths) -> Tensor:
+    """Random numbers of proposals and true boxes, whatever the order of the proposals.
+
+    Where scores are all but equal, rounding orders them.
+    """
+    anchors = int(proposals.anchor.max()) + 1
+    sources = truths.real.shape[1]
+    keys = draws.keys(truths.seed, anchors, draws.PROPOSALS)
+    return torch.cat(
+        [keys.gather(1, proposals.anchor), draws.keys(truths.seed, sources, draws.TRUTHS)], 1
+    )
 
 
 def _assigned_losses(
@@ -319,20 +361,22 @@ def _assigned_losses(
         of_box.append((off * (wanted > 0)).sum(1))
     by_class, off = torch.stack(of_class), torch.stack(of_box)
     best = (by_class + off).detach().argmin(0, keepdim=True)
-    count = max(1, len(labels))
+    count = torch.tensor(len(labels), device=labels.device)
     return {
-        "loss_classifier": by_class.gather(0, best).sum() / count,
-        "loss_box_reg": off.gather(0, best).sum() / count,
+        "loss_classifier": batch_mean(by_class.gather(0, best).sum(), count),
+        "loss_box_reg": batch_mean(off.gather(0, best).sum(), count),
     }
 
 
-def _jittered(boxes: Tensor) -> Tensor:
-    """Boxes ``[n, r, 4]`` about the true ones, as far off as detected boxes are."""
-    size = (boxes[:, 2:] - boxes[:, :2])[:, None]
-    centre = (boxes[:, 2:] + boxes[:, :2])[:, None] / 2
-    shape = (len(boxes), MASK_SAMPLES, 2)
-    centre = centre + torch.randn(shape, device=boxes.device) * CENTRE_JITTER * size
-    size = size * torch.exp(torch.randn(shape, device=boxes.device) * SIZE_JITTER)
+def _jittered(boxes: Tensor, seed: Tensor) -> Tensor:
+    """Boxes ``[N, T, r, 4]`` about true ones ``[N, T, 4]``, as far off as detected boxes are."""
+    size = (boxes[..., 2:] - boxes[..., :2])[..., None, :]
+    centre = (boxes[..., 2:] + boxes[..., :2])[..., None, :] / 2
+    stamps, sources = boxes.shape[:2]
+    off = draws.normal(seed, sources * MASK_SAMPLES * 4, draws.BOXES)
+    off = off.view(stamps, sources, MASK_SAMPLES, 4)
+    centre = centre + off[..., :2] * CENTRE_JITTER * size
+    size = size * torch.exp(off[..., 2:] * SIZE_JITTER)
     return torch.cat([centre - size / 2, centre + size / 2], -1)
 
 

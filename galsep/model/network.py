@@ -6,8 +6,8 @@ galaxies are 6 to 20 px wide and their neighbours sit 2 to 12 px away.
 
 Both take ``float32[N, 1, 120, 120]``, background-subtracted light in units of the sky rms,
 asinh-stretched (see :func:`normalise`). Boxes are ``xyxy`` along pixel edges. Class 0 is the
-background, 1 a galaxy, 2 a star. The first stage is torchvision's region proposal network, the
-second is in :mod:`galsep.model.heads`.
+background, 1 a galaxy, 2 a star. The first stage is in :mod:`galsep.model.proposals`, the second in
+:mod:`galsep.model.heads`.
 """
 
 import math
@@ -22,18 +22,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from galsep.model.heads import SourceHeads, near_ignored
+from galsep.model.assignment import collect
+from galsep.model.heads import SourceHeads
+from galsep.model.proposals import ProposalNetwork, SteadyRPNHead
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "MaskRCNN",
     "build_network",
     "contrast",
     "normalise",
@@ -136,7 +137,7 @@ def normalise(image: npt.NDArray[Any], rms: npt.NDArray[Any] | float) -> npt.NDA
     return np.arcsinh(image / rms).astype(np.float32)
 
 
-def build_network(architecture: Architecture) -> GeneralizedRCNN:
+def build_network(architecture: Architecture) -> "MaskRCNN":
     """Build the network with random weights.
 
     Parameters
@@ -145,7 +146,7 @@ def build_network(architecture: Architecture) -> GeneralizedRCNN:
 
     Returns
     -------
-    torchvision.models.detection.generalized_rcnn.GeneralizedRCNN
+    MaskRCNN
         In training mode it takes ``(images, targets)`` and returns the dictionary of losses; in
         evaluation mode it takes images and returns, for each, ``boxes`` ``FloatTensor[n, 4]``,
         ``scores`` ``FloatTensor[n]``, ``class_star`` ``FloatTensor[n]``, and over ``mask_boxes``
@@ -153,8 +154,8 @@ def build_network(architecture: Architecture) -> GeneralizedRCNN:
         probability that a bin belongs to the source's mask, and the share of the light there
         that is its own. Targets hold ``boxes``, ``labels``, ``masks``
         ``UInt8Tensor[n, 120, 120]``, ``light`` ``FloatTensor[n, 120, 120]`` and ``total``
-        ``FloatTensor[120, 120]``, each source's and all noiseless light in sky rms, and
-        ``ignored`` ``FloatTensor[k, 4]``.
+        ``FloatTensor[120, 120]``, each source's and all noiseless light in sky rms, ``ignored``
+        ``FloatTensor[k, 4]`` and ``seed`` ``IntTensor[]`` of what is drawn at random in the loss.
     """
     a = architecture
     backbone: nn.Module = (
@@ -163,16 +164,11 @@ def build_network(architecture: Architecture) -> GeneralizedRCNN:
         else _ResNetBackbone(a.fpn_channels)
     )
     anchors = AnchorGenerator(a.anchor_sizes, (a.aspect_ratios,) * len(a.anchor_sizes))
-    rpn = _IgnoringRPN(
+    rpn = ProposalNetwork(
         anchors,
-        _SteadyRPNHead(a.fpn_channels, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.6,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=128,
-        positive_fraction=0.5,
-        pre_nms_top_n={"training": 200, "testing": 100},
-        post_nms_top_n={"training": 150, "testing": a.proposals},
-        nms_thresh=a.rpn_nms,
+        SteadyRPNHead(a.fpn_channels, anchors.num_anchors_per_location()[0]),
+        a.proposals,
+        a.rpn_nms,
     )
     heads = SourceHeads(
         channels=a.fpn_channels,
@@ -185,7 +181,7 @@ def build_network(architecture: Architecture) -> GeneralizedRCNN:
         detections=a.detections,
         mask_margin=a.mask_margin,
     )
-    return GeneralizedRCNN(backbone, rpn, heads, _NoTransform())
+    return MaskRCNN(backbone, rpn, heads)
 
 
 class _CompactBackbone(nn.Module):
@@ -273,51 +269,32 @@ class _ResNetBackbone(nn.Module):
         return cast(dict[str, Tensor], self.fpn(levels))
 
 
-class _NoTransform(nn.Module):
-    """Cutouts have their size and normalisation already; masks stay relative to their boxes."""
+class MaskRCNN(nn.Module):
+    """Backbone, region proposal network and the heads for what it proposes.
 
-    def forward(
-        self, images: Tensor | list[Tensor], targets: list[dict[str, Tensor]] | None = None
-    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
-        batch = images if isinstance(images, Tensor) else torch.stack(list(images))
-        height, width = batch.shape[-2:]
-        return ImageList(batch, [(height, width)] * len(batch)), targets
-
-    def postprocess(
-        self,
-        result: list[dict[str, Tensor]],
-        image_shapes: list[tuple[int, int]],  # noqa: ARG002 (torchvision's signature)
-        original_image_sizes: list[tuple[int, int]],  # noqa: ARG002
-    ) -> list[dict[str, Tensor]]:
-        return result
-
-
-class _SteadyRPNHead(RPNHead):  # type: ignore[misc]
-    """Objectness and box offsets in one convolution, filled up to 16 channels.
-
-    On a CPU, convolutions to few channels sum in an order that depends on the number of threads;
-    these two are the only ones of the compact network.
+    In training mode it takes ``(images, targets)`` and returns the dictionary of losses; in
+    evaluation mode it takes images and returns the detections of each. See :func:`build_network`.
     """
 
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        n, last = self.cls_logits.out_channels, 5 * self.cls_logits.out_channels
-        weight = torch.cat([self.cls_logits.weight, self.bbox_pred.weight])
-        bias = torch.cat([self.cls_logits.bias, self.bbox_pred.bias])
-        weight, bias = F.pad(weight, (0, 0) * 3 + (0, -last % 16)), F.pad(bias, (0, -last % 16))
-        both = [F.conv2d(self.conv(level), weight, bias) for level in x]
-        return [one[:, :n] for one in both], [one[:, n:last] for one in both]
+    def __init__(self, backbone: nn.Module, rpn: ProposalNetwork, roi_heads: SourceHeads) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
 
-
-class _IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]
-    """A region proposal network that leaves anchors on undetectable sources out of its loss."""
-
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        labels, matched = super().assign_targets_to_anchors(anchors, targets)
-        for label, boxes, target in zip(labels, anchors, targets, strict=True):
-            label[(label == 0) & near_ignored(boxes, target)] = -1.0
-        return labels, matched
+    def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> Any:
+        """Give losses or detections of ``FloatTensor[N, 1, 120, 120]``."""
+        features = self.backbone(images)
+        shapes = [(images.shape[2], images.shape[3])] * len(images)
+        stamps = ImageList(images, shapes)
+        if not self.training:
+            proposals, _ = self.rpn(stamps, features)
+            return self.roi_heads(features, proposals, shapes)
+        if targets is None:
+            raise ValueError("training needs targets")
+        truths = collect(targets)
+        trained, losses = self.rpn.learn(stamps, features, truths)
+        return self.roi_heads.learn(features, trained, truths) | losses
 
 
 def _as_tuple(value: Any) -> Any:

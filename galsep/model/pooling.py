@@ -14,14 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["expand", "pool", "sample_layers"]
+__all__ = ["expand", "image_of", "pool_boxes", "sample_layers"]
 
 CELLS_PER_BOX = 14
 """A box is pooled from the finest level on which it is at most so many cells wide."""
 
 
-def pool(
-    features: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], size: int
+def image_of(boxes: Sequence[Tensor]) -> Tensor:
+    """Number of the image of each box, of boxes that are listed by image."""
+    counts = torch.tensor([len(part) for part in boxes], device=boxes[0].device)
+    return torch.repeat_interleave(counts)
+
+
+def pool_boxes(
+    features: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, size: int
 ) -> Tensor:
     """Pool every box from the level that suits its size.
 
@@ -35,15 +41,16 @@ def pool(
         Finest level first.
     strides : sequence of int
         Pixels a cell, by level.
-    boxes : sequence of FloatTensor[k, 4]
-        ``xyxy`` in pixels, one tensor an image.
+    boxes : FloatTensor[k, 4]
+        ``xyxy`` in pixels.
+    image : IntTensor[k]
+        Number of the image that each is pooled from.
     size : int
         Bins along each side.
 
     Returns
     -------
-    FloatTensor[K, C, size, size]
-        Boxes of all images in order.
+    FloatTensor[k, C, size, size]
     """
     channels = features[0].shape[1]
     device = features[0].device
@@ -53,18 +60,14 @@ def pool(
     widths = torch.tensor([level.shape[3] for level in features], device=device)
     cells = [level.shape[0] * level.shape[2] * level.shape[3] for level in features]
     starts = torch.tensor([sum(cells[:index]) for index in range(len(cells))], device=device)
-    joined = torch.cat(list(boxes)).to(torch.float32)
-    image = torch.repeat_interleave(
-        torch.arange(len(boxes), device=device),
-        torch.tensor([len(part) for part in boxes], device=device),
-    )
-    side = (joined[:, 2:] - joined[:, :2]).clamp_min(1e-3).prod(1).sqrt()
+    boxes = boxes.to(torch.float32)
+    side = (boxes[:, 2:] - boxes[:, :2]).clamp_min(1e-3).prod(1).sqrt()
     level = torch.floor(torch.log2(side / (strides[0] * CELLS_PER_BOX)) + 1)
     level = level.clamp(0, len(features) - 1).long()
     stride = torch.tensor(strides, device=device, dtype=torch.float32)[level]
     height, width = heights[level], widths[level]
-    y_low, y_high, y_part = _along(joined[:, 1], joined[:, 3], stride, height, size)
-    x_low, x_high, x_part = _along(joined[:, 0], joined[:, 2], stride, width, size)
+    y_low, y_high, y_part = _along(boxes[:, 1], boxes[:, 3], stride, height, size)
+    x_low, x_high, x_part = _along(boxes[:, 0], boxes[:, 2], stride, width, size)
     row = (starts[level] + image * height * width)[:, None] + torch.stack(
         [y_low, y_high], -1
     ).flatten(1) * width[:, None]

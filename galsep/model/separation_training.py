@@ -20,6 +20,7 @@ from galsep.image.background import estimate_background
 from galsep.model.examples import Example
 from galsep.model.inference import calibrated, detect, harden
 from galsep.model.network import normalise
+from galsep.model.parallel import batch_mean
 from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, window
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
@@ -45,6 +46,9 @@ SYSTEMATIC = 0.03
 FLUX_SYSTEMATIC = 0.01
 LIT = 0.5
 """Shares are learnt where all light exceeds this many sky rms."""
+
+_SEEN = 1
+"""Tells what is drawn here from what the example itself was drawn with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +94,25 @@ class Separating:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._rng = np.random.default_rng(0)
-
-    def begin(self, rng: np.random.Generator) -> None:
-        """Take a new source of random numbers."""
-        self._rng = rng
 
     def __call__(
         self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
         """Parts of the loss of a batch."""
-        batch = [_observed(example, self._rng) for example in batch]
+        rngs = [np.random.default_rng([_SEEN, example.seed]) for example in batch]
+        batch = [_observed(*pair) for pair in zip(batch, rngs, strict=True)]
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             found = detect(self._model, np.stack([one.image for one in batch]), len(batch))
-        level = self._model.threshold * self._rng.uniform(*THRESHOLDS)
         scenes = []
-        for example, here in zip(batch, found, strict=True):
+        for example, here, rng in zip(batch, found, rngs, strict=True):
+            level = self._model.threshold * rng.uniform(*THRESHOLDS)
             masks, claims = [], []
             for k in np.flatnonzero(calibrated(self._model, here.scores) >= level).tolist():
                 mask = harden(here.masks[k], ~example.usable, self._model.mask_level)
                 if mask is not None:
                     masks.append(mask)
                     claims.append(here.shares[k].cropped(mask.footprint(0)))
-            scenes.append(_make_scene(example, *_disturbed(masks, claims, self._rng)))
+            scenes.append(_make_scene(example, *_disturbed(masks, claims, rng)))
         return _scene_losses(network, scenes, device, autocast=autocast)
 
 
@@ -247,10 +247,11 @@ def _scene_losses(
     # A canvas for each scene, wide enough for crops that reach beyond their stamp.
     border = SIDES[-1]
     reach = STAMP_SIZE + 2 * border
+    count = torch.tensor(len(crops.side), device=device)
     if not len(crops.side):
         # Nothing was found on any of them.
         nothing = torch.stack([p.sum() for p in network.parameters()]).sum() * 0
-        return dict.fromkeys(Separating.parts, nothing)
+        return {name: batch_mean(nothing, count) for name in Separating.parts}
     outs, index = [], []
     for batch in crops.batches(dict.fromkeys(SIDES, 256)):
         side = int(crops.side[batch[0]])
@@ -284,7 +285,7 @@ def _scene_losses(
         )
         for name, part in parts.items():
             losses.setdefault(name, []).append(part)
-    return {name: torch.cat(parts).mean() for name, parts in losses.items()}
+    return {name: batch_mean(torch.cat(parts).sum(), count) for name, parts in losses.items()}
 
 
 def _losses(

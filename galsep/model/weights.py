@@ -29,6 +29,7 @@ from galsep.model.separation import FluxFit, SeparationNetwork
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "UNCALIBRATED_THRESHOLD",
     "Model",
     "find_weights",
     "initial_weights",

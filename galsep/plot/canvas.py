@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Shown", "binned", "new_figure", "save_figure", "shade", "show_light", "stretch"]
+__all__ = [
+    "Shown",
+    "binned",
+    "figure_pixels",
+    "new_figure",
+    "save_figure",
+    "shade",
+    "show_light",
+    "stretch",
+]
 
 MASKED_COLOR = (0.42, 0.30, 0.62)
 STRIP = 1 << 22
@@ -77,6 +86,17 @@ def new_figure(width: float, height: float) -> "Figure":
 def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
     """Write a figure as PNG; equal figures give equal bytes."""
     figure.savefig(path, dpi=dpi, metadata={"Software": None})
+
+
+def figure_pixels(figure: "Figure", dpi: int = 80) -> npt.NDArray[np.uint8]:
+    """Draw a figure to an array ``[height, width, 3]``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
 
 
 def stretch(image: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[np.float64]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.plot.canvas import new_figure, save_figure, show_light
+from galsep.plot.canvas import figure_pixels, new_figure, save_figure, show_light
+from galsep.scene import Footprint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_augmentation", "plot_blends", "plot_field", "plot_losses"]
+__all__ = ["draw_found", "plot_augmentation", "plot_blends", "plot_field", "plot_losses"]
 
 
 def plot_losses(
@@ -78,6 +79,37 @@ def plot_blends(
     grid[0][0].set_ylabel("blend")
     grid[1][0].set_ylabel("true masks and boxes")
     save_figure(figure, path)
+
+
+def draw_found(
+    images: npt.NDArray[Any],
+    truth: Sequence[Sequence[Footprint]],
+    found: Sequence[Sequence[Footprint]],
+    rms: float,
+) -> npt.NDArray[np.uint8]:
+    """Draw blends with the true masks of their sources, and below with those that were found.
+
+    Parameters
+    ----------
+    images : (n, h, w) array
+    truth, found : sequence of sequence of Footprint
+        Of each blend.
+    rms : float
+        Noise of the sky.
+
+    Returns
+    -------
+    (height, width, 3) uint8 array
+    """
+    figure = new_figure(2.6 * len(images), 5.6)
+    grid = figure.subplots(2, len(images), squeeze=False)
+    for row, title, footprints in ((grid[0], "true", truth), (grid[1], "found", found)):
+        for axes, image, sources in zip(row, images, footprints, strict=True):
+            show_light(axes, image, rms)
+            masks = [source.to_full((image.shape[0], image.shape[1])) for source in sources]
+            _draw_masks(axes, np.array(masks, dtype=bool).reshape(-1, *image.shape))
+        row[0].set_ylabel(f"{title} masks and boxes")
+    return figure_pixels(figure)
 
 
 def plot_augmentation(

@@ -22,7 +22,7 @@ from galsep.workflows.finding import FoundSources, Prepared, find_sources, finis
 from galsep.workflows.judging import match_detectable
 from galsep.workflows.reporting import Reporter
 
-__all__ = ["calibrate", "calibrate_fluxes"]
+__all__ = ["best_f1", "calibrate", "calibrate_fluxes"]
 
 LIMIT = 1000
 """At most so many validation blends are looked at."""
@@ -98,6 +98,29 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
         "threshold": threshold,
         "validation": {**figures, "blends": len(blends)},
     }
+
+
+def best_f1(model: Model, data: Dataset, limit: int) -> tuple[float, float]:
+    """Find the score threshold of the best F1 on a part of the validation split.
+
+    Parameters
+    ----------
+    model : Model
+        Mask R-CNN, not calibrated.
+    data : Dataset
+    limit : int
+        At most so many blends are looked at.
+
+    Returns
+    -------
+    threshold, f1 : float
+        F1 of detectable sources whose centroid is matched within 5 px; 0 where nothing is.
+    """
+    blends = list(data.split("validation"))[:limit]
+    images = (data.detection_image(blend) for blend in blends)
+    seen = list(run_network(images, model, DeblendConfig()))
+    threshold, figures, _ = _threshold(model, data, blends, seen)
+    return threshold, float(figures["f1"] or 0)
 
 
 def calibrate_fluxes(

@@ -1,6 +1,7 @@
 """How a workflow tells its caller what it is doing, without knowing about terminals."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,6 +19,9 @@ class Reporter:
 
     def end(self) -> None:
         """The task is over."""
+
+    def epoch(self, name: str, headline: str, figures: Mapping[str, float]) -> None:
+        """An epoch of training is over: its figures, and those in ``headline`` worth a line."""
 
     def info(self, message: str) -> None:
         """Something worth a line."""

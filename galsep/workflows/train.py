@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,35 +14,48 @@ import torch
 import galsep
 from galsep.config import TrainConfig, dump_toml, read_toml, resolve
 from galsep.errors import OutputExistsError, UsageError
-from galsep.io.atomic import make_folder, whole_file, write_text
+from galsep.io.atomic import make_folder, remove_partial, whole_file, write_text
 from galsep.io.dataset import Dataset, load_dataset
-from galsep.model.device import choose_device, keep_memory
+from galsep.model.device import flushed_denormals, keep_memory
 from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
 from galsep.model.network import ARCHITECTURES, build_network
+from galsep.model.parallel import from_first, is_first, joined
 from galsep.model.separation import SeparationNetwork
 from galsep.model.separation_training import Separating
 from galsep.model.weights import (
+    UNCALIBRATED_THRESHOLD,
+    Model,
     find_weights,
     initial_weights,
     load_model,
     read_info,
     save_weights,
 )
-from galsep.workflows.calibrate import calibrate, calibrate_fluxes
+from galsep.workflows.calibrate import best_f1, calibrate, calibrate_fluxes
 from galsep.workflows.reporting import Reporter
+from galsep.workflows.watching import Board, check_tensorboard
 
-__all__ = ["TrainResult", "train"]
+__all__ = [
+    "TrainResult",
+    "example_makers",
+    "load_splits",
+    "separation_config",
+    "starting_network",
+    "train",
+]
 
 DOMAIN_SLACK = 0.1
 """Share by which an image's PSF may be narrower or wider than those of the training set."""
 
 STATE_FILE = "state.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
+BEST_FILE = "best.safetensors"
+METRICS_FILE, LOSSES_FILE = "metrics.csv", "losses.png"
 SEPARATION = "separation_"
 """Begins the names of what belongs to the separation network."""
 
-_RESUMABLE_CHANGES = frozenset({"device", "threads", "calibrate"})
+_RESUMABLE_CHANGES = frozenset({"device", "threads", "calibrate", "patience", "tensorboard"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +92,13 @@ def train(
     First Mask R-CNN, then the separation network on what it finds. After each epoch
     ``weights.safetensors`` (averaged weights), ``state.safetensors``, ``metrics.csv`` and
     ``losses.png`` are whole, for the separation network with ``separation_`` before the last three
-    names. In between, score threshold and calibration are chosen on the validation split; at the
-    end, fluxes are corrected there.
+    names; ``best.safetensors`` is Mask R-CNN as it was after the epoch of the best F1. In between,
+    score threshold and calibration are chosen on the validation split; at the end, fluxes are
+    corrected there. A run that was stopped in any way and resumed goes on as if it had not been: on
+    a CPU and with as many threads, to the last bit.
+
+    Processes that ``torchrun`` has started train together, each on its share of every batch, on
+    their own devices; the first of them writes the files.
 
     Parameters
     ----------
@@ -108,34 +126,82 @@ def train(
         After ``weights.safetensors`` has been written, when interrupted.
     """
     config = config or TrainConfig()
-    reporter = reporter or Reporter()
-    folder = Path(output)
-    device = choose_device(config.device)
-    started = (folder / STATE_FILE).exists()
+    with joined(config.device) as device, flushed_denormals():
+        first = (reporter or Reporter()) if is_first() else Reporter()
+        return _train_on(
+            device,
+            Path(dataset),
+            Path(output),
+            config,
+            resume=resume,
+            overwrite=overwrite,
+            reporter=first,
+        )
+
+
+def _train_on(
+    device: torch.device,
+    dataset: Path,
+    folder: Path,
+    config: TrainConfig,
+    *,
+    resume: bool,
+    overwrite: bool,
+    reporter: Reporter,
+) -> TrainResult:
+    started = from_first((folder / STATE_FILE).exists())
     if started and not (resume or overwrite):
         raise OutputExistsError(f"{folder}: holds a run; give --resume to go on or --overwrite")
     if started and resume:
         _check_same(folder, config)
+    if config.tensorboard:
+        check_tensorboard()
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_memory()
-    data = load_dataset(Path(dataset))
+    data = load_splits(dataset)
+    network, origin = starting_network(config)
+    reporter.info(f"starting weights: {origin}")
+    run = _Run(folder, config, data, device, reporter, _info(config, data, origin))
+    detector = Trainer(network, config, device)
+    if is_first():
+        _prepare(folder, config, anew=not (started and resume))
+    run.detector(detector)
+    history = run.separator(detector) if config.separation_epochs else []
+    return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
+
+
+def load_splits(dataset: Path) -> Dataset:
+    """Load a data set to train and validate on.
+
+    Raises
+    ------
+    DatasetError, UsageError
+        When it is not usable or one of the splits is empty.
+    """
+    data = load_dataset(dataset)
     if not data.split("train") or not data.split("validation"):
         raise UsageError(f"{dataset}: needs blends in its train and validation splits")
+    return data
+
+
+def starting_network(config: TrainConfig) -> tuple[torch.nn.Module, str]:
+    """Build Mask R-CNN with its starting weights, and say where they come from."""
     torch.manual_seed(config.seed)
     network = build_network(ARCHITECTURES[config.recipe])
-    origin = initial_weights(network, config.init)
-    reporter.info(f"starting weights: {origin}")
-    run = _Run(folder, config, data, reporter, _info(config, data, origin))
-    detector = Trainer(network, config, device)
+    return network, initial_weights(network, config.init)
+
+
+def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:
+    """Make the run's folder, without what a process that was killed or an earlier run left."""
     make_folder(folder)
-    if not (started and resume):
-        for name in (STATE_FILE, SEPARATION + STATE_FILE):
+    by_epoch = [STATE_FILE, METRICS_FILE, LOSSES_FILE]
+    written = [BEST_FILE, *by_epoch, *(SEPARATION + name for name in by_epoch)]
+    remove_partial(folder / name for name in [WEIGHTS_FILE, "config.toml", *written])
+    if anew:
+        for name in written:
             (folder / name).unlink(missing_ok=True)
         write_text(folder / "config.toml", dump_toml(config))
-    run.detector(detector)
-    history = run.separator(detector, device) if config.separation_epochs else []
-    return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
 
 
 @dataclass(slots=True)
@@ -145,6 +211,7 @@ class _Run:
     folder: Path
     config: TrainConfig
     data: Dataset
+    device: torch.device
     reporter: Reporter
     info: dict[str, Any]
 
@@ -154,59 +221,69 @@ class _Run:
         if kept is not None:
             self.info["separation"] = read_info(find_weights(self.config.init))["separation"]
 
-        def save() -> None:
-            about = {**self.info, "epoch": trainer.epoch} if self.config.epochs else self.info
-            save_weights(self.weights, trainer.average, about, kept)
+        def save(path: Path) -> None:
+            if trainer.history:
+                last = trainer.history[-1]
+                self.info["epoch"] = trainer.epoch
+                self.info["threshold"] = last.get("validation_threshold", UNCALIBRATED_THRESHOLD)
+            save_weights(path, trainer.average, self.info, kept)
 
-        self._train(trainer, "", save, _examples(self.data, self.config))
+        judge = self._judge if self.config.f1_size else None
+        self._train(trainer, "", save, example_makers(self.data, self.config), judge)
+        if not is_first():
+            return
+        save(self.weights)
         if not self.config.epochs:
+            # Where it stays as it was, so do its threshold and its calibration.
             trainer.save(self.folder / STATE_FILE)
-        else:
-            self.info["epoch"] = trainer.epoch
-        save()
-        # Where it stays as it was, so do its threshold and its calibration.
-        if self.config.calibrate and self.config.epochs:
-            model = load_model(self.weights, self.config.device)
-            self.info |= calibrate(model, self.data, self.reporter)
-            save()
+        elif self.config.calibrate:
+            self.info |= calibrate(self._model(), self.data, self.reporter)
+            save_weights(self.weights, trainer.average, self.info, kept)
 
-    def separator(self, detector: Trainer, device: torch.device) -> list[dict[str, float]]:
+    def _judge(self, network: torch.nn.Module) -> dict[str, float]:
+        """F1 on a part of the validation split, and the score threshold where it is best."""
+        figures: tuple[float, float] = (0.0, 0.0)
+        if is_first():
+            model = self._as_it_is(network)
+            figures = best_f1(model, self.data, self.config.f1_size)
+        threshold, f1 = from_first(figures)
+        return {"validation_f1": f1, "validation_threshold": threshold}
+
+    def _as_it_is(self, network: torch.nn.Module) -> Model:
+        architecture = ARCHITECTURES[self.config.recipe]
+        return Model(network.eval(), architecture, self.info, "", self.device)
+
+    def _model(self) -> Model:
+        """The weights as they were written last."""
+        return load_model(self.weights, str(self.device))
+
+    def separator(self, detector: Trainer) -> list[dict[str, float]]:
         """Train the separation network on what Mask R-CNN finds, and correct its fluxes."""
-        config = replace(
-            self.config,
-            recipe="compact",
-            epochs=self.config.separation_epochs,
-            optimizer="adamw",
-            weight_decay=1e-3,
-            schedule="cosine",
-            warmup=200,
-            stages=(("all", self.config.separation_epochs, self.config.separation_rate),),
-            ema=0.999,
-            compose=True,
-            max_groups=self.config.separation_groups,
-        )
+        config = separation_config(self.config)
         torch.manual_seed(config.seed)
-        objective = Separating(load_model(self.weights, self.config.device))
+        from_first(None)  # Until then, the weights may not be there.
+        objective = Separating(self._model())
         trainer = Trainer(
-            _given_separator(self.config.init) or SeparationNetwork(), config, device, objective
+            _given_separator(self.config.init) or SeparationNetwork(),
+            config,
+            self.device,
+            objective,
         )
         about: dict[str, Any] = {
             "training": dataclasses.asdict(config), "dataset": _about(self.data),
         }  # fmt: skip
 
-        def save() -> None:
+        def save(path: Path) -> None:
             separation = {**about, "epoch": trainer.epoch}
             info = {**self.info, "separation": separation}
             network = cast(SeparationNetwork, trainer.average)
-            save_weights(self.weights, detector.average, info, network)
+            save_weights(path, detector.average, info, network)
 
-        examples = _examples(self.data, config, config.separation_depth)
+        examples = example_makers(self.data, config, config.separation_depth)
         self._train(trainer, SEPARATION, save, examples)
-        if self.config.calibrate:
-            about |= calibrate_fluxes(
-                load_model(self.weights, self.config.device), self.data, self.reporter
-            )
-            save()
+        if self.config.calibrate and is_first():
+            about |= calibrate_fluxes(self._model(), self.data, self.reporter)
+            save(self.weights)
         return trainer.history
 
     @property
@@ -218,41 +295,107 @@ class _Run:
         self,
         trainer: Trainer,
         prefix: str,
-        save: Callable[[], None],
+        save: Callable[[Path], None],
         examples: tuple[ExampleMaker, ExampleMaker],
+        judge: Callable[[torch.nn.Module], Mapping[str, float]] | None = None,
     ) -> None:
         """Train to the last epoch, from where it stopped; the weights are usable at any time."""
         state = self.folder / (prefix + STATE_FILE)
-        epochs = trainer.config.epochs
-        if state.exists():
+        epochs, patience = trainer.config.epochs, trainer.config.patience
+        if from_first(state.exists()):
             trainer.restore(state)
             self.reporter.info(f"resuming after {prefix}epoch {trainer.epoch} of {epochs}")
+        board = self._board(prefix, trainer.epoch)
         try:
-            while trainer.epoch < epochs:
-                self._epoch(trainer, prefix, examples)
-                save()
-                _write_figures(self.folder, prefix, trainer)
-                # Last, so that a state that exists has its weights and figures beside it.
-                trainer.save(state)
+            while trainer.epoch < epochs and not _has_stalled(trainer.history, patience):
+                self._epoch(trainer, prefix, examples, judge)
+                if is_first():
+                    save(self.weights)
+                    if _best_epoch(trainer.history) == trainer.epoch:
+                        save(self.folder / BEST_FILE)
+                    _write_figures(self.folder, prefix, trainer)
+                    self._show(board, trainer, pictures=not prefix)
+                    # Last, so that a state that exists has its weights and figures beside it.
+                    trainer.save(state)
         except KeyboardInterrupt:
-            save()
+            if is_first():
+                save(self.weights)
             self.reporter.warn(f"interrupted: {self.weights} is usable; --resume goes on")
             raise
+        finally:
+            if board is not None:
+                board.close()
+        if trainer.epoch < epochs:
+            self.reporter.info(
+                f"stopped after epoch {trainer.epoch}: F1 was best after epoch "
+                f"{_best_epoch(trainer.history)}, {self.folder / BEST_FILE}"
+            )
+
+    def _board(self, prefix: str, epoch: int) -> Board | None:
+        if not (self.config.tensorboard and is_first()):
+            return None
+        name = "separation" if prefix else "detection"
+        return Board(self.folder / "tensorboard" / name, epoch)
+
+    def _show(self, board: Board | None, trainer: Trainer, *, pictures: bool) -> None:
+        if board is None:
+            return
+        board.figures(trainer.history[-1])
+        if pictures:
+            board.pictures(self._as_it_is(trainer.average), self.data, trainer.epoch)
 
     def _epoch(
-        self, trainer: Trainer, prefix: str, examples: tuple[ExampleMaker, ExampleMaker]
+        self,
+        trainer: Trainer,
+        prefix: str,
+        examples: tuple[ExampleMaker, ExampleMaker],
+        judge: Callable[[torch.nn.Module], Mapping[str, float]] | None,
     ) -> None:
         name = f"{prefix.replace('_', ' ')}epoch {trainer.epoch + 1}"
         reporter = self.reporter
         reporter.begin(f"{name}/{trainer.config.epochs}", trainer.config.epoch_size)
         figures = trainer.run_epoch(
-            *examples, lambda n, loss: reporter.advance(n, f"loss {loss:.3f}")
+            *examples, lambda n, loss: reporter.advance(n, f"loss {loss:.3f}"), judge
         )
         reporter.end()
-        reporter.info(
-            f"{name}: loss {figures['train_loss']:.4f}, validation "
-            f"{figures['validation_loss']:.4f}, {figures['images_per_second']:.1f} images/s"
-        )
+        reporter.epoch(name, _headline(figures), figures)
+
+
+def _headline(figures: Mapping[str, float]) -> str:
+    f1 = f", F1 {figures['validation_f1']:.3f}" if "validation_f1" in figures else ""
+    return (
+        f"loss {figures['train_loss']:.4f}, validation {figures['validation_loss']:.4f}{f1}, "
+        f"{figures['images_per_second']:.1f} images/s"
+    )
+
+
+def separation_config(config: TrainConfig) -> TrainConfig:
+    """How the separation network is trained in a run."""
+    return replace(
+        config,
+        recipe="compact",
+        epochs=config.separation_epochs,
+        optimizer="adamw",
+        weight_decay=1e-3,
+        schedule="cosine",
+        warmup=200,
+        stages=(("all", config.separation_epochs, config.separation_rate),),
+        ema=0.999,
+        compose=True,
+        max_groups=config.separation_groups,
+        patience=0,
+    )
+
+
+def _best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Epoch of the best F1, the first of several; 0 where it was not measured."""
+    f1 = [figures.get("validation_f1", -1.0) for figures in history]
+    return f1.index(max(f1)) + 1 if max(f1, default=-1.0) >= 0 else 0
+
+
+def _has_stalled(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Whether F1 has not become better for so many epochs; never where that is 0."""
+    return bool(patience) and len(history) - _best_epoch(history) >= patience
 
 
 def _write_figures(folder: Path, prefix: str, trainer: Trainer) -> None:
@@ -262,8 +405,8 @@ def _write_figures(folder: Path, prefix: str, trainer: Trainer) -> None:
     writer = csv.DictWriter(text, fieldnames=list(trainer.history[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(trainer.history)
-    write_text(folder / f"{prefix}metrics.csv", text.getvalue())
-    with whole_file(folder / f"{prefix}losses.png") as picture:
+    write_text(folder / (prefix + METRICS_FILE), text.getvalue())
+    with whole_file(folder / (prefix + LOSSES_FILE)) as picture:
         plot_losses(trainer.history, trainer.objective.parts, picture)
 
 
@@ -274,9 +417,11 @@ def _given_separator(init: str) -> SeparationNetwork | None:
     return load_model(init, "cpu").separator
 
 
-def _examples(
+def example_makers(
     data: Dataset, config: TrainConfig, depth: float = 0.0
 ) -> tuple[ExampleMaker, ExampleMaker]:
+    """Make what gives the examples to train and to validate on."""
+
     def maker(split: str) -> ExampleMaker:
         return ExampleMaker(
             data,

@@ -139,6 +139,42 @@ def test_a_bar_on_a_narrow_terminal():
     assert max(map(len, plain.splitlines())) <= 30
 
 
+EPOCHS = """
+from galsep.cli.console import ConsoleReporter
+def figures(loss):
+    return {
+        "epoch": 1.0, "learning_rate": 0.001, "train_loss": loss, "validation_loss": loss + 1,
+        "train_loss_mask": 0.25, "validation_loss_mask": 0.5, "validation_f1": 0.75,
+    }
+with ConsoleReporter() as reporter:
+    for number in range(8):
+        reporter.begin(f"epoch {number}", 4)
+        reporter.advance(4)
+        reporter.end()
+        reporter.epoch(f"epoch {number}", "said", figures(float(number)))
+    reporter.begin("the last", 4)
+    reporter.end()
+"""
+
+
+def test_the_last_epochs_stay_in_a_table_above_the_bar():
+    text = on_a_terminal(["-c", EPOCHS], "stderr", COLUMNS="100")
+    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", text)
+    assert plain.count("said") == 8
+    last = plain[: plain.rindex("the last")].rpartition("train / validation")[2]
+    lines = [line.split() for line in last.splitlines() if line.strip()]
+    assert lines[0] == ["loss", "mask", "f1", "learning", "rate"]
+    # Those that have gone by, but not all.
+    assert [line[:2] for line in lines[1:]] == [["epoch", str(n)] for n in range(2, 8)]
+    assert lines[-1][2:] == ["7.000/8.000", "0.250/0.500", "0.75", "0.001"]
+
+
+def test_epochs_are_lines_elsewhere(capsys):
+    with ConsoleReporter() as reporter:
+        reporter.epoch("epoch 1", "loss 2", {"train_loss": 2.0})
+    assert capsys.readouterr().err == "epoch 1: loss 2\n"
+
+
 TABLE = """
 from rich.table import Table
 from rich.text import Text

@@ -10,7 +10,7 @@ from galsep.model.weights import load_model
 from .conftest import names
 
 RUN_FILES = [
-    "config.toml", "losses.png", "metrics.csv",
+    "best.safetensors", "config.toml", "losses.png", "metrics.csv",
     "separation_losses.png", "separation_metrics.csv", "separation_state.safetensors",
     "state.safetensors", "weights.safetensors",
 ]  # fmt: skip
@@ -23,7 +23,7 @@ SMALL = (*SIZES, "--threads", 1, "--device", "cpu")
 def quick(tmp_path):
     """Settings that have no option, for the shortest of runs."""
     file = tmp_path / "quick.toml"
-    file.write_text("validation_size = 2\ncalibrate = false\namp = false\n")
+    file.write_text("validation_size = 2\nf1_size = 2\ncalibrate = false\namp = false\n")
     return ("--config", file)
 
 
@@ -49,6 +49,25 @@ def test_a_run_and_its_resumption(galsep, dataset, tmp_path, quick):
     refused = galsep("train", dataset, "--output", run, "--epochs", 1)
     assert refused.code == 3
     assert "--resume" in refused.error
+
+
+def test_a_dry_run_measures_and_writes_nothing(galsep, dataset, tmp_path, monkeypatch, quick):
+    from galsep.workflows import rehearse
+
+    monkeypatch.setattr(rehearse, "STEPS", 2)
+    monkeypatch.setattr(rehearse, "WARMUP", 1)
+    monkeypatch.setattr(rehearse, "peak_memory", lambda _: 3 * 2**29)
+    monkeypatch.chdir(tmp_path)
+    outcome = galsep("train", dataset, "--dry-run", *SMALL, *quick)
+    assert outcome.code == 0
+    title, _, detector, separator, total = outcome.out.splitlines()
+    assert title.startswith("on cpu, peak memory 1.5 GiB")
+    parameters = sum(p.numel() for p in load_model(device="cpu").network.parameters())
+    assert detector.startswith("Mask R-CNN")
+    assert f" {parameters:,} " in detector
+    assert separator.startswith("separation network")
+    assert total.startswith("all")
+    assert names(tmp_path) == ["quick.toml"]
 
 
 def test_resuming_takes_the_settings_of_the_run(galsep, tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
+from galsep.model.assignment import collect
 from galsep.model.heads import (
     GALAXY,
     SourceHeads,
@@ -10,6 +11,7 @@ from galsep.model.heads import (
     _suppress,
     _voted,
 )
+from galsep.model.proposals import Proposals
 
 
 def heads(predictions=2):
@@ -22,34 +24,45 @@ def heads(predictions=2):
 
 def truth(boxes, ignored=()):
     n = len(boxes)
-    return {
+    target = {
         "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         "labels": torch.full((n,), GALAXY),
         "ignored": torch.tensor(ignored, dtype=torch.float32).reshape(-1, 4),
+        "masks": torch.zeros((n, 120, 120), dtype=torch.uint8),
+        "light": torch.zeros((n, 120, 120)),
+        "total": torch.zeros((120, 120)),
+        "seed": torch.tensor(3),
     }
+    return collect([target])
+
+
+def proposed(boxes):
+    boxes = torch.tensor(boxes)[None]
+    number = torch.arange(boxes.shape[1])[None]
+    return Proposals(boxes, number, torch.ones_like(number, dtype=torch.bool))
 
 
 def test_a_proposal_holds_both_of_a_close_pair():
     pair = truth([(10, 10, 30, 30), (13, 10, 33, 30), (80, 80, 90, 90)])
-    proposals = torch.tensor([[11.0, 10, 32, 30], [79, 80, 90, 91], [50, 50, 60, 60]])
-    boxes, labels, offsets = heads()._sample(proposals, pair)
+    proposals = proposed([[11.0, 10, 32, 30], [79, 80, 90, 91], [50, 50, 60, 60]])
+    boxes, _, labels, offsets = heads()._sample(proposals, pair)
     both = (labels > 0).all(1)
     assert both.sum() == 3  # the first proposal and the two true boxes, which are proposals too
     single = labels[:, 0] > 0
     assert (single & ~both).sum() == 2
     # Decoded, the offsets of the first proposal give the two true boxes, best first.
-    row = int(torch.where((boxes == proposals[0]).all(1))[0])
+    row = int(torch.where((boxes == proposals.boxes[0, 0]).all(1))[0])
     coder = heads()._coder
     decoded = torch.stack([coder.decode_single(offsets[row, k][None], boxes[[row]])[0]
                            for k in range(2)])  # fmt: skip
     assert {tuple(box) for box in decoded.round().tolist()} == {
-        tuple(map(float, box)) for box in pair["boxes"][:2].tolist()
+        tuple(map(float, box)) for box in pair.boxes[0, :2].tolist()
     }
 
 
 def test_undetectable_sources_are_neither_positive_nor_negative():
-    proposals = torch.tensor([[50.0, 50, 60, 60], [90, 90, 100, 100]])
-    boxes, labels, _ = heads()._sample(proposals, truth([], ignored=[(50, 50, 60, 60)]))
+    proposals = proposed([[50.0, 50, 60, 60], [90, 90, 100, 100]])
+    boxes, _, labels, _ = heads()._sample(proposals, truth([], ignored=[(50, 50, 60, 60)]))
     assert boxes.tolist() == [[90, 90, 100, 100]]
     assert labels.tolist() == [[0, 0]]
 

@@ -243,11 +243,11 @@ def test_the_detector_says_what_is_seen(examples, network):
     objective = Separating(model)
 
     def loss(seed):
-        objective.begin(np.random.default_rng(seed))
+        seeded = [dataclasses.replace(example, seed=seed) for example in examples[:2]]
         with torch.no_grad():
-            return objective(network, examples[:2], CPU, autocast=False)
+            return objective(network, seeded, CPU, autocast=False)
 
-    first, again, other = loss(1), loss(1), loss(2)
+    first, again, other = loss(1), loss(1), loss(3)
     assert set(first) == set(Separating.parts)
     assert all(torch.isfinite(part) for part in first.values())
     assert first == again

@@ -9,7 +9,8 @@ from galsep.io.dataset import load_dataset
 from galsep.model.engine import Detecting
 from galsep.model.separation_training import Separating
 from galsep.model.weights import load_model
-from galsep.workflows.calibrate import calibrate
+from galsep.workflows import train as module
+from galsep.workflows.calibrate import best_f1, calibrate
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.simulate import simulate
 from galsep.workflows.train import train
@@ -32,6 +33,7 @@ def small(**options):
             "epoch_size": 4,
             "batch_size": 2,
             "validation_size": 2,
+            "f1_size": 2,
             "device": "cpu",
             **options,
         },
@@ -42,9 +44,8 @@ def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
     result = train(dataset, tmp_path / "run", small())
     files = {path.name for path in (tmp_path / "run").iterdir()}
     figures = {"metrics.csv", "losses.png", "state.safetensors"}
-    assert files == {"weights.safetensors", "config.toml"} | figures | {
-        f"separation_{name}" for name in figures
-    }
+    weights = {"weights.safetensors", "best.safetensors"}
+    assert files == {"config.toml"} | weights | figures | {f"separation_{name}" for name in figures}
     for prefix, objective in (("", Detecting), ("separation_", Separating)):
         with (tmp_path / "run" / f"{prefix}metrics.csv").open() as stream:
             rows = list(csv.DictReader(stream))
@@ -64,6 +65,43 @@ def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
         train(dataset, tmp_path / "run", small())
     with pytest.raises(UsageError, match="began with"):
         train(dataset, tmp_path / "run", small(seed=9), resume=True)
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """Have F1 after each epoch be what is asked for."""
+
+    def give(*values):
+        left = iter(values)
+        monkeypatch.setattr(module, "best_f1", lambda *_: (0.4, next(left)))
+
+    return give
+
+
+def test_the_best_epoch_is_kept_and_without_a_better_one_training_ends(dataset, tmp_path, scores):
+    scores(0.3, 0.5, 0.5, 0.4, 0.9)
+    config = small(epochs=5, patience=2, separation_epochs=0, calibrate=False)
+    history = train(dataset, tmp_path / "run", config).history
+    assert [figures["validation_f1"] for figures in history] == [0.3, 0.5, 0.5, 0.4]
+    best, last = (load_model(tmp_path / "run" / f"{name}.safetensors", "cpu")
+                  for name in ("best", "weights"))  # fmt: skip
+    assert (best.info["epoch"], last.info["epoch"]) == (2, 4)
+    assert best.threshold == 0.4
+    pairs = zip(best.network.parameters(), last.network.parameters(), strict=True)
+    assert any((a != b).any() for a, b in pairs)
+    # Resumed with more patience, it goes on.
+    scores(0.6)
+    config = small(epochs=5, patience=3, separation_epochs=0, calibrate=False)
+    resumed = train(dataset, tmp_path / "run", config, resume=True)
+    assert len(resumed.history) == 5
+    assert load_model(tmp_path / "run" / "best.safetensors", "cpu").info["epoch"] == 5
+
+
+def test_f1_is_that_of_the_threshold(dataset):
+    """Of the packaged weights, which find nearly all."""
+    threshold, f1 = best_f1(load_model(device="cpu"), load_dataset(dataset), 2)
+    assert 0.2 <= threshold <= 0.7
+    assert 0.5 < f1 <= 1
 
 
 class Interrupting(Reporter):

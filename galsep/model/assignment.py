@@ -1,0 +1,142 @@
+"""What each anchor and each proposal should say, for a whole batch of stamps at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+__all__ = ["Truths", "box_ious", "collect", "near_ignored", "sample"]
+
+IGNORE_IOU = 0.3
+"""Anchors and proposals that overlap an undetectable source this much are left out of the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truths:
+    """True sources of ``N`` stamps, filled up to ``T`` a stamp.
+
+    Parameters
+    ----------
+    boxes : FloatTensor[N, T, 4]
+        Fillers are boxes of one pixel.
+    labels : IntTensor[N, T]
+        Classes; 0 for fillers.
+    real : BoolTensor[N, T]
+        Which are no fillers.
+    ignored : FloatTensor[N, K, 4]
+        Sources that are neither positive nor negative; fillers are empty.
+    masks : UInt8Tensor[M, 120, 120]
+        Of all real sources in order.
+    light : FloatTensor[M, 120, 120]
+        Their noiseless light, sky rms.
+    total : FloatTensor[N, 120, 120]
+        All noiseless light of each stamp.
+    seed : IntTensor[N]
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    real: Tensor
+    ignored: Tensor
+    masks: Tensor
+    light: Tensor
+    total: Tensor
+    seed: Tensor
+
+    @property
+    def stamp(self) -> Tensor:
+        """Stamp of each of the ``M`` real sources."""
+        return torch.where(self.real)[0]
+
+
+def collect(targets: Sequence[dict[str, Tensor]]) -> Truths:
+    """Join the targets of stamps, as :func:`galsep.model.network.build_network` describes them."""
+    labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
+    boxes = pad_sequence([target["boxes"] for target in targets], batch_first=True)
+    real = labels > 0
+    pixel = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return Truths(
+        boxes=torch.where(real[..., None], boxes, pixel),
+        labels=labels,
+        real=real,
+        ignored=pad_sequence([target["ignored"] for target in targets], batch_first=True),
+        masks=torch.cat([target["masks"] for target in targets]),
+        light=torch.cat([target["light"] for target in targets]),
+        total=torch.stack([target["total"] for target in targets]),
+        seed=torch.stack([target["seed"] for target in targets]),
+    )
+
+
+def box_ious(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of all boxes of each stamp with each other.
+
+    Parameters
+    ----------
+    first : FloatTensor[N, a, 4]
+    second : FloatTensor[N, b, 4] or FloatTensor[b, 4]
+
+    Returns
+    -------
+    FloatTensor[N, a, b]
+    """
+    one, other = first[:, :, None], second[..., None, :, :]
+    low = torch.maximum(one[..., :2], other[..., :2])
+    high = torch.minimum(one[..., 2:], other[..., 2:])
+    both = (high - low).clamp_min(0).prod(-1)
+    areas = (one[..., 2:] - one[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1)
+    return both / (areas - both)
+
+
+def near_ignored(boxes: Tensor, truths: Truths) -> Tensor:
+    """Which boxes lie on a source that is neither a positive nor a negative.
+
+    Parameters
+    ----------
+    boxes : FloatTensor[N, b, 4] or FloatTensor[b, 4]
+    truths : Truths
+
+    Returns
+    -------
+    BoolTensor[N, b]
+    """
+    near: Tensor = (box_ious(truths.ignored, boxes) > IGNORE_IOU).any(1)
+    return near
+
+
+def sample(kind: Tensor, keys: Tensor, size: int, positives: int) -> tuple[Tensor, Tensor]:
+    """Choose at random positives, at most so many, and fill up with negatives, a stamp.
+
+    Parameters
+    ----------
+    kind : Tensor[N, b]
+        1 for a positive, 0 for a negative, −1 for neither.
+    keys : IntTensor[N, b]
+        Not negative; those with the highest are chosen.
+    size, positives : int
+
+    Returns
+    -------
+    index : IntTensor[N, size]
+        What was chosen, positives first.
+    chosen : BoolTensor[N, size]
+        Which places are taken.
+    """
+    best, first = _highest(torch.where(kind == 1, keys, -1), positives)
+    others, then = _highest(torch.where(kind == 0, keys, -1), size)
+    taken, left = (best >= 0).sum(1, keepdim=True), (others >= 0).sum(1, keepdim=True)
+    place = torch.arange(size, device=kind.device).expand(len(kind), -1)
+    after = then.gather(1, (place - taken).clamp_min(0))
+    before = first.gather(1, place.clamp_max(first.shape[1] - 1))
+    return torch.where(place < taken, before, after), place < taken + left
+
+
+def _highest(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest keys and where they are; −1 where there are too few."""
+    missing = count - keys.shape[1]
+    if missing > 0:
+        keys = torch.cat([keys, keys.new_full((len(keys), missing), -1)], 1)
+    highest = keys.topk(count, dim=1)
+    index = highest.indices.clamp_max(keys.shape[1] - 1 - max(0, missing))
+    return highest.values, index
