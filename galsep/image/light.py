@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import MAX_PIXEL
 from galsep.image.background import estimate_background
 from galsep.image.noise import scale_noise
 from galsep.planes import Planes
 
 __all__ = ["Frame", "Light", "without_background"]
+
+ABSURD = 1e15
+"""Light of so many rms is no light: double precision does not hold both it and the noise, and
+single precision no sum of its square over a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +93,30 @@ def without_background(frame: Frame, mesh: int, planes: Planes | None = None) ->
     mask = planes.new(shape, np.bool_)
     data = planes.new(shape, np.float32 if single else np.float64)
     for rows in planes.blocks(shape):
-        np.logical_or(frame.mask[rows], ~np.isfinite(frame.data[rows]), out=mask[rows])
+        usable = np.abs(frame.data[rows]) < MAX_PIXEL
+        np.logical_or(frame.mask[rows], ~usable, out=mask[rows])
         data[rows] = np.where(mask[rows], 0, frame.data[rows])
     background = estimate_background(data, mask, mesh, planes)
     light = data if single else planes.new(shape, np.float32)
     for rows in planes.blocks(shape):
         light[rows] = np.where(mask[rows], 0, data[rows] - background.level[rows])
+    _hide_absurd(light, mask, background.rms, planes)
     if frame.noise is None:
         return Light(light, mask, background.level, background.rms, None, None, frame.gain)
     noise = scale_noise(frame.noise, light, background.rms, mask, planes)
+    _hide_absurd(light, mask, noise.sky, planes)
     return Light(light, mask, background.level, noise.sky, noise.total, noise.scale, frame.gain)
+
+
+def _hide_absurd(
+    light: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    rms: npt.NDArray[np.float32],
+    planes: Planes,
+) -> None:
+    """Make pixels unusable whose light is more than :data:`ABSURD` rms, in place."""
+    for rows in planes.blocks((light.shape[0], light.shape[1])):
+        with np.errstate(over="ignore"):
+            absurd = np.abs(light[rows]) > np.float32(ABSURD) * rms[rows]
+        mask[rows] |= absurd
+        light[rows][absurd] = 0

@@ -16,7 +16,7 @@ from galsep.io.image import list_images, read_plane
 from galsep.io.listing import list_contents
 from galsep.workflows.files import deblend_files
 
-__all__ = ["deblended", "line_problem", "product_problems", "read"]
+__all__ = ["bare", "deblended", "everything", "line_problem", "product_problems", "read"]
 
 LONGEST = 400
 """Letters of a message, beside the path."""
@@ -94,7 +94,11 @@ def _fits_problems(file: Path) -> list[str]:
     return problems
 
 
-def everything(**settings: object) -> DeblendConfig:
+def everything() -> DeblendConfig:
     """Settings with all side products, and a batch as small as the images."""
-    products = dict.fromkeys(("preview", "isolated", "residual", "report"), True)
-    return dataclasses.replace(DeblendConfig(device="cpu", batch_size=1), **products, **settings)
+    return dataclasses.replace(bare(), preview=True, isolated=True, residual=True, report=True)
+
+
+def bare() -> DeblendConfig:
+    """The same without side products."""
+    return DeblendConfig(device="cpu", batch_size=1)
