@@ -21,7 +21,7 @@ from galsep.io.header import one_line, quiet_astropy
 
 if TYPE_CHECKING:
     from astropy.io import fits
-    from astropy.io.fits.hdu.base import NonstandardExtHDU
+    from astropy.io.fits.hdu.base import _BaseHDU
 
 __all__ = [
     "Extension",
@@ -179,18 +179,19 @@ def _axes_bounded() -> Iterator[None]:
     """Have astropy refuse headers of more axes than FITS has; it would look for each of them."""
     from astropy.io import fits
 
-    fits.register_hdu(_impossible_hdu())
+    fits.register_hdu(_wrong_hdu())
     try:
         yield
     finally:
-        fits.unregister_hdu(_impossible_hdu())
+        fits.unregister_hdu(_wrong_hdu())
 
 
 @functools.cache
-def _impossible_hdu() -> "type[NonstandardExtHDU]":
-    from astropy.io.fits.hdu.base import NonstandardExtHDU
+def _wrong_hdu() -> "type[_BaseHDU]":
+    from astropy.io.fits.hdu.base import _BaseHDU
 
-    class ImpossibleHDU(NonstandardExtHDU):  # type: ignore[misc]
+    # astropy asks the classes in the reverse order of their names.
+    class _WrongHDU(_BaseHDU):  # type: ignore[misc]
         """An HDU of which only the number of axes is known, which is no such number."""
 
         @classmethod
@@ -201,7 +202,7 @@ def _impossible_hdu() -> "type[NonstandardExtHDU]":
         def __init__(self, *, header: Any, data: Any) -> None:  # noqa: ARG002 (astropy's signature)
             raise OSError(f"NAXIS is {header['NAXIS']}")
 
-    return ImpossibleHDU
+    return _WrongHDU
 
 
 def _is_plain(path: Path) -> bool:
