@@ -319,6 +319,6 @@ def _gain(header: "fits.Header") -> float:
     """Electrons per unit, 0 when unknown. Where both are given, GAIN is a camera's setting."""
     for name in ("EGAIN", "GAIN"):
         value = header_number(header, name)
-        if value is not None and value > 0:
+        if value is not None and 1 / MAX_PIXEL < value < MAX_PIXEL:
             return value
     return 0.0

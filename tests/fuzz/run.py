@@ -16,6 +16,8 @@ import time
 import warnings
 from pathlib import Path
 
+import torch
+
 from galsep.config import DeblendConfig
 
 from .check import bare, deblended, everything, line_problem, product_problems, read
@@ -101,6 +103,7 @@ def _work(options: argparse.Namespace) -> None:
     """Take one input after the other, and write down what became of each."""
     signal.signal(signal.SIGALRM, _hang)
     warnings.simplefilter("error")
+    torch.set_num_threads(1)
     configs = [everything(), bare()]
     with tempfile.TemporaryDirectory() as scratch, options.worker.open("a") as log:
         folder = Path(scratch)

@@ -456,6 +456,7 @@ def test_astropy_says_nothing(tmp_path, capsys):
         ({"GAIN": -1.0}, 0.0),
         ({"GAIN": "high"}, 0.0),
         ({"GAIN": True}, 0.0),
+        ({"GAIN": 1e-300}, 0.0),
     ],
 )
 def test_gain(tmp_path, cards, gain):

@@ -1,4 +1,4 @@
-"""Images that no survey means to take, and what becomes of them: ``docs/limits.md`` says the same."""
+"""Images that no survey means to take, and what becomes of them, as ``docs/limits.md`` has it."""
 
 import warnings
 from dataclasses import replace
