@@ -71,7 +71,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(images, tmp_path, command):
     lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (1, "")
     assert len(lines) == (3 if command == "deblend" else 1)
-    reason = r"(File too large|requested and \d+ written; is the disk full\?)"
+    reason = r"(File too large|\d+ requested and \d+ written; is the disk full\?)"
     for line in lines:
         assert re.match(rf"error: {output}/[\w.-]+: cannot write \({reason}\)$", line)
     assert not partial(output)
