@@ -23,6 +23,7 @@ __all__ = [
     "FITS_ORIGIN",
     "MASK_THRESHOLD",
     "MATCH_RADIUS",
+    "MAX_PIXEL",
     "STAMP_SIZE",
     "bounds_to_boxes",
     "boxes_to_bounds",
@@ -43,6 +44,10 @@ DETECTABLE_MIN_AREA = 5
 
 MATCH_RADIUS = 5.0
 """Largest centroid distance of a match, in pixels (the rule of BTK)."""
+
+MAX_PIXEL = 1e30
+"""Pixel values of this size and beyond count as no data, like IRAF's INDEF (1.6e38): single
+precision holds no sum of their squares."""
 
 FITS_ORIGIN = 1
 """FITS counts pixels from one."""

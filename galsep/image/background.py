@@ -148,9 +148,10 @@ def bright_pixels(
     excess = np.zeros((height + height % 2, width + width % 2), dtype=np.float32)
     inside = excess[:height, :width]
     # A constant image has no noise, and nothing stands out of it.
-    np.divide(light, np.maximum(rms, np.float32(1e-30)), out=inside)
-    inside[mask] = 0
-    blocks = excess[::2, ::2] + excess[1::2, ::2] + excess[::2, 1::2] + excess[1::2, 1::2]
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.divide(light, np.maximum(rms, np.float32(1e-30)), out=inside)
+        inside[mask] = 0
+        blocks = excess[::2, ::2] + excess[1::2, ::2] + excess[::2, 1::2] + excess[1::2, 1::2]
     grown = blocks > 4 * SOURCE_LEVEL
     for _ in range(SOURCE_GROWTH):
         grown = _with_sides(grown)

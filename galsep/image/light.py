@@ -7,11 +7,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import MAX_PIXEL
 from galsep.image.background import estimate_background
 from galsep.image.noise import scale_noise
 from galsep.planes import Planes
 
 __all__ = ["Frame", "Light", "without_background"]
+
+ABSURD = 1e15
+"""Light of so many rms is no light: double precision does not hold both it and the noise, and
+single precision no sum of its square over a source."""
+
+GAP = 1e3
+"""... if there is none within this factor of it."""
+
+DEEPEST = 1e9
+"""Rms in the brightest pixel of an image without noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +99,46 @@ def without_background(frame: Frame, mesh: int, planes: Planes | None = None) ->
     mask = planes.new(shape, np.bool_)
     data = planes.new(shape, np.float32 if single else np.float64)
     for rows in planes.blocks(shape):
-        np.logical_or(frame.mask[rows], ~np.isfinite(frame.data[rows]), out=mask[rows])
+        usable = np.abs(frame.data[rows]) < MAX_PIXEL
+        np.logical_or(frame.mask[rows], ~usable, out=mask[rows])
         data[rows] = np.where(mask[rows], 0, frame.data[rows])
     background = estimate_background(data, mask, mesh, planes)
     light = data if single else planes.new(shape, np.float32)
     for rows in planes.blocks(shape):
         light[rows] = np.where(mask[rows], 0, data[rows] - background.level[rows])
+    _settle_range(light, mask, background.rms, planes)
     if frame.noise is None:
         return Light(light, mask, background.level, background.rms, None, None, frame.gain)
     noise = scale_noise(frame.noise, light, background.rms, mask, planes)
+    _settle_range(light, mask, noise.sky, planes)
     return Light(light, mask, background.level, noise.sky, noise.total, noise.scale, frame.gain)
+
+
+def _settle_range(
+    light: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    rms: npt.NDArray[np.float32],
+    planes: Planes,
+) -> None:
+    """Bring the range between noise and light to what arithmetic holds, in place.
+
+    Light of more than :data:`ABSURD` rms is no data where no other light comes near to it, and is
+    hidden; where other light does, the image has no noise, and is given some.
+    """
+    largest = others = brightest = 0.0
+    for rows in planes.blocks((light.shape[0], light.shape[1])):
+        with np.errstate(over="ignore"):
+            ratio = np.abs(light[rows]) / rms[rows]
+        largest = max(largest, float(ratio.max(initial=0)))
+        others = max(others, float(ratio.max(initial=0, where=ratio <= ABSURD)))
+        brightest = max(brightest, float(np.abs(light[rows]).max(initial=0)))
+    if largest <= ABSURD:
+        return
+    for rows in planes.blocks((light.shape[0], light.shape[1])):
+        if others > ABSURD / GAP:
+            np.maximum(rms[rows], np.float32(brightest / DEEPEST), out=rms[rows])
+            continue
+        with np.errstate(over="ignore"):
+            absurd = np.abs(light[rows]) / rms[rows] > ABSURD
+        mask[rows] |= absurd
+        light[rows][absurd] = 0

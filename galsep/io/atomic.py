@@ -48,7 +48,9 @@ def whole_file(target: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
+        # NumPy only says how much of an array it has written.
+        reason = error.strerror or f"{error}; is the disk full?"
+        raise OutputError(f"{target}: cannot write ({reason})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -6,6 +6,8 @@ noiseless isolated light as one flat array (``LIGHT``) that the truth rows point
 stored where it exceeds 0.005 sky rms; ``flux`` is the total with all that lies outside.
 """
 
+import difflib
+import math
 import tomllib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -326,12 +328,45 @@ def load_meta(folder: Path) -> DatasetMeta:
         meta = DatasetMeta(**values)
         counts = [int(meta.counts[split]) for split in SPLITS]
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: incomplete or with unknown keys ({error})") from error
-    if any(Path(name).name != name for name in meta.shards) or min(counts) < 0:
+        raise DatasetError(
+            f"{path}: incomplete or with unknown keys ({_unknown_key(values) or error})"
+        ) from error
+    if not _sound(meta):
+        raise DatasetError(f"{path}: its bands and their figures do not fit; simulate it again")
+    if not all(_is_file_name(name) for name in meta.shards) or min(counts) < 0:
         raise DatasetError(f"{path}: shards lie in the data set's own folder, counts are positive")
     if not meta.shards:
         raise DatasetError(f"{path}: names no shard; simulate the data set again")
     return meta
+
+
+def _unknown_key(values: Mapping[str, Any]) -> str:
+    """Name a key that ``dataset.toml`` does not have, and the nearest that it has."""
+    known = DatasetMeta.__dataclass_fields__
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            return f"{key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return ""
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether a value names a file of the folder, and nothing outside it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
+def _sound(meta: DatasetMeta) -> bool:
+    """Whether the bands and their figures are of the types and numbers that they should be."""
+    figures = (*meta.zeropoints, *meta.sky_rms, *meta.psf_fwhm, meta.pixel_scale)
+    return (
+        all(isinstance(band, str) for band in meta.bands)
+        and 0 < len(meta.bands) == len(meta.zeropoints) == len(meta.sky_rms) == len(meta.psf_fwhm)
+        and all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
+        and min(*meta.sky_rms, *meta.psf_fwhm, meta.pixel_scale) > 0
+        and type(meta.detection_band) is int
+        and 0 <= meta.detection_band < len(meta.bands)
+        and isinstance(meta.population, Mapping)
+    )
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -407,8 +442,13 @@ def _read_shard(path: Path, bands: int) -> tuple[Any, Any, Any, Any]:
     if images.ndim != 4 or images.shape[1:] != (bands, STAMP_SIZE, STAMP_SIZE):
         raise DatasetError(f"{path}: blends have shape {images.shape}, not [n, {bands}, 120, 120]")
     ends = rows["offset"] + bands * rows["ny"].astype(np.int64) * rows["nx"]
+    low = np.min([rows[name].min(initial=0) for name in ("offset", "y0", "x0", "ny", "nx")])
+    high = np.max([(rows[a] + rows[b]).max(initial=0) for a, b in (("y0", "ny"), ("x0", "nx"))])
     if (
-        len(scenes) != len(images)
+        low < 0
+        or high > STAMP_SIZE
+        or len(scenes) != len(images)
+        or scenes["n_source"].min(initial=0) < 0
         or scenes["n_source"].sum() != len(rows)
         or ends.max(initial=0) > light.size
     ):

@@ -1,13 +1,18 @@
 """What a FITS file holds, and which of its images to take, found out without reading pixels."""
 
+import bz2
 import contextlib
+import functools
+import lzma
 import math
+import os
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +21,7 @@ from galsep.io.header import one_line, quiet_astropy
 
 if TYPE_CHECKING:
     from astropy.io import fits
+    from astropy.io.fits.hdu.base import _BaseHDU
 
 __all__ = [
     "Extension",
@@ -36,12 +42,15 @@ _AUXILIARY = re.compile(
 _AUXILIARY_NAMES = ("AREA", "CON", "CTX", "EXP", "EXPTIME", "PSFIMAGE", "SAMP", "TIME")
 """Names of planes of HST, JWST and CCDData files that are none of these and no image of the sky."""
 
-_GZIP = b"\x1f\x8b"
-_COMPRESSED = (_GZIP, b"BZh", b"PK", b"\xfd7zXZ", b"\x1f\x9d")
-"""How files start that are compressed as a whole: gzip, bzip2, zip, xz, compress."""
+_GZIP, _BZIP2, _ZIP, _XZ, _COMPRESS = b"\x1f\x8b", b"BZh", b"PK", b"\xfd7zXZ", b"\x1f\x9d"
+_COMPRESSED = (_GZIP, _BZIP2, _ZIP, _XZ, _COMPRESS)
+"""How files start that are compressed as a whole."""
 
 _GZIP_MOST = 1100
 """Deflate shrinks data by no more than a factor of 1032."""
+
+_AXES_MOST = 999
+"""What NAXIS may be (FITS standard 4.0, 4.4.1)."""
 
 _TILES_MOST = 20_000
 """Tile compression of anything but an empty image shrinks it less than this (PLIO: 8190)."""
@@ -57,6 +66,8 @@ _READ_ERRORS = (
     RuntimeError,
     TypeError,
     ValueError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
     zlib.error,
 )
 
@@ -142,6 +153,7 @@ def opened_fits(
     try:
         with (
             quiet_astropy(),
+            _axes_bounded(),
             np.errstate(all="ignore"),
             path.open("rb") as file,
             fits.open(
@@ -160,6 +172,37 @@ def opened_fits(
         raise ImageError(
             f"{path}: damaged or not a FITS file ({one_line(error)}); copy or download it again"
         ) from error
+
+
+@contextlib.contextmanager
+def _axes_bounded() -> Iterator[None]:
+    """Have astropy refuse headers of more axes than FITS has; it would look for each of them."""
+    from astropy.io import fits
+
+    fits.register_hdu(_wrong_hdu())
+    try:
+        yield
+    finally:
+        fits.unregister_hdu(_wrong_hdu())
+
+
+@functools.cache
+def _wrong_hdu() -> "type[_BaseHDU]":
+    from astropy.io.fits.hdu.base import _BaseHDU
+
+    # astropy asks the classes in the reverse order of their names.
+    class _WrongHDU(_BaseHDU):  # type: ignore[misc]
+        """An HDU of which only the number of axes is known, which is no such number."""
+
+        @classmethod
+        def match_header(cls, header: Any) -> bool:
+            axes = header.get("NAXIS", 0)
+            return isinstance(axes, int) and not 0 <= axes <= _AXES_MOST
+
+        def __init__(self, *, header: Any, data: Any) -> None:  # noqa: ARG002 (astropy's signature)
+            raise OSError(f"NAXIS is {header['NAXIS']}")
+
+    return _WrongHDU
 
 
 def _is_plain(path: Path) -> bool:
@@ -188,11 +231,7 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
     """Describe all HDUs of a file that was opened with its tiles as tables."""
     from astropy.io import fits
 
-    with path.open("rb") as file:
-        gzipped = file.read(2) == _GZIP
-    room = path.stat().st_size
-    if not _is_plain(path):
-        room = room * _GZIP_MOST if gzipped else 2**63
+    room = path.stat().st_size if _is_plain(path) else None
     found = []
     for index, hdu in enumerate(hdus):
         header = hdu.header
@@ -206,7 +245,8 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
             prefix = "Z" if compressed else ""
             count = int(header.get(f"{prefix}NAXIS", 0))
             axes = tuple(int(header[f"{prefix}NAXIS{axis}"]) for axis in range(1, count + 1))
-        missing = hdu.fileinfo()["datLoc"] + hdu.size - room
+        end = hdu.fileinfo()["datLoc"] + hdu.size
+        missing = end - (room if room is not None else _length(path, end))
         problem = f"at least {missing} bytes are missing" if missing > 0 else ""
         if not problem and compressed and axes and min(axes) > 0:
             problem = _tile_problem(header, axes)
@@ -221,6 +261,25 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
             )
         )
     return found
+
+
+def _length(path: Path, promised: int) -> int:
+    """Bytes of FITS that a file compressed as a whole can hold; ``promised`` where that may be.
+
+    It is unpacked, without being kept, only where it promises suspiciously much.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(_GZIP):
+        return size * _GZIP_MOST
+    if promised < size * _GZIP_MOST or start.startswith(_COMPRESS):
+        return promised
+    if start.startswith(_ZIP):
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()[0].file_size
+    with bz2.open(path) if start.startswith(_BZIP2) else lzma.open(path) as unpacked:
+        return unpacked.seek(0, os.SEEK_END)
 
 
 def _tile_problem(header: "fits.Header", axes: tuple[int, ...]) -> str:

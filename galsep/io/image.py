@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import MAX_PIXEL
 from galsep.io.companions import (
     NONE,
     Linked,
@@ -57,7 +58,8 @@ class Plane:
         Pixel values, native and C-contiguous; NaN where ``mask`` is set. Double precision where
         the file has it, or 32-bit integers, or a scaling that single precision would coarsen.
     mask : (h, w) bool array
-        True for unusable pixels: NaN, infinite or BLANK, hidden by ``dq``, without ``noise``.
+        True for unusable pixels: NaN, infinite (or nearly so) or BLANK, hidden by ``dq``, without
+        ``noise``.
     header : fits.Header
         The readable cards of the HDU.
     wcs : astropy WCS or None
@@ -287,7 +289,7 @@ def _read_image(path: Path, hdus: "fits.HDUList", extension: Extension, planes: 
     data = read_values(path, hdus, extension, header, planes)
     mask = planes.new(data.shape, np.bool_)
     for rows in planes.blocks(data.shape):
-        np.logical_not(np.isfinite(data[rows]), out=mask[rows])
+        np.logical_not(np.abs(data[rows]) < MAX_PIXEL, out=mask[rows])
         data[rows][mask[rows]] = np.nan
     wcs, problem = celestial_wcs(header, _shape(data), hdus)
     if problem:
@@ -317,6 +319,6 @@ def _gain(header: "fits.Header") -> float:
     """Electrons per unit, 0 when unknown. Where both are given, GAIN is a camera's setting."""
     for name in ("EGAIN", "GAIN"):
         value = header_number(header, name)
-        if value is not None and value > 0:
+        if value is not None and 1 / MAX_PIXEL < value < MAX_PIXEL:
             return value
     return 0.0

@@ -33,13 +33,15 @@ _SIP = re.compile(r"[AB]P?_(?:ORDER|DMAX|\d+_\d+)")
 _SIP_MOST = 9
 """Highest order of a SIP polynomial; astropy would set aside memory for any."""
 
-# What astropy.wcs and wcslib raise for broken keywords; wcslib's own errors are ValueErrors.
+# What astropy.wcs and wcslib raise for broken keywords; wcslib's own errors are ValueErrors, and
+# astropy's D2IM cards without their distortion give a NameError.
 _WCS_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
     LookupError,
     MemoryError,
+    NameError,
     OSError,
     RuntimeError,
     TypeError,

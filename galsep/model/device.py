@@ -2,14 +2,24 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from galsep.errors import DeviceError
 
-__all__ = ["choose_device", "fast_bfloat16", "flushed_denormals", "keep_memory", "peak_memory"]
+__all__ = [
+    "choose_device",
+    "fast_bfloat16",
+    "flushed_denormals",
+    "in_batches",
+    "keep_memory",
+    "peak_memory",
+]
+
+Result = TypeVar("Result")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -38,6 +48,47 @@ def choose_device(name: str = "auto") -> torch.device:
     if kind == "mps" and not mps:
         raise DeviceError("device 'mps' was asked for, but PyTorch sees no Metal device here")
     return torch.device(name)
+
+
+def in_batches(
+    work: Callable[[slice, int], Sequence[Result]], count: int, size: int
+) -> list[Result]:
+    """Work through items in batches, smaller ones where the device's memory is too small.
+
+    Parameters
+    ----------
+    work : callable
+        Is given the items of a batch, as a slice, and the size to fill it up to; returns a result
+        an item.
+    count : int
+        Number of items.
+    size : int
+        Items a batch; halved, with a warning, as often as the memory is too small.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        Where there is no room for one item.
+    """
+    results: list[Result] = []
+    while len(results) < count:
+        batch = slice(len(results), min(count, len(results) + size))
+        try:
+            results += work(batch, size)
+            continue
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        # Out here, the error no longer holds on to what was allocated.
+        torch.cuda.empty_cache()
+        asked, size = size, size // 2
+        warnings.warn(
+            f"the device's memory is too small for batches of {asked}, or is in use by others; "
+            f"going on with {size}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return results
 
 
 def fast_bfloat16(device: torch.device) -> bool:

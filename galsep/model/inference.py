@@ -9,6 +9,7 @@ import torch
 
 from galsep.conventions import STAMP_SIZE
 from galsep.image.binning import linear_weights
+from galsep.model.device import in_batches
 from galsep.model.weights import Model
 from galsep.scene import Footprint, SoftMask
 
@@ -46,15 +47,16 @@ def detect(model: Model, cutouts: npt.NDArray[np.float32], batch_size: int) -> l
         Network input, see :func:`galsep.model.network.normalise`.
     batch_size : int
         Batches are filled up with empty cutouts to this size, so that a cutout's result does not
-        depend on how many there are.
+        depend on how many there are. Where the device's memory is too small, they are halved.
     """
-    found: list[Found] = []
-    for start in range(0, len(cutouts), batch_size):
-        batch = cutouts[start : start + batch_size]
-        images = np.zeros((batch_size, 1, STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+
+    def work(part: slice, size: int) -> list[Found]:
+        batch = cutouts[part]
+        images = np.zeros((size, 1, STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
         images[: len(batch), 0] = batch
-        found += _detect_batch(model, images)[: len(batch)]
-    return found
+        return _detect_batch(model, images)[: len(batch)]
+
+    return in_batches(work, len(cutouts), batch_size)
 
 
 def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -45,6 +45,10 @@ LOCAL_SIGMA = 2.0
 """Width in pixels of the average that the contrast channel compares a pixel with."""
 
 
+MOST_BOXES = 10_000
+"""Proposals or detections a cutout that an architecture may ask for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """Everything that fixes the network's shape and its inference.
@@ -94,6 +98,16 @@ class Architecture:
     predictions: int = 2
     contrast: bool = True
     mask_margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("proposals", "proposals_trained", "detections"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MOST_BOXES:
+                raise ValueError(f"{name} is 1 to {MOST_BOXES}, got {value!r}")
+        for name in ("rpn_nms", "box_nms", "mask_margin"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"{name} lies between 0 and 1, got {value!r}")
 
     @property
     def strides(self) -> tuple[int, ...]:

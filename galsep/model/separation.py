@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from galsep.model.device import in_batches
 from galsep.model.network import contrast, smoothed
 from galsep.scene import SoftMask, SourceLight
 
@@ -384,24 +385,37 @@ def _look(
     Batches are filled up with empty crops to one size, so that a source does not depend on how many
     others there are.
     """
-    device = next(network.parameters()).device
     seen: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
-    sizes = CPU_BATCH if device.type == "cpu" else BATCH
+    sizes = CPU_BATCH if next(network.parameters()).device.type == "cpu" else BATCH
     for batch in crops.batches(sizes):
         batch = batch[wanted[batch]]
         if not batch.size:
             continue
-        side = int(crops.side[batch[0]])
-        size = sizes[side]
-        pixels = np.zeros((size, side, side), dtype=np.float32)
-        layers = np.zeros((size, LAYERS, side, side), dtype=np.float32)
-        for position, k in enumerate(batch.tolist()):
-            pixels[position], layers[position] = crops.light[k], crops.layers[k]
-        out = network(torch.from_numpy(pixels).to(device), torch.from_numpy(layers).to(device))
-        claims, total, summary = (part[: len(batch)].float().cpu() for part in out)
-        parts = (torch.exp(claims).numpy(), total.numpy(), torch.exp(summary).numpy())
-        seen |= dict(zip(batch.tolist(), zip(*parts, strict=True), strict=True))
+
+        def look(
+            part: slice, size: int, batch: npt.NDArray[np.int64] = batch
+        ) -> list[tuple[npt.NDArray[np.float32], ...]]:
+            return _look_at(network, crops, batch[part], size)
+
+        results = in_batches(look, len(batch), sizes[int(crops.side[batch[0]])])
+        seen |= dict(zip(batch.tolist(), results, strict=True))
     return seen
+
+
+def _look_at(
+    network: SeparationNetwork, crops: Crops, batch: npt.NDArray[np.int64], size: int
+) -> list[tuple[npt.NDArray[np.float32], ...]]:
+    """Look at crops of one side in a batch filled up to a size."""
+    device = next(network.parameters()).device
+    side = int(crops.side[batch[0]])
+    pixels = np.zeros((size, side, side), dtype=np.float32)
+    layers = np.zeros((size, LAYERS, side, side), dtype=np.float32)
+    for position, k in enumerate(batch.tolist()):
+        pixels[position], layers[position] = crops.light[k], crops.layers[k]
+    out = network(torch.from_numpy(pixels).to(device), torch.from_numpy(layers).to(device))
+    claims, total, summary = (part[: len(batch)].float().cpu() for part in out)
+    parts = (torch.exp(claims).numpy(), total.numpy(), torch.exp(summary).numpy())
+    return list(zip(*parts, strict=True))
 
 
 def _flux(model: npt.NDArray[np.float32], growth: float, spread: float) -> tuple[float, float]:

@@ -51,6 +51,9 @@ FORMAT_VERSION = 1
 NORMALISATION = "asinh(light / sky rms)"
 UNCALIBRATED_THRESHOLD = 0.5
 
+LARGEST = 1000.0
+"""Size of a number in a calibration."""
+
 COCO_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 """torchvision's Mask R-CNN ResNet-50-FPN trained on COCO (weights ``COCO_V1``)."""
 
@@ -142,6 +145,7 @@ def load_model(weights: Path | str = "", device: str = "auto") -> Model:
     chosen = choose_device(device)
     path = find_weights(weights)
     info = read_info(path)
+    _check_fits(path, info)
     network, separator, architecture = _networks_for(path, info)
     try:
         with safe_open(path, framework="pt") as stored:
@@ -218,6 +222,60 @@ def read_info(path: Path) -> dict[str, Any]:
             f"{path}: weights of format version {version}, this galsep reads {FORMAT_VERSION}"
         )
     return dict(info)
+
+
+def _check_fits(path: Path, info: Mapping[str, Any]) -> None:
+    """Refuse metadata whose calibration and limits are none.
+
+    Raises
+    ------
+    WeightsError
+    """
+    calibration = info.get("calibration", {})
+    separation = info.get("separation") or {}
+    fit = separation.get("flux_fit") if isinstance(separation, dict) else None
+    sound = {
+        "threshold": _number(info.get("threshold", 0.5), 0, 1),
+        "mask_level": _number(info.get("mask_level", 0.5), 0, 1),
+        "psf_fwhm_range": not info.get("psf_fwhm_range")
+        or _rising(info["psf_fwhm_range"], 0.1, 1000, 2),
+        "calibration": isinstance(calibration, dict)
+        and _number(calibration.get("slope", 1.0), -LARGEST, LARGEST)
+        and _number(calibration.get("intercept", 0.0), -LARGEST, LARGEST)
+        and _number(calibration.get("missed", 0.5), 0, 1),
+        "separation": isinstance(separation, dict) and (fit is None or _is_flux_fit(fit)),
+    }
+    for name, well in sound.items():
+        if not well:
+            raise WeightsError(f"{path}: its {name} is not usable; train or copy the weights again")
+
+
+def _number(value: Any, low: float, high: float) -> bool:
+    """Whether a value is a number within limits; NaN is not."""
+    return type(value) in (int, float) and low <= value <= high
+
+
+def _rising(values: Any, low: float, high: float, count: int = 0) -> bool:
+    """Whether a value is a list of numbers within limits, none smaller than the one before."""
+    return (
+        isinstance(values, list)
+        and len(values) == (count or len(values)) > 0
+        and all(_number(value, low, high) for value in values)
+        and values == sorted(values)
+    )
+
+
+def _is_flux_fit(fit: Any) -> bool:
+    """Whether a value is what :class:`galsep.model.separation.FluxFit` is made of."""
+    if not isinstance(fit, dict) or not _rising(fit.get("snr"), 1e-3, 1e12):
+        return False
+    ratios = fit.get("log_ratio")
+    return (
+        isinstance(ratios, list)
+        and len(ratios) == len(fit["snr"])
+        and all(_number(ratio, -LARGEST, LARGEST) for ratio in ratios)
+        and _number(fit.get("spread"), 1e-3, LARGEST)
+    )
 
 
 def find_weights(weights: Path | str = "") -> Path:

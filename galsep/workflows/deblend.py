@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 import galsep
 from galsep.config import DeblendConfig
+from galsep.conventions import MAX_PIXEL
 from galsep.errors import (
     ImageError,
     UsageError,
@@ -192,7 +193,7 @@ def _plane_of_array(image: Any, wcs: "WCS | None", rms: npt.NDArray[Any] | None)
         )
     kind = np.float32 if data.dtype == np.float32 else np.float64
     values: npt.NDArray[np.floating[Any]] = np.array(data, dtype=kind)
-    mask = np.ma.getmaskarray(image) | ~np.isfinite(values)
+    mask = np.ma.getmaskarray(image) | ~(np.abs(values) < MAX_PIXEL)
     noise = None
     if rms is not None:
         if np.shape(rms) != data.shape:

@@ -1,7 +1,9 @@
 import dataclasses
+import tomllib
 
 import numpy as np
 import pytest
+import tomli_w
 from astropy.io import fits
 from astropy.table import Table
 
@@ -202,13 +204,20 @@ def test_only_a_finished_folder_is_a_data_set(folder):
         ),
         ("format_version = 1", "", "of format version None"),
         ("seed = 1", "", "incomplete or with unknown keys"),
-        ("seed = 1", "seed = 1\nsede = 2", "incomplete or with unknown keys"),
+        ("seed = 1", "seed = 1\nsede = 2", "unknown keys .*'sede'; did you mean 'seed'"),
+        ("detection_band = ", "detection_band = 7 # ", "bands and their figures do not fit"),
+        ("pixel_scale = ", "pixel_scale = nan # ", "bands and their figures do not fit"),
+        ("pixel_scale = ", "pixel_scale = 'fine' # ", "bands and their figures do not fit"),
+        ("seed = 1", "seed = 1\nzero = 0", "unknown keys"),
         ("seed = 1", "seed = ", "not readable"),
         ("train = 1", "train = 5", "promises 7 blends, the shards hold 3"),
         ("train = 1", "train = 1000000000000", "the shards hold 3"),
         ("train = 1", "train = -1", "counts are positive"),
         ("train = 1", "", "incomplete"),
         ('"a.fits"', '"../a.fits"', "shards lie in the data set's own folder"),
+        ('"a.fits"', '"/dev/zero"', "shards lie in the data set's own folder"),
+        ('"a.fits"', '".."', "shards lie in the data set's own folder"),
+        ('"a.fits"', "7", "shards lie in the data set's own folder"),
         ('"a.fits"', '"gone.fits"', r"gone\.fits: damaged or missing shard"),
     ],
 )
@@ -232,9 +241,22 @@ def test_truncated_shards_are_refused(folder, end):
 
 
 def test_shards_of_other_bands_are_refused(folder):
-    text = (folder / "dataset.toml").read_text().replace('"g",\n    "i",\n]\ndet', '"i",\n]\ndet')
-    (folder / "dataset.toml").write_text(text)
+    path = folder / "dataset.toml"
+    values = tomllib.loads(path.read_text())
+    per_band = ("bands", "zeropoints", "sky_rms", "psf_fwhm")
+    values |= {name: values[name][1:] for name in per_band} | {"detection_band": 0}
+    path.write_text(tomli_w.dumps(values))
     with pytest.raises(DatasetError, match=r"a\.fits: "):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("y0", 120), ("x0", -1), ("ny", -5), ("nx", 10**6), ("offset", -1)]
+)
+def test_sources_beyond_their_stamp_are_refused(folder, column, value):
+    with fits.open(folder / "a.fits", mode="update", memmap=False) as hdus:
+        hdus["TRUTH"].data[column][0] = value
+    with pytest.raises(DatasetError, match="tables do not fit together; simulate"):
         load_dataset(folder)
 
 

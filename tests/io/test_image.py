@@ -1,6 +1,9 @@
 import bz2
 import gzip
+import io
+import lzma
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +312,47 @@ def test_a_promised_size_sets_no_memory_aside(tmp_path, zipped):
     assert peak < 5e7
 
 
+def zipped(content: bytes) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.fits", content)
+    return archive.getvalue()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
+@pytest.mark.parametrize("keep", [0.2, 0.6, 0.97])
+def test_compressed_files_that_are_cut_off_are_refused(tmp_path, pack, keep):
+    noise = np.random.default_rng(1).normal(size=(40, 50)).astype(np.float32)
+    content = pack(write(tmp_path / "a.fits", fits.PrimaryHDU(noise)).read_bytes())
+    (tmp_path / "b.fits").write_bytes(content[: int(keep * len(content))])
+    refused(tmp_path / "b.fits", "damaged|truncated|too large")
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, zipped])
+def test_a_compressed_promise_sets_no_memory_aside(tmp_path, pack):
+    content = raw_fits(tmp_path / "a.fits", IMAGE, axes=(200_000, 100_000)).read_bytes()
+    (tmp_path / "b.fits").write_bytes(pack(content))
+    refused(tmp_path / "b.fits", r"truncated \(at least 799\d+ bytes are missing\)")
+
+
+@pytest.mark.parametrize("start", ["SIMPLE  =                    T", "XTENSION= 'IMAGE   '"])
+@pytest.mark.parametrize("axes", [1000, 2**31 - 1, -1])
+def test_more_axes_than_fits_has_are_not_looked_for(tmp_path, axes, start):
+    path = raw_fits(tmp_path / "a.fits", IMAGE)
+    sound = path.read_bytes()
+    wrong = sound.replace(b"NAXIS   =                    2", b"NAXIS   = %20d" % axes)
+    wrong = card(start) + wrong[80:]
+    path.write_bytes(wrong if start.startswith("SIMPLE") else sound + wrong)
+    refused(path, f"NAXIS is {axes}")
+
+
+def test_values_that_are_no_data_are_masked(tmp_path):
+    image = IMAGE.copy()
+    image[0, :4] = 1.6e38, -3e38, 1e30, 9e29  # The first is IRAF's INDEF.
+    path = write(tmp_path / "a.fits", fits.PrimaryHDU(image))
+    assert read_plane(path).mask[0, :5].tolist() == [True, True, True, False, False]
+
+
 def test_tiles_that_cannot_hold_the_promised_size_are_refused(tmp_path):
     path = write(tmp_path / "a.fits", fits.PrimaryHDU(), fits.CompImageHDU(IMAGE.astype("i4")))
     with fits.open(path, mode="update", disable_image_compression=True) as hdus:
@@ -412,6 +456,7 @@ def test_astropy_says_nothing(tmp_path, capsys):
         ({"GAIN": -1.0}, 0.0),
         ({"GAIN": "high"}, 0.0),
         ({"GAIN": True}, 0.0),
+        ({"GAIN": 1e-300}, 0.0),
     ],
 )
 def test_gain(tmp_path, cards, gain):

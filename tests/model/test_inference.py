@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -82,3 +84,39 @@ def test_nothing_is_found_in_nothing():
     found = detect(load_model(device="cpu"), empty, batch_size=2)
     assert [len(here.masks) for here in found] == [0, 0, 0]
     assert all(here.scores.shape == (0,) for here in found)
+
+
+@pytest.mark.parametrize(("room", "halved"), [(4, [4]), (1, [4, 2, 1])])
+def test_too_little_device_memory_halves_the_batch(monkeypatch, room, halved):
+    model = load_model(device="cpu")
+    cutouts = np.random.default_rng(0).normal(size=(5, 120, 120)).astype(np.float32)
+    cutouts[:, 50:60, 50:60] += 3
+    enough = detect(model, cutouts, 8)
+    forward = type(model.network).forward
+
+    def cramped(network, images):
+        if len(images) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(network, images)
+
+    monkeypatch.setattr(type(model.network), "forward", cramped)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = detect(model, cutouts, 8)
+    told = [str(one.message) for one in caught]
+    assert [int(text.rpartition(" ")[2]) for text in told] == halved
+    assert "memory is too small for batches of 8" in told[0]
+    assert sum(len(one.scores) for one in enough) > 3
+    for one, other in zip(enough, found, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+def test_no_room_for_one_cutout_is_an_error(monkeypatch):
+    model = load_model(device="cpu")
+
+    def full(network, images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(model.network), "forward", full)
+    with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError):
+        detect(model, np.zeros((1, 120, 120), np.float32), 2)

@@ -1,5 +1,8 @@
+import inspect
 import json
 import re
+import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,8 +10,9 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+import galsep
 from galsep.errors import DeviceError, WeightsError
-from galsep.model import weights
+from galsep.model import weights as weights_module
 from galsep.model.device import choose_device
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.weights import (
@@ -90,6 +94,82 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, saved):
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        (["threshold"], None, "threshold"),
+        (["threshold"], 1.5, "threshold"),
+        (["mask_level"], "0.5", "mask_level"),
+        (["mask_level"], float("nan"), "mask_level"),
+        (["calibration"], [], "calibration"),
+        (["calibration"], {"slope": 1e308}, "calibration"),
+        (["calibration"], {"missed": "often"}, "calibration"),
+        (["psf_fwhm_range"], [3.0], "psf_fwhm_range"),
+        (["psf_fwhm_range"], [5.0, 2.0], "psf_fwhm_range"),
+        (["psf_fwhm_range"], 4, "psf_fwhm_range"),
+        (["separation", "flux_fit"], {"snr": [1.0]}, "separation"),
+        (
+            ["separation", "flux_fit"],
+            {"snr": [9, 3], "log_ratio": [0, 0], "spread": 1},
+            "separation",
+        ),
+        (["separation", "flux_fit"], [], "separation"),
+        (["separation", "widths"], [10**9] * 3, "architecture"),
+        (["separation", "widths"], "wide", "architecture"),
+        (["architecture", "widths"], [10**8] * 4, "architecture"),
+        (["architecture", "widths"], [-1] * 4, "architecture"),
+        (["architecture", "proposals"], 10**12, "architecture"),
+        (["architecture", "detections"], "all", "architecture"),
+        (["architecture", "box_nms"], None, "architecture"),
+        (["architecture", "mask_margin"], 1e308, "architecture"),
+        (["architecture", "colour"], 1, "architecture"),
+    ],
+)
+def test_metadata_that_nothing_can_be_done_with(tmp_path, keys, value, named):
+    source = list_weights()["compact"]
+    info = read_info(source)
+    inner = info
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path = tmp_path / "w.safetensors"
+    save_file(load_file(source), path, metadata={"galsep": json.dumps(info)})
+    tracemalloc.start()
+    with pytest.raises(WeightsError, match=named) as caught:
+        load_model(path, "cpu")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert peak < 5e7
+
+
+@pytest.mark.parametrize("length", [2**63, 10**9, 120, 0])
+def test_a_header_of_another_size_is_refused(tmp_path, length):
+    content = list_weights()["compact"].read_bytes()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + content[8:])
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_model(path, "cpu")
+
+
+def test_pickles_are_read_in_one_place_only():
+    loading = re.compile(
+        r"torch\.load\(|load_state_dict_from_url\(|\bpickle\b|\bshelve\b|\bmarshal\b|joblib"
+        r"|allow_pickle=True|\beval\(|\bexec\(|yaml\.load"
+    )
+    found = {}
+    for file in Path(galsep.__file__).parent.rglob("*.py"):
+        # What stands behind an attribute's dot, as in network.eval(), is none of these.
+        text = re.sub(r"\.eval\(", "", file.read_text(encoding="utf-8"))
+        text = re.sub(r'"""[\s\S]*?"""|#.*', "", text)
+        if calls := loading.findall(text):
+            found[file.name] = calls
+    assert found == {"weights.py": ["load_state_dict_from_url(", "torch.load("]}
+    source = inspect.getsource(weights_module)
+    assert source.count("weights_only=True") == 3  # Once in the module's own description.
+
+
 class Malicious:
     def __reduce__(self):
         return (print, ("code ran",))
@@ -132,7 +212,7 @@ def test_torchvisions_network_of_either_age_fits_and_sees_a_grey_image_alike(tmp
     cached = tmp_path / "checkpoints" / COCO_URL.rpartition("/")[2]
     cached.parent.mkdir()
     torch.save(early, cached)
-    monkeypatch.setattr(weights, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_module, "get_dir", lambda: str(tmp_path))
     ours = build_network(ARCHITECTURES["paper"]).eval()
     origin = initial_weights(ours, "coco")
     assert cached.name in origin
@@ -155,8 +235,8 @@ def test_coco_weights_that_cannot_be_had_offer_a_way_out(network, monkeypatch, t
     def refuse(*_args, **_options):
         raise OSError("no network")
 
-    monkeypatch.setattr(weights, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(weights, "download_url_to_file", refuse)
+    monkeypatch.setattr(weights_module, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_module, "download_url_to_file", refuse)
     with pytest.raises(WeightsError, match=r"https://\S+ .*--init FILE\.pth, or --init random"):
         initial_weights(network, "coco")
     assert not list(tmp_path.rglob("*.pth"))

@@ -1,0 +1,1 @@
+"""Faults that are injected: what is there afterwards is whole, and what was done is not lost."""

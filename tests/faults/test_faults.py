@@ -1,0 +1,115 @@
+"""Kills, full disks, and folders and files that vanish."""
+
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from galsep.config import DeblendConfig
+from galsep.errors import ImageError, OutputError
+from galsep.workflows.files import deblend_files
+
+from .kills import broken, partial
+
+CONFIG = DeblendConfig(device="cpu", batch_size=1)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three small images."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{name}.fits" for name in "abc"]
+    for path in paths:
+        image = rng.normal(size=(40, 44)).astype(np.float32)
+        image[18:22, 18:22] += 50
+        fits.writeto(path, image)
+    return paths
+
+
+ATTACK = """
+import pathlib, sys
+from tests.faults.kills import attack
+print(attack(sys.argv[1], int(sys.argv[2]), 1, pathlib.Path(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize(("name", "n"), [("deblend", 5), ("simulate", 5)])
+def test_what_is_killed_leaves_whole_products_and_can_go_on(tmp_path, name, n):
+    # A process that has used its threads cannot be forked.
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", ATTACK, name, str(n), str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Counter(")
+
+
+def limited() -> None:
+    """Let no file grow beyond this many bytes, as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+
+
+@pytest.mark.parametrize("command", ["deblend", "simulate"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(images, tmp_path, command):
+    output = tmp_path / "out"
+    arguments = {
+        "deblend": ("deblend", *map(str, images), "-o", str(output), "--device", "cpu"),
+        "simulate": ("simulate", str(output), "--n", "3", "--workers", "1"),
+    }[command]
+    done = subprocess.run(
+        [sys.executable, "-m", "galsep", *arguments, "-q"],
+        preexec_fn=limited,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(lines) == (3 if command == "deblend" else 1)
+    reason = r"(File too large|\d+ requested and \d+ written; is the disk full\?)"
+    for line in lines:
+        assert re.match(rf"error: {output}/[\w.-]+: cannot write \({reason}\)$", line)
+    assert not partial(output)
+    assert not broken(output)
+    assert not list(output.glob("*_cat.fits"))
+    assert not (output / "dataset.toml").exists()
+
+
+def test_an_output_folder_that_is_removed_costs_the_files_after_it(images, tmp_path):
+    output = tmp_path / "out"
+
+    def remove(result):
+        if result.path == images[0]:
+            shutil.rmtree(output)
+
+    results = deblend_files(images, output, CONFIG, listener=remove)
+    assert [type(result.error) for result in results] == [type(None), OutputError, OutputError]
+    for path, result in zip(images[1:], results[1:], strict=True):
+        text = str(result.error)
+        assert text.startswith(f"{output / path.stem}_segm.fits: cannot write")
+        assert "\n" not in text
+    assert not output.exists()
+
+
+def test_an_input_that_is_removed_costs_itself_alone(images, tmp_path):
+    def remove(result):
+        images[1].unlink(missing_ok=True)
+
+    results = deblend_files(images, tmp_path / "out", CONFIG, listener=remove)
+    assert [type(result.error) for result in results] == [type(None), ImageError, type(None)]
+    assert str(results[1].error) == f"{images[1]}: no such file; check the path"
+
+
+def test_a_broken_product_is_noticed(images, tmp_path):
+    deblend_files(images[:1], tmp_path / "out", CONFIG)
+    assert not broken(tmp_path / "out")
+    path = tmp_path / "out" / "a_segm.fits"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    assert broken(tmp_path / "out") == ["a_segm.fits"]

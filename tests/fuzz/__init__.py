@@ -1,0 +1,1 @@
+"""Inputs that nobody writes on purpose, and what galsep makes of them."""
