@@ -134,7 +134,7 @@ class Cluster:
 
     def count_workers(self) -> int:
         """Workers that there are now; says so when there are none any more."""
-        n = len(self._client.nthreads())
+        n = len(self._asked(self._client.nthreads))
         if not n and not self._deserted:
             self._reporter.warn(f"{self._address}: the cluster has no worker; waiting for one")
         self._deserted = not n
@@ -170,7 +170,7 @@ class Cluster:
         running: dict[Future[Any], int] = {}
         try:
             while True:
-                room = max(1, ahead * self._asked(self.count_workers)) - len(running)
+                room = max(1, ahead * self.count_workers()) - len(running)
                 for number, task in itertools.islice(waiting, max(0, room)):
                     running[self._submit(sent, task)] = number
                 if not running:
