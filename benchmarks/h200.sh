@@ -16,6 +16,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 what=${1:?bench, paper or compact}
 : "${PYTHON:=python3}" "${WORK:=h200}" "${DEVICE:=cuda}" "${LIMIT:=520}" "${N:=20000}" "${WHEELS:=}"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+started=$(date +%s)
 mkdir -p "$WORK"
 
 # A bare machine keeps its own PyTorch: only what is missing beside it is installed.
@@ -33,13 +34,15 @@ if [ -s "$WORK/missing.txt" ]; then
         -r "$WORK/missing.txt"
 fi
 
-# 124: the time is up; 130: galsep has been interrupted, and has left what --resume needs.
+# 124: the time is up; 130: galsep has been interrupted, and has left what --resume needs; 137: it
+# did not end in time, and what --resume needs is that of the epoch before.
 step() {
     code=0
-    timeout -s INT -k 20 "$LIMIT" "$@" || code=$?
+    left=$((LIMIT - $(date +%s) + started))
+    timeout -s INT -k 20 "$((left > 1 ? left : 1))" "$@" || code=$?
     case $code in
     0) echo "done" ;;
-    124 | 130) echo "not done yet: say it again" ;;
+    124 | 130 | 137) echo "not done yet: say it again" ;;
     *) exit "$code" ;;
     esac
 }

@@ -53,6 +53,9 @@ FLOP_BATCH = 2
 RATE = 0.005
 """Learning rate of the reference: torchvision's own, 0.02, diverges from random weights."""
 
+WARMUP = 100
+"""Steps over which it rises to that."""
+
 THRESHOLDS = np.arange(0.05, 1.0, 0.05)
 
 
@@ -168,6 +171,7 @@ def reference_speed(bench: Bench, data: Dataset, *, amp: bool) -> float:
         if step == bench.warmup:
             wait_for(bench.device)
             start = time.perf_counter()
+        set_rate(optimizer, step, 0.0)
         reference_step(network, optimizer, next(waiting), bench.device, amp=amp)
     wait_for(bench.device)
     return bench.steps * bench.batch_size / (time.perf_counter() - start)
@@ -311,21 +315,27 @@ def equal_time(bench: Bench, minutes: float) -> dict[str, Any]:
 def reference_for(
     bench: Bench, data: Dataset, seconds: float, *, amp: bool
 ) -> tuple[nn.Module, int]:
-    """Train the reference until the time is up, its rate falling to 0 like half a cosine."""
+    """Train the reference until the time is up."""
     torch.manual_seed(1)
     start = time.perf_counter()
     network = reference_network().to(bench.device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)
-    seen = 0
+    step = 0
     for batch in batches(bench, data):
         share = (time.perf_counter() - start) / seconds
         if share >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, seen / 500) * 0.5 * (1 + math.cos(math.pi * share))
+        set_rate(optimizer, step, share)
         reference_step(network, optimizer, batch, bench.device, amp=amp)
-        seen += bench.batch_size
-    return network, seen
+        step += 1
+    return network, step * bench.batch_size
+
+
+def set_rate(optimizer: torch.optim.Optimizer, step: int, share: float) -> None:
+    """Rise over the first steps, as the reference does, then half a cosine down to 0."""
+    rate = RATE * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * share))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 @torch.inference_mode()

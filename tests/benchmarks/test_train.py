@@ -150,7 +150,7 @@ def test_the_script_says_whether_there_is_more_to_do(script):
     (script.work / "varied").mkdir(parents=True)
     (script.work / "varied" / "dataset.toml").touch()
     assert script("compact", code=130).stdout == "not done yet: say it again\n"
-    ran = script("compact", SLEEP="60", LIMIT="0.2")
+    ran = script("compact", SLEEP="60", LIMIT="1")
     assert (ran.returncode, ran.stdout) == (0, "not done yet: say it again\n")
     assert script("compact", code=1).returncode == 1
     ran = script("everything")
