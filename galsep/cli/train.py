@@ -1,5 +1,6 @@
 """``galsep train``: train the network on a data set."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,6 +173,8 @@ def train(
         _rehearse(dataset, settings, quiet=quiet, verbose=verbose)
         return
     output = required(output, "--output RUN", "train")
+    # Of several processes, the first one speaks.
+    quiet = quiet or os.environ.get("RANK", "0") != "0"
     with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
         reporter.detail(f"settings: {settings}")
         from galsep.workflows.train import train as run

@@ -281,7 +281,7 @@ class Trainer:
         if processes() == 1:
             return step
         # What is trained changes from stage to stage, and must not within one of these.
-        return DistributedDataParallel(step, broadcast_buffers=False)
+        return DistributedDataParallel(step)
 
     def _batches(
         self, maker: ExampleMaker, size: int, rng: np.random.Generator

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from galsep.model.assignment import collect
 from galsep.model.heads import (
@@ -85,6 +86,19 @@ def test_a_perfect_prediction_costs_nothing_in_either_order():
     deltas = torch.tensor([[[9.0, 9, 9, 9], [0.1, 0.2, 0.3, 0.4]]])
     for value in _assigned_losses(logits, deltas, labels, offsets).values():
         assert value == pytest.approx(0, abs=1e-6)
+
+
+def test_of_one_prediction_losses_are_torchvisions():
+    torch.manual_seed(2)
+    logits, deltas = torch.randn(40, 1, 3), torch.randn(40, 1, 4)
+    labels, offsets = torch.randint(0, 3, (40, 1)), torch.randn(40, 1, 4)
+    # torchvision has box offsets for each class.
+    by_class, off = fastrcnn_loss(
+        logits[:, 0], deltas.expand(-1, 3, -1).flatten(1), [labels[:, 0]], [offsets[:, 0]]
+    )
+    found = _assigned_losses(logits, deltas, labels, offsets)
+    torch.testing.assert_close(found["loss_classifier"], by_class)
+    torch.testing.assert_close(found["loss_box_reg"], off)
 
 
 def test_predictions_of_one_proposal_do_not_suppress_each_other():
