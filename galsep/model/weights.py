@@ -31,6 +31,7 @@ __all__ = [
     "DEFAULT_WEIGHTS",
     "UNCALIBRATED_THRESHOLD",
     "Model",
+    "Spread",
     "find_weights",
     "initial_weights",
     "list_weights",

@@ -222,7 +222,8 @@ def deblend_files(
         make_folder(output)
     results = {path: FileResult(path, skipped=True) for path in images if path in done}
     todo = [(path, targets[path]) for path in images if path not in done]
-    work = _Work(config, command, keep_catalogs, model.sha256, None if several else model)
+    own = None if several else model
+    work = _Work(config, command, keep_catalogs, skip_existing, model.sha256, own)
     reporter.begin("deblending", len(images))
 
     def tell(result: FileResult) -> None:
@@ -258,6 +259,7 @@ class _Work:
     config: DeblendConfig
     command: str
     keep_catalogs: bool
+    skip_existing: bool
     weights: str
     model: Model | None = None
     threads: int = 0
@@ -266,6 +268,9 @@ class _Work:
     def on_file(self, task: _Task, reporter: Reporter) -> FileResult:
         """Deblend a file; what fails is in the result."""
         path, targets = task
+        # Another call may have come before this one.
+        if self.skip_existing and targets is not None and all(f.exists() for f in targets.files):
+            return FileResult(path, skipped=True)
         command = self.command.replace("IMAGE...", path.name)
         try:
             if self.shared:

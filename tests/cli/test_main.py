@@ -61,6 +61,7 @@ TOML_ONLY = {
         "separation_depth",
         "validation_size",
         "calibrate",
+        "f1_size",
         "amp",
     },
     "deblend": set(),

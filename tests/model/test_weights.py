@@ -165,9 +165,11 @@ def test_pickles_are_read_in_one_place_only():
         text = re.sub(r'"""[\s\S]*?"""|#.*', "", text)
         if calls := loading.findall(text):
             found[file.name] = calls
-    assert found == {"weights.py": ["load_state_dict_from_url(", "torch.load("]}
+    # Dask's own messages are pickles: whoever names a scheduler trusts it.
+    assert set(found.pop("cluster.py")) == {"pickle"}
+    assert found == {"weights.py": ["torch.load("]}
     source = inspect.getsource(weights_module)
-    assert source.count("weights_only=True") == 3  # Once in the module's own description.
+    assert source.count("weights_only=True") == 2  # Once in the module's own description.
 
 
 class Malicious:
