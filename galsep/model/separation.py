@@ -55,7 +55,7 @@ DETAIL_SIGMA = 1.0
 
 LOGIT_LIMIT = 12.0
 
-SUMMARY_LIMIT = 4.0
+SUMMARY_LIMIT = 10.0
 """Largest logarithm of a flux's correction or of its error's."""
 
 NOISE_SCALE = 100.0
@@ -135,7 +135,7 @@ class SeparationNetwork(nn.Module):
             room = torch.sqrt(1 + light.abs() / NOISE_SCALE)
             total = F.softplus(light + out[:, 1] * room, beta=5)
             # Bounded, since a step too large would else overflow their exponentials.
-            summary = SUMMARY_LIMIT * torch.tanh(self.summary(pooled.float()) / SUMMARY_LIMIT)
+            summary = self.summary(pooled.float()).clamp(-SUMMARY_LIMIT, SUMMARY_LIMIT)
             return claims, total, summary
 
 
