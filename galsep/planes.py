@@ -21,7 +21,16 @@ import numpy.typing as npt
 from galsep.errors import OutputError
 from galsep.scene import Footprint, SoftMask, SourceLight
 
-__all__ = ["BAND", "Footprints", "Made", "Planes", "SoftMasks", "SourceLights", "crop_bounds"]
+__all__ = [
+    "BAND",
+    "LARGE_IMAGE",
+    "Footprints",
+    "Made",
+    "Planes",
+    "SoftMasks",
+    "SourceLights",
+    "crop_bounds",
+]
 
 Element = TypeVar("Element")
 

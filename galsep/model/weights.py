@@ -27,6 +27,7 @@ from galsep.model.separation import FluxFit, SeparationNetwork
 __all__ = [
     "DEFAULT_WEIGHTS",
     "Model",
+    "Spread",
     "find_weights",
     "initial_weights",
     "list_weights",
