@@ -110,6 +110,7 @@ def silent():
 
 
 def test_no_scheduler(silent, monkeypatch):
+    pytest.importorskip("distributed")
     monkeypatch.setattr(clusters, "ANSWER", 1.0)
     for address in (silent, "127.0.0.1:1"):
         with (
