@@ -93,18 +93,36 @@ def test_flops_of_the_reference_are_those_of_its_convolutions(bench, pairs):
 
 def test_a_stopped_measurement_goes_on(bench, pairs, tmp_path, monkeypatch, capsys):
     arguments = ["train.py", "--work", str(tmp_path), "--dataset", str(pairs), "--device", "cpu",
-                 "--batch-size", "2", "--steps", "1", "--workers", "0"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", [*arguments, "--only", "compact"])
-    bench.main()
+                 "--only", "reference,compact"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(bench, "fast_bfloat16", lambda device: False)
+    monkeypatch.setattr(bench, "matrix_rate", lambda *_: 1e12)
+    monkeypatch.setattr(bench, "reference_flops", lambda *_: 50e9)
+    monkeypatch.setattr(bench, "galsep_flops", lambda *_: 5e9)
+    monkeypatch.setattr(bench, "reference_speed", lambda *_, amp: 2.0)
+
+    def stopped(*_, amp):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "galsep_speed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        bench.main()
     done = json.loads((tmp_path / "train.json").read_text())
-    assert done["rows"]["compact fp32"] > 0
-    assert 1e9 < done["flops"]["compact"] < 100e9
-    assert done["rate"]["fp32"] > 1e8
-    done["rows"]["compact fp32"] = 1e6
-    (tmp_path / "train.json").write_text(json.dumps(done))
-    capsys.readouterr()
+    assert done["rows"] == {"reference fp32": 2.0}
+    monkeypatch.setattr(bench, "reference_speed", stopped)
+    monkeypatch.setattr(bench, "galsep_speed", lambda *_, amp: 30.0)
     bench.main()
-    assert "1000000.0" in capsys.readouterr().out
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    # Images a second, over the reference's, GFLOP an image, TFLOP/s, share of the rate.
+    assert ["compact", "fp32", "30.0", "15.00", "5.00", "0.150", "15.0%"] in table
+    assert ["reference", "fp32", "2.0", "1.00", "50.00", "0.100", "10.0%"] in table
+
+
+@pytest.mark.slow
+def test_a_recipe_is_timed_and_counted(bench, pairs, tmp_path):
+    one = bench.Bench(tmp_path, pairs, torch.device("cpu"), 2, 1, 0, 0)
+    assert bench.galsep_speed(one, "compact", amp=False) > 0
+    assert 2e9 < bench.galsep_flops(one, "compact") < 20e9
 
 
 @pytest.fixture
