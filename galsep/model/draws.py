@@ -12,7 +12,10 @@ from torch import Tensor
 
 __all__ = ["ANCHORS", "BOXES", "PROPOSALS", "TRUTHS", "keys", "normal"]
 
-ANCHORS, PROPOSALS, TRUTHS, BOXES = 1, 2, 3, 4
+ANCHORS = 1
+PROPOSALS = 2
+TRUTHS = 3
+BOXES = 4
 """What numbers are for; each has its own."""
 
 _GAMMA, _FIRST, _SECOND = (

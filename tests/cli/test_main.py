@@ -52,6 +52,7 @@ TOML_ONLY = {
         "separation_groups",
         "separation_depth",
         "validation_size",
+        "f1_size",
         "calibrate",
         "amp",
     },
