@@ -12,11 +12,11 @@ from torch import Tensor
 
 __all__ = ["ANCHORS", "BOXES", "PROPOSALS", "TRUTHS", "keys", "normal"]
 
-# What numbers are for: each has its own.
 ANCHORS = 1
 PROPOSALS = 2
 TRUTHS = 3
 BOXES = 4
+"""What numbers are for; each has its own."""
 
 _GAMMA, _FIRST, _SECOND = (
     value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)

@@ -372,7 +372,7 @@ class Trainer:
         for name, tensor in tensors.items():
             index, _, key = name.partition(".")
             like = parameters[int(index)]
-            # Arithmetic goes through memory in its order: another one would round otherwise.
+            # In its order in memory, as if it had never been written.
             own = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
             state.setdefault(int(index), {})[key] = own
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

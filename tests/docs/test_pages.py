@@ -51,7 +51,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_pages_name_exist(page):
-    known = {"--check", "--nproc-per-node"}
+    known = {"--check", "--nproc-per-node", "--logdir"}
     top = get_command(app)
     for command in (top, *top.commands.values()):
         for param in command.params:

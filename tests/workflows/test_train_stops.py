@@ -41,7 +41,7 @@ module._write_figures = before("figures", module._write_figures)
 module.Trainer.save = before("state", module.Trainer.save)
 config = TrainConfig(
     epochs=2, separation_epochs=1, epoch_size=4, batch_size=2, validation_size=2, f1_size=2,
-    calibrate=False, device="cpu", threads=2,
+    calibrate=False, device="cpu", threads=1,
 )
 module.train(data, run, config, resume=resume, reporter=Killing())
 """
@@ -94,15 +94,14 @@ def assert_same(one: Path, other: Path):
         assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items())
 
 
-@pytest.mark.parametrize(
-    ("where", "count"),
-    [
+def test_a_run_killed_again_and_again_goes_on_as_if_it_had_not_been(run, unbroken, tmp_path):
+    kills = (
         ("step", 3),  # in the second epoch
-        ("state", 2),  # between epochs: weights and figures are a step ahead of the state
-        ("step", 6),  # in the separation network's
-    ],
-)
-def test_a_killed_run_goes_on_as_if_it_had_not_been(run, unbroken, tmp_path, where, count):
-    assert run(tmp_path / "run", where, count) == -signal.SIGKILL
+        ("state", 1),  # after it: weights and figures are an epoch ahead of the state
+        ("step", 3),  # once it is trained again, in that of the separation network
+    )
+    for number, (where, count) in enumerate(kills):
+        killed = run(tmp_path / "run", where, count, resume=number > 0)
+        assert killed == -signal.SIGKILL
     assert run(tmp_path / "run", resume=True) == 0
     assert_same(tmp_path / "run", unbroken)
