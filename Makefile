@@ -5,7 +5,7 @@ PHOTUTILS_PYTHON ?= .venv/bin/python
 RUN = .venv/bin/python -m
 PIP = $(RUN) pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint fuzz docs benchmark clean
+.PHONY: demo test lint fuzz oldest docs benchmark clean
 
 demo: .venv/installed
 	$(RUN) galsep deblend examples/field.fits.fz --output demo-output --preview --overwrite
@@ -22,6 +22,11 @@ lint: .venv/installed-dev
 fuzz: .venv/installed-dev
 	$(RUN) tests.fuzz.run
 
+# With the lowest versions that pyproject.toml allows, but the torch of .venv, which is 5 GB.
+oldest: .venv/installed-dev
+	$(PIP) uv
+	.venv/bin/python tests/oldest.py
+
 docs: .venv/installed-docs
 	$(RUN) mkdocs build --strict
 
@@ -31,7 +36,7 @@ benchmark: .venv/installed
 	.venv/bin/python benchmarks/deblend.py --photutils-python "$(PHOTUTILS_PYTHON)"
 
 clean:
-	rm -rf .venv demo-output site
+	rm -rf .venv demo-output site fuzz-failures
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

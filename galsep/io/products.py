@@ -251,7 +251,8 @@ def _table_hdu(table: "Table", name: str) -> "fits.BinTableHDU":
         if column.dtype.kind == "U":
             letters = [ascii_text(value) for value in column]
             plain[column.name] = np.array(letters, dtype="S") if letters else np.zeros(0, "S1")
-    hdu = fits.table_to_hdu(plain, name=name)
+    hdu = fits.table_to_hdu(plain)
+    hdu.name = name
     cards: dict[str, tuple[CardValue, str]] = {
         f"TCOMM{number}": (text, "") for number, text in enumerate(descriptions, start=1) if text
     }
