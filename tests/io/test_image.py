@@ -424,6 +424,7 @@ def test_no_sky_is_no_problem(tmp_path, kind):
         {"CTYPE1": "HPLN-TAN", "CTYPE2": "HPLT-TAN"},
         {"CRVAL1": "here"},
         {"CRPIX2": None},
+        {"D2IMDIS1": "SPLINE"},
         {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 40000, "B_ORDER": 2},
         {"CRVAL2": 200.0, "CTYPE1": "RA---CAR", "CTYPE2": "DEC--CAR", "LONPOLE": 7.0},
     ],
