@@ -16,6 +16,7 @@ from galsep.model.inference import Found
 from galsep.model.network import ARCHITECTURES
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
+from galsep.workflows import deblend as deblending
 from galsep.workflows import files as filing
 from galsep.workflows import finding
 from galsep.workflows.deblend import deblend
@@ -66,7 +67,8 @@ def fake(monkeypatch):
     monkeypatch.setattr(
         finding, "detect", lambda model, batch, size: [outline(cutout) for cutout in batch]
     )
-    monkeypatch.setattr(filing, "load_model", lambda *_: network)
+    for module in (filing, deblending):
+        monkeypatch.setattr(module, "load_model", lambda *_: network)
 
 
 def hdu(data, name="", version=1, **cards):
