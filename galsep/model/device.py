@@ -4,6 +4,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -16,9 +17,11 @@ __all__ = [
     "flushed_denormals",
     "in_batches",
     "keep_memory",
+    "on_own_cores",
     "peak_memory",
 ]
 
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
@@ -89,6 +92,35 @@ def in_batches(
             stacklevel=2,
         )
     return results
+
+
+def on_own_cores(
+    function: Callable[[Task], Result], tasks: Sequence[Task], device: torch.device
+) -> list[Result]:
+    """Apply a function to tasks: on a CPU each on cores of its own, elsewhere one by one.
+
+    A batch of small pictures keeps one core busy, and several cores little more.
+
+    Parameters
+    ----------
+    function : callable
+        Runs in other threads: a mode of torch that it needs, it must enter itself.
+    tasks : sequence
+    device : torch.device
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or len(tasks) < 2:
+        return [function(task) for task in tasks]
+    workers = min(threads, len(tasks))
+    pool = ThreadPoolExecutor(
+        workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
+    )
+    try:
+        return list(pool.map(function, tasks))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # What one thread asks for, those that start later get.
+        torch.set_num_threads(threads)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from galsep.conventions import STAMP_SIZE
 from galsep.image.binning import linear_weights
-from galsep.model.device import in_batches
+from galsep.model.device import in_batches, on_own_cores
 from galsep.model.weights import Model
 from galsep.scene import Footprint, SoftMask
 
@@ -50,13 +50,19 @@ def detect(model: Model, cutouts: npt.NDArray[np.float32], batch_size: int) -> l
         depend on how many there are. Where the device's memory is too small, they are halved.
     """
 
-    def work(part: slice, size: int) -> list[Found]:
-        batch = cutouts[part]
-        images = np.zeros((size, 1, STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
-        images[: len(batch), 0] = batch
-        return _detect_batch(model, images)[: len(batch)]
+    def find(some: npt.NDArray[np.float32]) -> list[Found]:
+        def work(part: slice, size: int) -> list[Found]:
+            batch = some[part]
+            images = np.zeros((size, 1, STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+            images[: len(batch), 0] = batch
+            return _detect_batch(model, images)[: len(batch)]
 
-    return in_batches(work, len(cutouts), batch_size)
+        return in_batches(work, len(some), batch_size)
+
+    if model.device.type != "cpu":
+        return find(cutouts)
+    batches = [cutouts[k : k + batch_size] for k in range(0, len(cutouts), batch_size)]
+    return [found for some in on_own_cores(find, batches, model.device) for found in some]
 
 
 def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

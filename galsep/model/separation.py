@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from galsep.model.device import in_batches
+from galsep.model.device import in_batches, on_own_cores
 from galsep.model.network import contrast, smoothed
 from galsep.scene import SoftMask, SourceLight
 
@@ -376,7 +376,6 @@ def _rest(
     )
 
 
-@torch.inference_mode()
 def _look(
     network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.bool_]
 ) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
@@ -385,23 +384,25 @@ def _look(
     Batches are filled up with empty crops to one size, so that a source does not depend on how many
     others there are.
     """
-    seen: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
-    sizes = CPU_BATCH if next(network.parameters()).device.type == "cpu" else BATCH
-    for batch in crops.batches(sizes):
-        batch = batch[wanted[batch]]
-        if not batch.size:
-            continue
+    device = next(network.parameters()).device
+    sizes = CPU_BATCH if device.type == "cpu" else BATCH
+    batches = [batch[wanted[batch]] for batch in crops.batches(sizes) if wanted[batch].any()]
 
-        def look(
-            part: slice, size: int, batch: npt.NDArray[np.int64] = batch
-        ) -> list[tuple[npt.NDArray[np.float32], ...]]:
+    def look(batch: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.float32], ...]]:
+        def work(part: slice, size: int) -> list[tuple[npt.NDArray[np.float32], ...]]:
             return _look_at(network, crops, batch[part], size)
 
-        results = in_batches(look, len(batch), sizes[int(crops.side[batch[0]])])
-        seen |= dict(zip(batch.tolist(), results, strict=True))
-    return seen
+        return in_batches(work, len(batch), sizes[int(crops.side[batch[0]])])
+
+    results = on_own_cores(look, batches, device)
+    return {
+        index: result
+        for batch, some in zip(batches, results, strict=True)
+        for index, result in zip(batch.tolist(), some, strict=True)
+    }
 
 
+@torch.inference_mode()
 def _look_at(
     network: SeparationNetwork, crops: Crops, batch: npt.NDArray[np.int64], size: int
 ) -> list[tuple[npt.NDArray[np.float32], ...]]:

@@ -1,0 +1,52 @@
+"""What runs on which device, and on how many cores."""
+
+import threading
+
+import pytest
+import torch
+
+from galsep.model.device import on_own_cores
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_tasks_share_the_cores_and_results_keep_their_order():
+    both = threading.Barrier(2, timeout=30)
+
+    def work(number):
+        both.wait()  # Only passed when two run at once.
+        return number, torch.get_num_threads()
+
+    assert on_own_cores(work, [5, 3], CPU) == [(5, 2), (3, 2)]
+    assert torch.get_num_threads() == 4
+    later = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [4]
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("tasks", "device"), [([1], CPU), ([1, 2, 3], torch.device("meta"))])
+def test_one_task_and_other_devices_stay_in_this_thread(tasks, device):
+    here = threading.get_ident()
+    assert on_own_cores(lambda _: threading.get_ident(), tasks, device) == [here] * len(tasks)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_an_error_ends_it():
+    def fail(number):
+        raise ValueError(number)
+
+    with pytest.raises(ValueError, match="1"):
+        on_own_cores(fail, [1, 2, 3], CPU)
+    assert torch.get_num_threads() == 4
