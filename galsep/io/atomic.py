@@ -14,14 +14,19 @@ if TYPE_CHECKING:
     from astropy.io import fits
 
 __all__ = [
+    "PARTIAL",
     "make_folder",
     "missing_files",
+    "partial_files",
     "refuse_existing",
     "remove_partial",
     "whole_file",
     "write_fits",
     "write_text",
 ]
+
+PARTIAL = ".part."
+"""Stands before a target's name in those of files that are not to outlast the process."""
 
 CHECKSUM_COMMENT = "HDU checksum"
 DATASUM_COMMENT = "data unit checksum"
@@ -39,7 +44,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     OutputError
         When the operating system refuses.
     """
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.part.{target.name}")
+    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}{PARTIAL}{target.name}")
     try:
         yield temporary
         # Some writers make private files; an output gets the permissions any new file has.
@@ -55,15 +60,25 @@ def whole_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_partial(targets: Iterable[Path]) -> None:
-    """Remove what processes that were killed left beside their targets."""
+def partial_files(targets: Iterable[Path]) -> dict[Path, list[Path]]:
+    """What processes at work, or killed ones, have beside targets; none where there is nothing."""
     names: dict[Path, set[str]] = {}
     for target in targets:
         names.setdefault(target.parent, set()).add(target.name)
+    found: dict[Path, list[Path]] = {}
     for folder, wanted in names.items():
-        for path in folder.glob(".*.part.*"):
-            if path.name.split(".part.", 1)[1] in wanted:
-                path.unlink(missing_ok=True)
+        for path in folder.glob(f".*{PARTIAL}*"):
+            name = path.name.split(PARTIAL, 1)[1]
+            if name in wanted:
+                found.setdefault(folder / name, []).append(path)
+    return found
+
+
+def remove_partial(targets: Iterable[Path]) -> None:
+    """Remove what processes that were killed left beside their targets."""
+    for paths in partial_files(targets).values():
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def missing_files(files: Iterable[Path]) -> list[Path]:

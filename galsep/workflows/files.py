@@ -2,27 +2,27 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from galsep.config import CATALOG_FORMATS, DeblendConfig
+from galsep.config import DeblendConfig
 from galsep.errors import (
     GalsepError,
     ImageError,
     OutputError,
-    OutputExistsError,
     UsageError,
     WorkerError,
 )
 from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
-from galsep.io.atomic import make_folder, remove_partial, whole_file
+from galsep.io.atomic import make_folder, whole_file
+from galsep.io.claim import claimed
 from galsep.io.companions import split_reference
 from galsep.io.header import CardValue
-from galsep.io.image import Plane, input_stem, list_images, read_plane, read_plane_like
+from galsep.io.image import Plane, list_images, read_plane, read_plane_like
 from galsep.io.isolated import isolated_hdus, residual_hdus
 from galsep.io.products import (
     check_catalog_format,
@@ -54,6 +54,7 @@ from galsep.workflows.pool import Done, work_on_workers
 from galsep.workflows.report import shown_image, write_report
 from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import parents_table
+from galsep.workflows.targets import Existing, Targets, files_of, name_targets, tidy
 
 if TYPE_CHECKING:
     from astropy.io import fits
@@ -105,35 +106,6 @@ class FileResult:
     n_sources: int = 0
     skipped: bool = False
     error: GalsepError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Targets:
-    """Files that an input will write; the last lists have one a deblended image, or none."""
-
-    segm: Path
-    catalog: Path
-    isolated: Path | None = None
-    residual: Path | None = None
-    previews: tuple[Path, ...] = ()
-    regions: tuple[Path, ...] = ()
-    reports: tuple[Path, ...] = ()
-
-    def absolute(self) -> "_Targets":
-        """Named so that they are found from any folder."""
-
-        def whole(value: Any) -> Any:
-            return tuple(map(whole, value)) if isinstance(value, tuple) else value.absolute()
-
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _Targets(**{name: value and whole(value) for name, value in values.items()})
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All of them."""
-        images = [path for path in (self.isolated, self.residual) if path is not None]
-        pictures = *self.previews, *self.regions, *self.reports
-        return (self.segm, self.catalog, *images, *pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +183,9 @@ def deblend_files(
         check_regions()
     if config.dask:
         check_dask()
-    targets = _targets(images, output, config)
-    done = _existing(images, targets, overwrite=overwrite, skip_existing=skip_existing)
+    targets = name_targets(images, output, config)
+    existing = Existing(overwrite, skip_existing)
+    done = {path for path in images if existing.suffices(targets[path])}
     # Other processes have models of their own: here it is only checked, off the device.
     left = len(images) - len(done)
     several = min(config.jobs, left) > 1 or (config.dask != "" and left > 0)
@@ -223,7 +196,7 @@ def deblend_files(
     results = {path: FileResult(path, skipped=True) for path in images if path in done}
     todo = [(path, targets[path]) for path in images if path not in done]
     own = None if several else model
-    work = _Work(config, command, keep_catalogs, skip_existing, model.sha256, own)
+    work = _Work(config, command, keep_catalogs, existing, model.sha256, own)
     reporter.begin("deblending", len(images))
 
     def tell(result: FileResult) -> None:
@@ -239,13 +212,12 @@ def deblend_files(
             for result in finished:
                 tell(result)
     finally:
-        # Of processes that were killed, now or in an earlier run.
-        remove_partial([file for _, own in todo for file in _files(own)])
+        tidy([own for _, own in todo if own is not None])
     reporter.end()
     return [results[path] for path in images]
 
 
-_Task = tuple[Path, _Targets | None]
+_Task = tuple[Path, Targets | None]
 """An input and what it is to write."""
 
 
@@ -259,7 +231,7 @@ class _Work:
     config: DeblendConfig
     command: str
     keep_catalogs: bool
-    skip_existing: bool
+    existing: Existing
     weights: str
     model: Model | None = None
     threads: int = 0
@@ -268,18 +240,18 @@ class _Work:
     def on_file(self, task: _Task, reporter: Reporter) -> FileResult:
         """Deblend a file; what fails is in the result."""
         path, targets = task
-        # Another call may have come before this one.
-        if self.skip_existing and targets is not None and all(f.exists() for f in targets.files):
-            return FileResult(path, skipped=True)
-        command = self.command.replace("IMAGE...", path.name)
+
+        def wait() -> None:
+            reporter.info(f"{path}: another call is at work on it; waiting for its end")
+
         try:
             if self.shared:
-                check_seen(path, _files(targets))
-            if self.model is None:
-                if self.threads:
-                    torch.set_num_threads(self.threads)
-                self.model = load_same(self.config, self.weights)
-            catalog = _deblend_images(path, targets, self.model, self.config, command, reporter)
+                check_seen(path, files_of(targets))
+            with contextlib.nullcontext() if targets is None else claimed(targets.catalog, wait):
+                # Another call may have been at work on it.
+                if self.existing.suffices(targets):
+                    return FileResult(path, skipped=True)
+                catalog = self._deblended(path, targets, reporter)
         except WorkerError as error:
             return FileResult(path, error=WorkerError(f"{path}: {error}"))
         except GalsepError as error:
@@ -290,7 +262,15 @@ class _Work:
             what = f"unexpected {type(error).__name__}: {error}; please report it"
             return FileResult(path, error=_failure(path, what, error))
         kept = catalog if self.keep_catalogs else None
-        return FileResult(path, _files(targets), kept, len(catalog))
+        return FileResult(path, files_of(targets), kept, len(catalog))
+
+    def _deblended(self, path: Path, targets: Targets | None, reporter: Reporter) -> "Table":
+        if self.model is None:
+            if self.threads:
+                torch.set_num_threads(self.threads)
+            self.model = load_same(self.config, self.weights)
+        command = self.command.replace("IMAGE...", path.name)
+        return _deblend_images(path, targets, self.model, self.config, command, reporter)
 
     def __call__(self, task: _Task) -> tuple[FileResult, Record]:
         """Deblend a file for another process."""
@@ -319,15 +299,15 @@ def _worked(
             yield _arrived(result, path, targets)
 
 
-def _arrived(result: FileResult, path: Path, targets: _Targets | None) -> FileResult:
+def _arrived(result: FileResult, path: Path, targets: Targets | None) -> FileResult:
     """What another process has done, with the names that files have here."""
     if result.error is not None:
         return replace(result, path=path)
     try:
-        check_arrived(_files(targets))
+        check_arrived(files_of(targets))
     except OutputError as error:
         return FileResult(path, error=error)
-    return replace(result, path=path, files=_files(targets))
+    return replace(result, path=path, files=files_of(targets))
 
 
 _Finished = Iterator[Done[tuple[FileResult, Record]]]
@@ -383,10 +363,6 @@ def _absolute_task(task: _Task) -> _Task:
     return path.absolute(), targets and targets.absolute()
 
 
-def _files(targets: _Targets | None) -> tuple[Path, ...]:
-    return targets.files if targets else ()
-
-
 def _failure(path: Path, what: str, cause: Exception) -> ImageError:
     error = ImageError(f"{path}: {what}")
     error.__cause__ = cause
@@ -407,76 +383,9 @@ def stack_catalogs(results: Sequence[FileResult]) -> "Table":
     return _without_image_cards(table)
 
 
-def _targets(
-    images: Sequence[Path], output: Path | None, config: DeblendConfig
-) -> Mapping[Path, _Targets | None]:
-    """Files that each input will write, refusing inputs that would write the same ones."""
-    by_stem: dict[str, Path] = {}
-    targets: dict[Path, _Targets | None] = {}
-    for path in images:
-        stem = input_stem(path)
-        if by_stem.get(stem) == path:
-            raise UsageError(f"{path}: named twice; name each image once")
-        if stem in by_stem:
-            raise UsageError(
-                f"{by_stem[stem]} and {path} would both write {stem}_cat and {stem}_segm; "
-                "deblend them into different folders"
-            )
-        by_stem[stem] = path
-        if output is None:
-            targets[path] = None
-            continue
-        beside = config.preview or config.regions or config.report
-        numbers = _numbers(path, config) if beside else []
-        targets[path] = _Targets(
-            output / f"{stem}_segm.fits",
-            output / f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}",
-            output / f"{stem}_isolated.fits" if config.isolated else None,
-            output / f"{stem}_residual.fits" if config.residual else None,
-            tuple(output / f"{stem}_preview{n}.png" for n in numbers if config.preview),
-            tuple(output / f"{stem}{n}.reg" for n in numbers if config.regions),
-            tuple(output / f"{stem}_report{n}.html" for n in numbers if config.report),
-        )
-    return targets
-
-
-def _numbers(path: Path, config: DeblendConfig) -> list[str]:
-    """What tells the side products of a file's images apart; nothing where there is one."""
-    try:
-        chosen = list_images(path, config.ext).chosen
-    except GalsepError:
-        return [""]  # It is told of when it is its turn.
-    return [f"_{ext}" for ext in chosen] if len(chosen) > 1 else [""]
-
-
-def _existing(
-    images: Sequence[Path],
-    targets: Mapping[Path, _Targets | None],
-    *,
-    overwrite: bool,
-    skip_existing: bool,
-) -> set[Path]:
-    """Inputs whose outputs are all there and may be passed over."""
-    done = set()
-    for path in images:
-        own = targets[path]
-        files = own.files if own is not None else ()
-        there = [target for target in files if target.exists()]
-        if not there or overwrite:
-            continue
-        if not skip_existing:
-            raise OutputExistsError(
-                f"{there[0]}: exists already; give --overwrite to replace it or --skip-existing "
-                "to pass over its input"
-            )
-        if len(there) == len(files):
-            done.add(path)
-    return done
-
-
 def _deblend_images(
     path: Path,
-    targets: _Targets | None,
+    targets: Targets | None,
     model: Model,
     config: DeblendConfig,
     command: str,
@@ -546,7 +455,7 @@ def _deblend_images(
 
 
 def _with_light(
-    part: _Part, targets: _Targets, found: FoundSources, plane: Plane, extver: int
+    part: _Part, targets: Targets, found: FoundSources, plane: Plane, extver: int
 ) -> _Part:
     """Add what is to be written of the sources' own light and of what it leaves."""
     measured = {"": found.measured, **found.bands}

@@ -1,9 +1,10 @@
 """Train Mask R-CNN on a data set of blends."""
 
+import contextlib
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,9 @@ import torch
 
 import galsep
 from galsep.config import TrainConfig, dump_toml, read_toml, resolve
-from galsep.errors import OutputExistsError, UsageError
+from galsep.errors import OutputError, OutputExistsError, UsageError
 from galsep.io.atomic import make_folder, remove_partial, whole_file, write_text
+from galsep.io.claim import claimed
 from galsep.io.dataset import Dataset, load_dataset
 from galsep.model.device import flushed_denormals, keep_memory
 from galsep.model.engine import Trainer
@@ -164,10 +166,11 @@ def _train_on(
     reporter.info(f"starting weights: {origin}")
     run = _Run(folder, config, data, device, reporter, _info(config, data, origin))
     detector = Trainer(network, config, device)
-    if is_first():
-        _prepare(folder, config, anew=not (started and resume))
-    run.detector(detector)
-    history = run.separator(detector) if config.separation_epochs else []
+    with _alone_in(folder):
+        if is_first():
+            _prepare(folder, config, anew=not (started and resume))
+        run.detector(detector)
+        history = run.separator(detector) if config.separation_epochs else []
     return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
 
 
@@ -192,9 +195,21 @@ def starting_network(config: TrainConfig) -> tuple[torch.nn.Module, str]:
     return network, initial_weights(network, config.init)
 
 
-def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:
-    """Make the run's folder, without what a process that was killed or an earlier run left."""
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make a run's folder and keep other trainings out of it for the time of a block."""
+    if not is_first():
+        yield
+        return
     make_folder(folder)
+    with claimed(folder / "run") as ours:
+        if not ours:
+            raise OutputError(f"{folder}: another training is at work in it")
+        yield
+
+
+def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:
+    """Remove from a run's folder what a process that was killed or an earlier run left."""
     by_epoch = [STATE_FILE, METRICS_FILE, LOSSES_FILE]
     written = [BEST_FILE, *by_epoch, *(SEPARATION + name for name in by_epoch)]
     remove_partial(folder / name for name in [WEIGHTS_FILE, "config.toml", *written])

@@ -1,5 +1,6 @@
 """Kills, full disks, and folders and files that vanish."""
 
+import contextlib
 import re
 import resource
 import shutil
@@ -12,8 +13,10 @@ import pytest
 from astropy.io import fits
 
 from galsep.config import DeblendConfig
-from galsep.errors import ImageError, OutputError
+from galsep.errors import ImageError, OutputError, OutputExistsError
+from galsep.io.claim import claimed
 from galsep.workflows.files import deblend_files
+from galsep.workflows.reporting import Reporter
 
 from .kills import broken, partial
 
@@ -113,3 +116,63 @@ def test_a_broken_product_is_noticed(images, tmp_path):
     content[-100] ^= 1
     path.write_bytes(content)
     assert broken(tmp_path / "out") == ["a_segm.fits"]
+
+
+class Listening(Reporter):
+    """Once the call waits for another's output, has that written and the claim to it dropped."""
+
+    def __init__(self, write, other):
+        super().__init__()
+        self.write, self.other, self.heard = write, other, []
+
+    def info(self, message):
+        self.heard.append(message)
+        if "waiting" in message:
+            self.write()
+            self.other.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [({"skip_existing": True}, False), ({"overwrite": True}, True), ({}, False)],
+)
+def test_a_file_that_another_call_is_at_work_on_is_waited_for(images, tmp_path, options, written):
+    output = tmp_path / "out"
+    output.mkdir()
+    products = [output / f"a{ending}.fits" for ending in ("_segm", "_cat")]
+    unfinished = output / ".01234567.part.b_cat.fits"
+    unfinished.touch()
+
+    def write():
+        for product in products:
+            product.write_text("by the other call")
+
+    with contextlib.ExitStack() as other, claimed(output / "b_cat.fits"):
+        other.enter_context(claimed(products[1]))
+        reporter = Listening(write, other)
+        (result,) = deblend_files(images[:1], output, CONFIG, reporter=reporter, **options)
+        assert sum("another call is at work" in line for line in reporter.heard) == 1
+        assert (products[1].read_bytes() == b"by the other call") != written
+        assert result.skipped == ("skip_existing" in options)
+        assert isinstance(result.error, OutputExistsError) == (not options)
+        # What is not this call's is left alone, of whatever call it is.
+        assert unfinished.exists()
+
+
+def test_what_another_call_is_writing_is_not_tidied_up(images, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    abandoned, live = (output / f".01234567.part.{name}_segm.fits" for name in "ab")
+    abandoned.touch()
+    live.touch()
+    for name in "ab":
+        (output / f"{name}_segm.fits").touch()
+    with contextlib.ExitStack() as stack:
+        # The other call begins when this one is done with the file.
+        def listener(result):
+            if result.path == images[1]:
+                stack.enter_context(claimed(output / "b_cat.fits"))
+
+        deblend_files(images[:2], output, CONFIG, overwrite=True, listener=listener)
+        assert not abandoned.exists()
+        assert live.exists()

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import socket
 import sys
@@ -79,12 +78,20 @@ def test_a_task_that_kills_its_workers_is_lost_alone(connected):
 
 
 def test_closing_withdraws_what_was_handed_out(connected, tmp_path):
-    slow = f"import time; time.sleep(1); open({str(tmp_path)!r} + '/%d', 'w')"
-    finished = connected.work(exec, ["pass", *(slow % n for n in range(6))], ahead=3)
+    # A task says that it has begun, and then goes on until all may end.
+    script = f"""
+import os, time
+open({str(tmp_path)!r} + "/begun%d", "w").close()
+while not os.path.exists({str(tmp_path)!r} + "/end"):
+    time.sleep(0.01)
+"""
+    finished = connected.work(exec, ["pass", *(script % n for n in range(6))], ahead=3)
     next(finished)
     finished.close()
-    time.sleep(3)
-    assert len(os.listdir(tmp_path)) <= 2
+    time.sleep(2)
+    (tmp_path / "end").touch()
+    time.sleep(2)
+    assert len(list(tmp_path.glob("begun*"))) <= 2
 
 
 def test_another_version_is_refused(connected, monkeypatch):

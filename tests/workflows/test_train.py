@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from galsep.config import SimulateConfig, TrainConfig, resolve
-from galsep.errors import DatasetError, OutputExistsError, UsageError, WeightsError
+from galsep.errors import DatasetError, OutputError, OutputExistsError, UsageError, WeightsError
+from galsep.io.claim import claimed
 from galsep.io.dataset import load_dataset
 from galsep.model.engine import Detecting
 from galsep.model.separation_training import Separating
@@ -38,6 +39,13 @@ def small(**options):
             **options,
         },
     )
+
+
+def test_a_run_has_its_folder_alone(dataset, tmp_path):
+    (tmp_path / "run").mkdir()
+    with claimed(tmp_path / "run" / "run"), pytest.raises(OutputError, match="another training"):
+        train(dataset, tmp_path / "run", small())
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
