@@ -42,7 +42,7 @@ print(attack(sys.argv[1], int(sys.argv[2]), 1, pathlib.Path(sys.argv[3])))
 """
 
 
-@pytest.mark.parametrize(("name", "n"), [("deblend", 5), ("simulate", 5)])
+@pytest.mark.parametrize(("name", "n"), [("deblend", 4), ("simulate", 3), ("train", 3)])
 def test_what_is_killed_leaves_whole_products_and_can_go_on(tmp_path, name, n):
     # A process that has used its threads cannot be forked.
     root = Path(__file__).parents[2]
