@@ -41,7 +41,9 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from deblend import FIELD as SPEED_FIELD
+from deblend import DENSITY as SPEED_DENSITY
+from scaling import PATCH
+from scaling import field as tiled_field
 from scipy.ndimage import gaussian_filter
 
 import galsep
@@ -332,13 +334,9 @@ def separation(bench: Bench) -> dict[str, Any]:
 
 
 def speed(bench: Bench) -> dict[str, Any]:
-    settings = dict(zip(SPEED_FIELD[::2], SPEED_FIELD[1::2], strict=True))
-    folder = bench.field(
-        "speed", field=settings["--field"], galaxies=settings["--galaxies"],
-        density=float(settings["--density"]), seed=int(settings["--seed"]),
-    )  # fmt: skip
-    command = [sys.executable, "-m", "galsep", "deblend", str(folder / "field_i.fits"), "--quiet"]
-    command += ["--output", str(folder / "out"), "--overwrite", "--device", bench.device]
+    image = tiled_field(bench.work / "data", PATCH, SPEED_DENSITY)
+    command = [sys.executable, "-m", "galsep", "deblend", str(image), "--quiet"]
+    command += ["--output", str(bench.work / "out"), "--overwrite", "--device", bench.device]
     command += ["--weights", bench.weights] if bench.weights else []
     cpu, wall = [], []
     for _ in range(SPEED_RUNS):

@@ -27,7 +27,7 @@ def card():
         yield module
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("model_card", "deblend"):
+        for name in ("model_card", "deblend", "scaling"):
             sys.modules.pop(name, None)
 
 
