@@ -355,10 +355,13 @@ def _eaten(blobs: _Measured) -> npt.NDArray[np.bool_]:
     determinant = xx * yy - xy**2
     area = math.pi * major * minor
     # Share of the profile above the threshold, from how much of the blob is above half its peak.
-    ratio = blobs.threshold / ((blobs.threshold + blobs.peak) / 2)
+    # A smoothed image is bright also where negative pixels lie among bright ones.
+    middle = (blobs.threshold + blobs.peak) / 2
+    positive = middle > 0
+    ratio = blobs.threshold / np.where(positive, middle, 1)
     fewer = np.where(blobs.half < blobs.above, blobs.half - blobs.above, -1)
-    share = fewer / (2 * area * np.log(np.where(ratio < 1, ratio, 0.99)))
-    share = np.where(ratio > 0, np.minimum(share, 1), 1)
+    share = fewer / (2 * area * np.log(np.where(positive & (ratio < 1), ratio, 0.99)))
+    share = np.where(positive, np.minimum(share, 1), 1)
     height = blobs.smooth_flux / (2 * area * share)
     fall = (height / blobs.threshold - 1) * area / blobs.npix
     shape = np.stack([yy, xx, -2 * xy]) / determinant

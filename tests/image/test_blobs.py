@@ -88,3 +88,15 @@ def test_labels_go_by_the_first_pixel():
         light[y : y + 4, x : x + 4] = 100
     blobs = find_blobs(light, np.ones_like(light), light < -1, threshold=1.5, min_area=5)
     assert np.array_equal(np.argsort(blobs.y * 40 + blobs.x), [0, 1, 2])
+
+
+@pytest.mark.filterwarnings("error")
+def test_blobs_of_negative_pixels():
+    # Smoothed, they are as bright as their neighbours, whose noise is higher.
+    light, rms = np.zeros((40, 40), dtype=np.float32), np.ones((40, 40), dtype=np.float32)
+    light[8:22, 17:24] = -10
+    light[10:20, 20], rms[10:20, 20] = 1000, 1e6
+    mask = np.zeros(light.shape, dtype=bool)
+    blobs = find_blobs(light, rms, mask, threshold=1.5, min_area=5)
+    assert len(blobs.x) == 1
+    assert blobs.flux[0] < 0
