@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 from torch.overrides import TorchFunctionMode
@@ -39,6 +39,7 @@ __all__ = [
     "read_info",
     "save_weights",
     "sha256",
+    "write_tensors",
 ]
 
 DEFAULT_WEIGHTS = "compact"
@@ -191,9 +192,17 @@ def save_weights(
     if separator is not None:
         about["separation"] = {"widths": separator.widths, **about.get("separation", {})}
     tensors = _tensors(network, separator)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
+) -> None:
+    """Write a safetensors file whole."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)})
+        # Its own writer has a temporary file of another name, which would outlast a kill.
+        temporary.write_bytes(save(plain, metadata))
 
 
 def read_info(path: Path) -> dict[str, Any]:
