@@ -18,6 +18,9 @@ __all__ = ["ScaledNoise", "scale_noise"]
 LEAST_NOISE = 1e-3
 """A pixel has at least this share of the median noise."""
 
+MOST_NOISE = np.float32(1e6)
+"""... and at most so many times the noise that is measured there."""
+
 FIRST_REACH = 64
 """Rows beyond a block in which the nearest empty pixels are looked for at first."""
 
@@ -117,7 +120,9 @@ def _scaled(
 ) -> None:
     """Scale a noise plane where it is usable; the measured noise elsewhere."""
     for rows in planes.blocks(mask.shape):
-        out[rows] = np.where(mask[rows], measured[rows], noise[rows] * np.float32(scale))
+        with np.errstate(over="ignore"):
+            own = np.minimum(noise[rows] * np.float32(scale), measured[rows] * MOST_NOISE)
+        out[rows] = np.where(mask[rows], measured[rows], own)
 
 
 def _scale(
@@ -125,7 +130,10 @@ def _scale(
     measured: npt.NDArray[np.float32],
     empty: npt.NDArray[np.bool_],
 ) -> float:
-    return float(np.median(_values(measured, empty) / _values(noise, empty)))
+    # A noise may be next to nothing.
+    with np.errstate(over="ignore"):
+        ratio = np.median(_values(measured, empty) / _values(noise, empty))
+    return float(min(ratio, np.finfo(np.float32).max))
 
 
 def _values(

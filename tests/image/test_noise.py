@@ -84,9 +84,20 @@ def test_nothing_usable_and_nothing_empty():
     assert (full.sky == 3).all()
 
 
-def test_a_vanishing_noise_does_not_make_a_source():
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("least", [1e-30, 1e-40])
+def test_a_vanishing_noise_does_not_make_a_source(least):
     rms = pattern()
     light = sky(rms)
-    rms[7, 7] = 1e-30
+    rms[7, 7] = least
     noise, _ = scaled(rms, light)
     assert noise.sky[7, 7] >= 1e-3 * np.median(noise.sky)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_absurd_noise_hides_a_pixel():
+    rms = pattern()
+    light = sky(rms)
+    rms[7, 7] = 1e38
+    noise, background = scaled(rms, light)
+    assert noise.total[7, 7] == np.float32(1e6) * background.rms[7, 7]
