@@ -214,7 +214,7 @@ def read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(metadata[METADATA_KEY])
         version = info["format_version"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path}: holds no galsep network; train one with galsep train"
         ) from error
