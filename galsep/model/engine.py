@@ -16,16 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from galsep.config import TrainConfig
 from galsep.errors import TrainingError, UsageError, WeightsError
-from galsep.io.atomic import whole_file
 from galsep.model.device import fast_bfloat16
 from galsep.model.examples import Example, ExampleMaker, Planned, to_batch
 from galsep.model.parallel import mean_over_processes, own_share, processes, share_statistics
+from galsep.model.weights import write_tensors
 
 __all__ = ["Detecting", "Objective", "Trainer", "learning_rate", "part_is_trained"]
 
@@ -332,12 +331,8 @@ class Trainer:
                 f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)
             }
         about = {"version": STATE_VERSION, "epoch": self.epoch, "history": self.history}
-        with whole_file(path) as temporary:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"galsep_state": json.dumps(about)},
-            )
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_tensors(path, tensors, {"galsep_state": json.dumps(about)})
 
     def restore(self, path: Path) -> None:
         """Go back to a saved state.

@@ -6,6 +6,7 @@ Loading never runs code. ``.pth`` files, which are pickles, are read in one plac
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ __all__ = [
     "read_info",
     "save_weights",
     "sha256",
+    "write_tensors",
 ]
 
 DEFAULT_WEIGHTS = "compact"
@@ -192,8 +194,26 @@ def save_weights(
         about["separation"] = {"widths": separator.widths, **about.get("separation", {})}
     tensors = _tensors(network, separator)
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole.
+
+    Raises
+    ------
+    OutputError
+        When the operating system refuses.
+    """
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)})
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            # The library tells the operating system's error in words alone.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def read_info(path: Path) -> dict[str, Any]:
