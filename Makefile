@@ -5,7 +5,7 @@ PHOTUTILS_PYTHON ?= .venv/bin/python
 RUN = .venv/bin/python -m
 PIP = $(RUN) pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint fuzz oldest docs benchmark clean
+.PHONY: demo test lint fuzz oldest audit docs benchmark clean
 
 demo: .venv/installed
 	$(RUN) galsep deblend examples/field.fits.fz --output demo-output --preview --overwrite
@@ -22,10 +22,15 @@ lint: .venv/installed-dev
 fuzz: .venv/installed-dev
 	$(RUN) tests.fuzz.run
 
-# With the lowest versions that pyproject.toml allows, but the torch of .venv, which is 5 GB.
+# With the lowest versions that pyproject.toml allows; TORCH=--torch has torch (5 GB) among them.
 oldest: .venv/installed-dev
 	$(PIP) uv
-	.venv/bin/python tests/oldest.py
+	.venv/bin/python tests/oldest.py $(TORCH)
+
+# Known vulnerabilities of what is installed; asks osv.dev.
+audit: .venv/installed-dev
+	$(PIP) pip-audit
+	$(RUN) pip_audit --skip-editable --vulnerability-service osv
 
 docs: .venv/installed-docs
 	$(RUN) mkdocs build --strict

@@ -1,7 +1,7 @@
 """Load: many files, calls at the same time, and memory over many deblends in one process.
 
 ``python benchmarks/load.py --files 1000 --calls 5 --repeat 2000`` says how long each takes, and
-fails where a file is not whole, differs, or memory grows.
+fails where a file is not whole, differs, or memory grows. What is given as 0 is left out.
 """
 
 import argparse
@@ -116,9 +116,12 @@ def main() -> None:
     parser.add_argument("--settled", type=int, default=200)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        files_in_one_call(Path(scratch), options.files)
-        calls_at_once(Path(scratch), options.calls, max(2, options.files // 100))
-    again_and_again(options.repeat, options.settled)
+        if options.files:
+            files_in_one_call(Path(scratch), options.files)
+        if options.calls:
+            calls_at_once(Path(scratch), options.calls, max(2, options.files // 100))
+    if options.repeat:
+        again_and_again(options.repeat, options.settled)
 
 
 if __name__ == "__main__":

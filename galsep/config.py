@@ -34,6 +34,7 @@ __all__ = [
     "dump_toml",
     "field_shape",
     "parse_range",
+    "parse_toml",
     "read_toml",
     "resolve",
     "split_shares",
@@ -42,6 +43,15 @@ __all__ = [
 
 MAX_BIT = 62
 """Highest bit of a mask."""
+
+LARGEST_TOML = 2**17
+"""Bytes of a TOML file; one that is larger is not read on."""
+
+LARGEST_INTEGER = 2**63 - 1
+"""Of those that TOML has."""
+
+MAX_BLENDS = 2_500_000
+"""Blends of a data set: the names of its shards fit into ``dataset.toml``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class SimulateConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _at_least("n", self.n, 1)
+        _between("n", self.n, 1, MAX_BLENDS)
         low, _ = parse_range("galaxies", self.galaxies, int)
         _at_least("galaxies", low, 0)
         _between("stars", self.stars, 0.0, 1.0)
@@ -160,6 +170,7 @@ class TrainConfig:
         _at_least("patience", self.patience, 0)
         if self.patience and not self.f1_size:
             raise UsageError("patience needs an F1 to look at: give f1_size a value above 0")
+        _at_least("threads", self.threads, 0)
         _between("ema", self.ema, 0.0, 0.99999)
         if self.optimizer not in ("adamw", "sgd"):
             raise UsageError(f"optimizer is adamw or sgd, got {self.optimizer!r}")
@@ -373,7 +384,8 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
         values = {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
         if "epochs" in values and "stages" not in values:
             # A shorter or longer cosine run is still one stage.
-            values["stages"] = (("all", max(1, values["epochs"]), 1e-3),)
+            epochs = _coerce("epochs", values["epochs"], int)
+            values["stages"] = (("all", max(1, epochs), 1e-3),)
     return build(cls, values)
 
 
@@ -408,9 +420,27 @@ def read_toml(file: Path) -> dict[str, Any]:
         When the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(file)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{file}: not a readable TOML file ({error})") from error
+
+
+def parse_toml(file: Path) -> dict[str, Any]:
+    """Read any TOML file of at most :data:`LARGEST_TOML` bytes.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it is missing, larger or no TOML.
+    """
+    with file.open("rb") as stream:
+        content = stream.read(LARGEST_TOML + 1)
+    if len(content) > LARGEST_TOML:
+        raise ValueError(f"more than {LARGEST_TOML} bytes")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
 
 
 def dump_toml(
@@ -461,6 +491,8 @@ def field_shape(text: str) -> tuple[int, int]:
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:
     """Check a plain value against a field's type, turning TOML lists into tuples."""
+    if type(value) is int and abs(value) > LARGEST_INTEGER:
+        raise UsageError(f"{name}: the number is too large")
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in allowed:
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):

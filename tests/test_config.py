@@ -1,12 +1,16 @@
 import dataclasses
+import os
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from galsep.config import (
+    LARGEST_TOML,
     RECIPES,
     DeblendConfig,
     EvaluateConfig,
+    ImportConfig,
     SimulateConfig,
     TrainConfig,
     dump_toml,
@@ -17,7 +21,7 @@ from galsep.config import (
 )
 from galsep.errors import UsageError
 
-EVERY = (SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig)
+EVERY = (SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig, ImportConfig)
 
 
 def test_the_defaults_are_those_of_the_report():
@@ -60,11 +64,49 @@ def test_wrong_types_are_refused(value):
         resolve(SimulateConfig, None, {"n": value})
 
 
-@pytest.mark.parametrize("content", [b"n = ", b"\xff\xfe", b"n = 1\nn = 2"])
+@pytest.mark.parametrize("cls", EVERY)
+def test_every_configuration_names_the_nearest(cls, tmp_path):
+    field = dataclasses.fields(cls)[0].name
+    (tmp_path / "c.toml").write_text(f"{field}x = 1\n")
+    said = rf"c\.toml: unknown setting '{field}x'; did you mean '{field}'\?"
+    with pytest.raises(UsageError, match=said):
+        resolve(cls, tmp_path / "c.toml", {})
+
+
+HOSTILE = {
+    "half a line": b"n = ",
+    "no text": b"\xff\xfe",
+    "twice": b"n = 1\nn = 2",
+    "a number of many digits": b"n = " + b"1" * 5000,
+    "nested": b"n = " + b"[" * 5000,
+    "tables in tables": b"n = " + b"{a = " * 5000,
+    "long": b"#" * (LARGEST_TOML + 1),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_what_is_not_toml_is_refused(tmp_path, content):
     (tmp_path / "c.toml").write_bytes(content)
     with pytest.raises(UsageError, match="not a readable TOML file"):
         read_toml(tmp_path / "c.toml")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+def test_a_file_without_an_end_is_not_read_on():
+    with pytest.raises(UsageError, match=f"/dev/zero: .*more than {LARGEST_TOML} bytes"):
+        read_toml(Path("/dev/zero"))
+
+
+def test_a_file_as_long_as_may_be_is_read(tmp_path):
+    (tmp_path / "c.toml").write_bytes(b"n = 5\n".ljust(LARGEST_TOML, b"#"))
+    assert read_toml(tmp_path / "c.toml") == {"n": 5}
+
+
+@pytest.mark.parametrize("number", [10**20, -(10**20), 10**400])
+def test_numbers_that_nothing_holds_are_refused(number):
+    for cls, name in ((SimulateConfig, "seed"), (DeblendConfig, "zeropoint")):
+        with pytest.raises(UsageError, match=f"{name}: the number is too large"):
+            resolve(cls, None, {name: number})
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -75,7 +117,8 @@ def test_a_missing_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("cls", "values", "match"),
     [
-        (SimulateConfig, {"n": 0}, "n must be at least 1, got 0"),
+        (SimulateConfig, {"n": 0}, "n must lie between 1 and 2500000, got 0"),
+        (SimulateConfig, {"n": 10**9}, "n must lie between 1 and 2500000, got 1000000000"),
         (SimulateConfig, {"galaxies": "3-1"}, "reversed; write 1-3"),
         (SimulateConfig, {"galaxies": "many"}, "galaxies is a number or a range"),
         (SimulateConfig, {"galaxies": "-1"}, "galaxies is a number or a range"),
@@ -90,6 +133,8 @@ def test_a_missing_file_is_refused(tmp_path):
         (SimulateConfig, {"seed": -1}, "seed must be at least 0"),
         (TrainConfig, {"recipe": "quick"}, "recipe is one of compact, paper, got 'quick'"),
         (TrainConfig, {"recipe": ["paper"]}, "recipe: .* wrong type"),
+        (TrainConfig, {"epochs": "all"}, "epochs: 'all' has the wrong type"),
+        (TrainConfig, {"threads": -1}, "threads must be at least 0"),
         (TrainConfig, {"optimizer": "adam"}, "optimizer is adamw or sgd"),
         (TrainConfig, {"schedule": "flat"}, "schedule is cosine or steps"),
         (TrainConfig, {"stages": [["tail", 12, 1e-3]]}, "a stage is"),

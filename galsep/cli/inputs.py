@@ -12,6 +12,9 @@ STDIN = "-"
 LIST = "@"
 COMMENT = "#"
 
+LARGEST_LIST = 2**26
+"""Bytes of a list of images; one that is larger is not read on."""
+
 
 def input_paths(arguments: Sequence[str]) -> list[Path]:
     """Turn arguments into paths; ``@FILE`` and ``-`` (stdin) stand for lists of names.
@@ -37,7 +40,8 @@ def input_paths(arguments: Sequence[str]) -> list[Path]:
 
 def _read_list(file: str) -> bytes:
     try:
-        return Path(file).read_bytes()
+        with Path(file).open("rb") as stream:
+            return stream.read(LARGEST_LIST + 1)
     except OSError as error:
         raise UsageError(
             f"{LIST}{file}: cannot read the list of images ({error.strerror}); a file whose own "
@@ -49,7 +53,7 @@ def _read_stdin() -> bytes:
     try:
         if sys.stdin is None:
             raise OSError("it is closed")
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read(LARGEST_LIST + 1)
     except (OSError, ValueError) as error:
         raise UsageError(f"standard input: cannot read the list of images ({error})") from error
 
@@ -57,6 +61,8 @@ def _read_stdin() -> bytes:
 def _names(origin: str, content: bytes) -> list[Path]:
     if b"\0" in content:
         raise UsageError(f"{origin}: not a list of images, which is text with one name a line")
+    if len(content) > LARGEST_LIST:
+        raise UsageError(f"{origin}: the list of images is too long; give it in several calls")
     # Names that are no UTF-8 stay what they are.
     lines = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff").splitlines()
     names = [line.strip() for line in lines]

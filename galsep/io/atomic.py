@@ -109,21 +109,26 @@ def write_fits(target: Path, hdus: "fits.HDUList") -> None:
 
     The checksum cards carry no time, so that equal content gives equal bytes.
     """
-    from astropy.io import fits
-
     with whole_file(target) as temporary, warnings.catch_warnings():
         # astropy puts Ctrl-C off until the file is updated; it need not say so.
         warnings.filterwarnings("ignore", message="KeyboardInterrupt ignored")
         hdus.writeto(temporary, output_verify="exception")
-        # Compressed images are checked as the binary tables they are stored in.
-        with fits.open(
-            temporary, mode="update", memmap=False, disable_image_compression=True
-        ) as stored:
+        with _as_stored(temporary) as stored:
             for hdu in stored:
                 if str(hdu.header.get("ZCMPTYPE", "")).startswith("GZIP"):
                     _forget_gzip_times(hdu)
+        # Opened anew: astropy 6 sums up tiles that have been read as they were in the file.
+        with _as_stored(temporary) as stored:
+            for hdu in stored:
                 hdu.add_datasum(when=DATASUM_COMMENT)
                 hdu.add_checksum(when=CHECKSUM_COMMENT, override_datasum=True)
+
+
+def _as_stored(file: Path) -> "fits.HDUList":
+    """Open a file to change it; compressed images are the binary tables they are stored in."""
+    from astropy.io import fits
+
+    return fits.open(file, mode="update", memmap=False, disable_image_compression=True)
 
 
 def _forget_gzip_times(hdu: "fits.BinTableHDU") -> None:

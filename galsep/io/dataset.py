@@ -7,8 +7,7 @@ stored where it exceeds 0.005 sky rms; ``flux`` is the total with all that lies 
 """
 
 import difflib
-import math
-import tomllib
+import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tomli_w
 
+from galsep.config import parse_toml
 from galsep.conventions import MASK_THRESHOLD, STAMP_SIZE
 from galsep.errors import DatasetError
 from galsep.io.atomic import write_fits, write_text
@@ -309,12 +309,12 @@ def load_meta(folder: Path) -> DatasetMeta:
     """
     path = folder / META_FILE
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parse_toml(path)
     except FileNotFoundError as error:
         raise DatasetError(
             f"{folder}: no data set here (no {META_FILE}); make one with galsep simulate"
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not readable ({one_line(error)})") from error
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
@@ -327,7 +327,7 @@ def load_meta(folder: Path) -> DatasetMeta:
             values[name] = tuple(values[name])
         meta = DatasetMeta(**values)
         counts = [int(meta.counts[split]) for split in SPLITS]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path}: incomplete or with unknown keys ({_unknown_key(values) or error})"
         ) from error
@@ -361,7 +361,9 @@ def _sound(meta: DatasetMeta) -> bool:
     return (
         all(isinstance(band, str) for band in meta.bands)
         and 0 < len(meta.bands) == len(meta.zeropoints) == len(meta.sky_rms) == len(meta.psf_fwhm)
-        and all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
+        and all(
+            type(figure) in (int, float) and abs(figure) <= sys.float_info.max for figure in figures
+        )
         and min(*meta.sky_rms, *meta.psf_fwhm, meta.pixel_scale) > 0
         and type(meta.detection_band) is int
         and 0 <= meta.detection_band < len(meta.bands)

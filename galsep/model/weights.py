@@ -198,7 +198,13 @@ def save_weights(
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
 ) -> None:
-    """Write a safetensors file whole."""
+    """Write a safetensors file whole.
+
+    Raises
+    ------
+    OutputError
+        When the operating system refuses.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         # Its own writer has a temporary file of another name, which would outlast a kill.
@@ -223,7 +229,7 @@ def read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(metadata[METADATA_KEY])
         version = info["format_version"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path}: holds no galsep network; train one with galsep train"
         ) from error

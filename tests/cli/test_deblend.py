@@ -13,6 +13,7 @@ import pytest
 from astropy.io import ascii, fits
 from astropy.table import Table
 
+from galsep.cli import inputs
 from galsep.cli.deblend import command_line, summary
 from galsep.errors import ImageError
 from galsep.workflows.files import FileResult
@@ -523,6 +524,19 @@ def test_lists_that_are_refused(galsep, tmp_path, monkeypatch, content, said):
     assert outcome.code == 2
     assert said in outcome.error
     assert "out" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("origin", ["@list.txt", "-"])
+def test_a_list_that_is_too_long_is_not_read_on(galsep, tmp_path, monkeypatch, origin):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inputs, "LARGEST_LIST", 1000)
+    (tmp_path / "list.txt").write_text("a.fits\n" * 200)
+    with open("list.txt") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        outcome = galsep("deblend", origin, "--output", "out")
+    assert outcome.code == 2
+    assert "the list of images is too long; give it in several calls" in outcome.error
+    assert names(tmp_path) == ["list.txt"]
 
 
 def test_an_empty_or_closed_stdin(galsep, monkeypatch):

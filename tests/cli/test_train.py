@@ -4,6 +4,7 @@ import csv
 import tomllib
 
 import pytest
+import torch
 
 from galsep.model.weights import load_model
 
@@ -134,6 +135,26 @@ def test_starting_weights_that_are_none(galsep, dataset, tmp_path, name):
     assert outcome.code == 1
     assert name in outcome.error
     assert names(tmp_path) == [name]
+
+
+class Malicious:
+    def __init__(self, witness):
+        self.witness = str(witness)
+
+    def __reduce__(self):
+        return (open, (self.witness, "w"))
+
+
+def test_starting_weights_that_would_run_code(galsep, dataset, tmp_path):
+    start, witness = tmp_path / "evil.pth", tmp_path / "code-ran"
+    torch.save({"weight": Malicious(witness)}, start)
+    outcome = galsep("train", dataset, "--output", tmp_path / "run", "--init", start)
+    assert outcome.code == 1
+    assert "evil.pth: not a torch state dict that is safe to load" in outcome.error
+    assert names(tmp_path) == ["evil.pth"]
+    # It would have run any other way.
+    torch.load(start, weights_only=False)["weight"].close()
+    assert witness.exists()
 
 
 def test_an_output_folder_that_cannot_be_made(galsep, dataset, tmp_path, quick):

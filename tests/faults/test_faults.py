@@ -1,9 +1,11 @@
 """Kills, full disks, and folders and files that vanish."""
 
 import contextlib
+import ctypes
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,15 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from galsep.config import DeblendConfig
+from galsep.config import DeblendConfig, SimulateConfig, TrainConfig, dump_toml
 from galsep.errors import ImageError, OutputError, OutputExistsError
+from galsep.io import dataset
 from galsep.io.claim import claimed
+from galsep.model.weights import load_model
 from galsep.workflows.files import deblend_files
 from galsep.workflows.reporting import Reporter
+from galsep.workflows.simulate import simulate
+from galsep.workflows.train import train
 
 from .kills import broken, partial
 
@@ -81,6 +87,142 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(images, tmp_path, command):
     assert not broken(output)
     assert not list(output.glob("*_cat.fits"))
     assert not (output / "dataset.toml").exists()
+
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+
+
+def not_almighty() -> None:
+    """Have permissions hold for root, too (Linux)."""
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
+
+
+EACH = """
+import sys
+from galsep.cli.main import main
+images, data, output = sys.argv[1].split(","), sys.argv[2], sys.argv[3]
+for command in (
+    ["deblend", *images, "-o", output, "--device", "cpu"],
+    ["simulate", output, "--n", "3", "--workers", "1"],
+    ["train", data, "-o", output, "--epochs", "1", "--device", "cpu"],
+):
+    print(main([*command, "-q"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root may write everywhere but here")
+def test_an_output_folder_that_is_read_only_is_one_line(images, data, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir(mode=0o500)
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, ",".join(map(str, images)), str(data), str(output)],
+        preexec_fn=not_almighty,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.stdout.split() == ["1", "1", "1"], done.stderr
+    refused = f"error: {output}: the output folder is not writable"
+    assert done.stderr.splitlines() == [refused] * 3
+    assert not list(output.iterdir())
+
+
+class Removing(Reporter):
+    """Removes a folder at the first progress."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def advance(self, steps=1, note=""):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Blends to train on."""
+    folder = tmp_path_factory.mktemp("data") / "set"
+    simulate(folder, SimulateConfig(n=40, seed=2, workers=1))
+    return folder
+
+
+TRAINING = TrainConfig(
+    epochs=1, separation_epochs=0, epoch_size=2, batch_size=2, validation_size=2, f1_size=0,
+    calibrate=False, device="cpu",
+)  # fmt: skip
+
+
+def test_a_data_set_whose_folder_is_removed_while_it_is_simulated(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_SIZE", 2)
+    output = tmp_path / "out"
+    with pytest.raises(OutputError, match=rf"^{output}/shard-0001\.fits: cannot write \(.*\)$"):
+        simulate(output, SimulateConfig(n=4, workers=1), reporter=Removing(output))
+    assert not output.exists()
+
+
+def test_a_run_whose_folder_is_removed_while_it_is_trained(data, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(OutputError, match=rf"^{run}/weights\.safetensors: cannot write \(.*\)$"):
+        train(data, run, TRAINING, reporter=Removing(run))
+    assert not run.exists()
+
+
+def test_a_data_set_that_is_removed_while_it_is_trained_on_is_in_memory(data, tmp_path):
+    copy = tmp_path / "set"
+    shutil.copytree(data, copy)
+    train(copy, tmp_path / "run", TRAINING, reporter=Removing(copy))
+    assert not copy.exists()
+    assert load_model(tmp_path / "run" / "weights.safetensors", "cpu").info["epoch"] == 1
+
+
+@pytest.fixture
+def small_disk():
+    """Let no file of this process grow beyond what settings and tables need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_is_full_ends_a_training_with_one_line(data, tmp_path, request):
+    run = tmp_path / "run"
+    request.getfixturevalue("small_disk")
+    with pytest.raises(OutputError) as caught:
+        train(data, run, TRAINING)
+    assert re.match(rf"{run}/weights\.safetensors: cannot write \(.*\)$", str(caught.value))
+    assert [path.name for path in run.iterdir()] == ["config.toml"]
+
+
+# The signal comes while the resume state is being written.
+TOLD = """
+import signal, sys
+from galsep.cli import main as program
+from galsep.model import weights
+
+signal.signal(signal.SIGTERM, program._terminate)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+write = weights.save_file
+
+def save_file(tensors, path, metadata):
+    write(tensors, path, metadata)
+    if number and "galsep_state" in metadata:
+        signal.raise_signal(number)
+
+weights.save_file = save_file
+sys.exit(program.main(arguments))
+"""
+
+
+def test_a_training_that_is_told_to_stop_leaves_whole_files_and_goes_on(forked, data, tmp_path):
+    settings, run = tmp_path / "settings.toml", tmp_path / "run"
+    settings.write_text(dump_toml(TRAINING))
+    arguments = ["train", str(data), "-o", str(run), "--config", str(settings), "-q", "--resume"]
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (0, 0)):
+        child = forked(TOLD, arguments=arguments, number=int(number))
+        child.join(300)
+        assert child.exitcode == code
+        assert not partial(run)
+        load_model(run / "weights.safetensors", "cpu")
+        assert (run / "state.safetensors").exists() == (code == 0)
 
 
 def test_an_output_folder_that_is_removed_costs_the_files_after_it(images, tmp_path):

@@ -7,11 +7,14 @@ import tomli_w
 from astropy.io import fits
 from astropy.table import Table
 
+from galsep.config import LARGEST_TOML, MAX_BLENDS
 from galsep.errors import DatasetError
 from galsep.io.dataset import (
     DatasetMeta,
     is_dataset,
     load_dataset,
+    load_meta,
+    shard_slices,
     write_meta,
     write_shard,
 )
@@ -204,6 +207,10 @@ def test_only_a_finished_folder_is_a_data_set(folder):
         ),
         ("format_version = 1", "", "of format version None"),
         ("seed = 1", "", "incomplete or with unknown keys"),
+        ("seed = 1", "seed = " + "[" * 5000, "not readable .*nested too deeply"),
+        ("seed = 1", "seed = 1 #" + "#" * LARGEST_TOML, "not readable .*more than"),
+        ("pixel_scale = ", "pixel_scale = 1" + "0" * 400 + " # ", "figures do not fit"),
+        ("train = 1", "train = inf", "incomplete"),
         ("seed = 1", "seed = 1\nsede = 2", "unknown keys .*'sede'; did you mean 'seed'"),
         ("detection_band = ", "detection_band = 7 # ", "bands and their figures do not fit"),
         ("pixel_scale = ", "pixel_scale = nan # ", "bands and their figures do not fit"),
@@ -229,6 +236,12 @@ def test_wrong_descriptions_are_refused(folder, old, new, match):
     with pytest.raises(DatasetError, match=match) as caught:
         load_dataset(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_largest_data_set_can_be_described(tmp_path):
+    shards = tuple(shard_slices(MAX_BLENDS))
+    write_meta(tmp_path, meta({"train": MAX_BLENDS, "validation": 0, "test": 0}, shards))
+    assert load_meta(tmp_path).shards == shards
 
 
 @pytest.mark.parametrize("end", [0, 1000, 5000, 60_000, 240_000])

@@ -126,6 +126,38 @@ def test_a_galaxy_larger_than_a_cutout(found):
     assert near(catalog, 100, 100)["flags"] & Flag.LARGER_THAN_CUTOUT
 
 
+def test_a_galaxy_that_fills_the_image(found):
+    """The scale of a galaxy of 2,000 px against the mesh's cells, in fewer pixels."""
+    shape = (600, 600)
+    rows, columns = np.indices(shape)
+    light = 800 * np.exp(-np.hypot(rows - 300, (columns - 300) / 1.3) / 50)
+    image = np.random.default_rng(3).normal(size=shape) + light
+    core = found(image).catalog
+    assert len(core) == 1
+    assert core["flags"][0] & Flag.LARGER_THAN_CUTOUT
+    # Cells of the usual mesh take its outer light for background, larger ones do not.
+    assert core["segment_flux"][0] < 0.5 * light.sum()
+    whole = near(found(image, background_mesh=600).catalog, 300, 300)
+    assert whole["flags"] & Flag.LARGER_THAN_CUTOUT
+    assert whole["segment_flux"] > 0.9 * light.sum()
+
+
+def test_more_stars_than_a_cutout_has_room_for(found):
+    """A piece of a field of 300,000 sources: one every 10 px."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[5:150:10, 5:150:10].reshape(2, -1) + rng.uniform(-1.5, 1.5, (2, 225))
+    image = rng.normal(size=(150, 150))
+    for row, column, flux in zip(y, x, 10 ** rng.uniform(2, 4, 225), strict=True):
+        image += galaxy(image.shape, row, column, flux, 1.3)
+    result = found(image)
+    catalog, owned = result.catalog, np.bincount(result.segm.ravel(), minlength=2)[1:]
+    # One row a label, each within its own pixels; what the network has no room for is SEP's.
+    assert len(catalog) > 100
+    np.testing.assert_array_equal(catalog["label"], np.arange(1, len(catalog) + 1))
+    np.testing.assert_array_equal(owned, catalog["area"])
+    assert np.isfinite(catalog["deblend_flux"]).all()
+
+
 def test_a_satellite_trail(found):
     image = sky()
     rows = np.arange(140)

@@ -26,7 +26,8 @@ def pages(tmp_path_factory):
     data[100:110, 30:60] = np.nan
     header["EXTNAME"] = EVIL[:60]
     header["BUNIT"] = "<b>adu</b>"
-    name = "<i>a&b'"
+    header["OBJECT"] = header["TELESCOP"] = header["FILTER"] = EVIL
+    name = "<i>a&b'\n<script>\""
     fits.writeto(folder / f"{name}.fits", data, header)
     rng = np.random.default_rng(0)
     fits.writeto(folder / "empty.fits", rng.normal(size=(70, 90)).astype("f4"))
@@ -77,7 +78,7 @@ def test_blends_are_shown_the_most_blended_first(pages):
 def test_settings_versions_and_what_was_masked(pages):
     text = pages[0].read_text()
     assert f"sha256:{pages[2].meta['WEIGHTS'][:16]}" in text
-    assert "galsep deblend &lt;i&gt;a&amp;b&#39;.fits --report" in text
+    assert "galsep deblend &lt;i&gt;a&amp;b&#39;" in text
     assert "300 pixels (0.938 %) hold no valid data" in text
     # Neither machines nor folders.
     assert str(pages[0].parent.parent) not in text
@@ -89,6 +90,8 @@ def test_nothing_of_an_input_is_markup(pages):
     assert "<i>a&b'" not in text
     assert "<b>adu" not in text
     assert "alert('1')" not in text
+    # Those of the page itself alone.
+    assert text.lower().count("<script") == pages[1].read_text().lower().count("<script")
     assert "&lt;script&gt;alert" in text.lower()
 
 
