@@ -156,6 +156,10 @@ def test_an_evaluation(evaluation):
     assert metrics["weights_sha256"][:16] in text
     assert "truth dashed" in text
     assert text.index("Failures</h2>") < text.index("Successes</h2>")
+    # What stands in the tables' headings and rows is explained above them.
+    told = text[text.index('id="tables"') : text.index("<table")]
+    for term in ("IoU", "exact blend", "levels and a contrast", "Flux error and bias"):
+        assert term in told
 
 
 def test_a_browser_shows_an_evaluation(evaluation, browse):
