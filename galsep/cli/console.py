@@ -267,9 +267,10 @@ def _start_bar(
 
         def get_renderables(self) -> "Iterable[RenderableType]":
             if epochs:
-                yield _epochs_table(epochs, self.console.width)
+                yield _epochs_table(epochs, console.width)
             yield self.make_tasks_table(self.tasks)
 
+    console = Console(stderr=True)
     progress = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -277,7 +278,7 @@ def _start_bar(
         TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
         expand=True,
     )
