@@ -183,7 +183,7 @@ def train(
             dataset, output, settings, resume=resume, overwrite=overwrite, reporter=reporter
         )
         reporter.info(
-            f"wrote {result.weights} after {len(result.history)} epochs of Mask R-CNN and "
+            f"wrote {result.weights}; epochs: {len(result.history)} of Mask R-CNN, "
             f"{len(result.separation_history)} of the separation network"
         )
 
