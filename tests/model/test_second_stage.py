@@ -65,9 +65,10 @@ def proposals():
     """Boxes about the true ones and elsewhere; some stamps have fewer."""
     boxes = torch.rand((3, 30, 4), generator=torch.Generator().manual_seed(4)) * 60
     boxes[..., 2:] += boxes[..., :2] + 2
+    off = torch.tensor([[0.7, -0.4, 1.1, 0.8], [-0.6, 0.3, 0.2, -0.5]])
     for row, truth in enumerate(TARGETS):
         for k, box in enumerate(truth["boxes"]):
-            boxes[row, 2 * k], boxes[row, 2 * k + 1] = box + 0.7, box - 1.1
+            boxes[row, 2 * k : 2 * k + 2] = box + off
     real = torch.arange(30) < torch.tensor([30, 28, 25])[:, None]
     return Proposals(boxes, torch.arange(30).expand(3, -1), real)
 
