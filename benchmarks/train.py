@@ -377,7 +377,8 @@ def judged(data: Dataset, network: nn.Module, channels: int, bench: Bench) -> di
 
     def found(blend: int) -> Detections:
         image = network_input(data, blend)[:channels].to(bench.device).contiguous()
-        result = network([image])[0]
+        # torchvision's network takes a list, galsep's a batch.
+        result = network([image] if channels == 3 else image[None])[0]
         boxes = result["boxes"].double().cpu().numpy()
         scores = result["scores"].double().cpu().numpy()
         x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2 - 0.5
