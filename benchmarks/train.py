@@ -2,6 +2,7 @@
 
     python benchmarks/train.py --work DIR [--device cuda] [--only reference,paper,compact]
     python benchmarks/train.py --work DIR --equal-time 20
+    python benchmarks/train.py --work DIR --equal-time 20 --device cpu --threads 1 --batch-size 8
 
 The reference is torchvision's ``maskrcnn_resnet50_fpn`` trained as its own reference script does
 it: a DataLoader with workers gives lists of images and of targets, the loss is looked at in every
@@ -15,7 +16,8 @@ same device, measured by the same command in the same precision (bfloat16 with A
 DIR/train.json keeps each row as soon as it is measured; a command that was stopped goes on behind
 the last of them. With ``--equal-time``, reference and compact are trained for as many minutes and
 judged alike: centres of boxes within 5 px of detectable sources of the test split, at the score
-threshold that is best on the validation split.
+threshold that is best on the validation split. On a CPU the minutes are CPU time, so that other
+work on the machine does not matter; with ``--threads 1`` that is what an idle core takes.
 """
 
 import argparse
@@ -44,6 +46,7 @@ from galsep.model.network import ARCHITECTURES, normalise
 from galsep.model.weights import load_model
 from galsep.scene import Detections, Footprint
 from galsep.workflows.judging import match_detectable
+from galsep.workflows.reporting import Reporter
 from galsep.workflows.simulate import simulate
 from galsep.workflows.train import train
 
@@ -76,7 +79,7 @@ class Bench:
         given = {
             "recipe": recipe, "init": "random", "batch_size": self.batch_size,
             "device": str(self.device), "separation_epochs": 0, "calibrate": False,
-            "validation_size": 1, **settings,
+            "validation_size": 1, "f1_size": 0, **settings,
         }  # fmt: skip
         return resolve(TrainConfig, None, given)
 
@@ -289,22 +292,28 @@ def equal_time(bench: Bench, minutes: float) -> dict[str, Any]:
     data = load_dataset(bench.dataset)
     seconds = 60 * minutes
     amp = fast_bfloat16(bench.device)
-    start = time.perf_counter()
+    clock = clock_of(bench.device)
+    start = clock()
     reference, seen = reference_for(bench, data, seconds, amp=amp)
-    took = time.perf_counter() - start
+    took = clock() - start
     results = {"reference": {"seconds": took, "images": seen, **judged(data, reference, 3, bench)}}
     del reference
-    speed = galsep_speed(bench, "compact", amp=amp)
-    # Epochs cost a little beside their steps.
     epochs = 10
-    size = max(bench.batch_size, int(0.95 * speed * seconds / epochs))
+    trial = bench.galsep(
+        "compact", epochs=2, epoch_size=bench.batch_size * bench.steps, amp=amp,
+        stages=(("all", 2, 1e-3),),
+    )  # fmt: skip
+    timed = Timed(clock)
+    with tempfile.TemporaryDirectory(dir=bench.work) as folder:
+        train(bench.dataset, folder, trial, reporter=timed)
+    size = max(bench.batch_size, int(trial.epoch_size * seconds / (timed.seconds * epochs)))
     config = bench.galsep(
         "compact", epochs=epochs, epoch_size=size, amp=amp, stages=(("all", epochs, 1e-3),)
     )
     run = bench.work / "equal-time"
-    start = time.perf_counter()
+    start = clock()
     weights = train(bench.dataset, run, config, overwrite=True).weights
-    took = time.perf_counter() - start
+    took = clock() - start
     network = load_model(weights, str(bench.device)).network
     seen = epochs * config.epoch_size
     return results | {
@@ -312,17 +321,40 @@ def equal_time(bench: Bench, minutes: float) -> dict[str, Any]:
     }
 
 
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Time passing, or on a CPU the time that this process spends on it."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
+
+
+class Timed(Reporter):
+    """Notes how long the last task took."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.seconds = math.nan
+        self._start = 0.0
+
+    def begin(self, label: str, total: int) -> None:  # noqa: ARG002 (a reporter's signature)
+        """Note when it begins."""
+        self._start = self.clock()
+
+    def end(self) -> None:
+        """Note how long it took."""
+        self.seconds = self.clock() - self._start
+
+
 def reference_for(
     bench: Bench, data: Dataset, seconds: float, *, amp: bool
 ) -> tuple[nn.Module, int]:
     """Train the reference until the time is up."""
     torch.manual_seed(1)
-    start = time.perf_counter()
+    clock = clock_of(bench.device)
+    start = clock()
     network = reference_network().to(bench.device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)
     step = 0
     for batch in batches(bench, data):
-        share = (time.perf_counter() - start) / seconds
+        share = (clock() - start) / seconds
         if share >= 1:
             break
         set_rate(optimizer, step, share)
@@ -345,7 +377,8 @@ def judged(data: Dataset, network: nn.Module, channels: int, bench: Bench) -> di
 
     def found(blend: int) -> Detections:
         image = network_input(data, blend)[:channels].to(bench.device).contiguous()
-        result = network([image])[0]
+        # torchvision's network takes a list, galsep's a batch.
+        result = network([image] if channels == 3 else image[None])[0]
         boxes = result["boxes"].double().cpu().numpy()
         scores = result["scores"].double().cpu().numpy()
         x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2 - 0.5
@@ -386,16 +419,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--warmup", type=int, default=5, help="steps of the reference before")
     parser.add_argument("--workers", type=int, default=4, help="of the reference's DataLoader")
+    parser.add_argument("--threads", type=int, default=0, help="of a CPU")
     parser.add_argument("--equal-time", type=float, metavar="MINUTES", help="compare F1 instead")
     given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
     dataset = given.dataset or given.work / "pairs"
     given.work.mkdir(parents=True, exist_ok=True)
     if not is_dataset(dataset):
         simulate(dataset, SimulateConfig(n=given.n))
-    bench = Bench(
-        given.work, dataset, choose_device(given.device),
-        given.batch_size, given.steps, given.warmup, given.workers,
-    )  # fmt: skip
+    device = choose_device(given.device)
+    # What other processes spend would not count.
+    workers = 0 if given.equal_time and device.type == "cpu" else given.workers
+    bench = Bench(given.work, dataset, device, given.batch_size, given.steps, given.warmup, workers)
     if given.equal_time:
         results = equal_time(bench, given.equal_time)
         write_text(given.work / "equal-time.json", json.dumps(results, indent=1) + "\n")

@@ -120,7 +120,9 @@ class TrainConfig:
     blends and ``separation_depth`` magnitudes more of depth: of sources that are barely found,
     there is little to learn about their light. F1 is measured on ``f1_size`` validation blends
     after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience`` epochs,
-    its training ends (0: it does not).
+    its training ends (0: it does not). With ``fixed_statistics``, batch normalisation keeps the
+    means and variances of the starting weights, while its scales and offsets are trained; random
+    weights have none to keep, so that from these they are learnt.
     """
 
     recipe: str = "compact"
@@ -139,6 +141,7 @@ class TrainConfig:
     stages: tuple[tuple[str, int, float], ...] = (("all", 20, 1e-3),)
     ema: float = 0.999
     clip_norm: float = 5.0
+    fixed_statistics: bool = False
     augment: bool = True
     compose: bool = True
     max_groups: int = 8
@@ -204,6 +207,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
             "warmup": 0,
             "stages": (("heads", 15, 1e-3), ("4+", 20, 5e-3), ("all", 60, 1e-3), ("all", 80, 1e-4)),
             "ema": 0.0,
+            # As in Matterport's code, where TRAIN_BN is False by default.
+            "fixed_statistics": True,
             "compose": False,
         },
     }

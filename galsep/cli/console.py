@@ -23,7 +23,10 @@ PLAIN_INTERVAL = 5.0
 """Seconds between two lines of progress where there is no terminal."""
 
 EPOCHS_SHOWN = 6
-"""Epochs of training in the table above the bar."""
+"""Epochs of training in the table above the bar, at most."""
+
+NAMES_WIDTH, EPOCH_WIDTH = 19, 15
+"""Characters of that table's first column and of each epoch's."""
 
 MIN_TABLE_WIDTH = 80
 PIPE_TABLE_WIDTH = 160
@@ -228,20 +231,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole} s" if minutes else f"{whole} s"
 
 
-def _epochs_table(epochs: Sequence[tuple[str, Mapping[str, float]]]) -> "Table":
-    """Losses of the last epochs, one row each: in training, and in validation where they differ."""
+def _epochs_table(epochs: Sequence[tuple[str, Mapping[str, float]]], width: int) -> "Table":
+    """Losses, in training and in validation, of as many of the last epochs as fit, one a column."""
     from rich.table import Table
 
+    shown = epochs[-max(1, (width - NAMES_WIDTH) // EPOCH_WIDTH) :]
+    names = [name.removeprefix("train_") for name in shown[-1][1] if name.startswith("train_")]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    parts = [name.removeprefix("train_") for name in epochs[-1][1] if name.startswith("train_")]
-    others = [name for name in ("validation_f1", "learning_rate") if name in epochs[-1][1]]
-    table.add_column("train / validation")
-    for name in (*parts, *others):
-        label = name.removeprefix("loss_").removeprefix("validation_").replace("_", " ")
-        table.add_column(label, justify="right")
-    for name, figures in epochs:
-        losses = [f"{figures[f'train_{p}']:.3f}/{figures[f'validation_{p}']:.3f}" for p in parts]
-        table.add_row(name, *losses, *(f"{figures[other]:.3g}" for other in others))
+    table.add_column("train / validation", no_wrap=True)
+    for name, _ in shown:
+        table.add_column(name, justify="right")
+    for name in names:
+        losses = [f"{one[f'train_{name}']:.3f}/{one[f'validation_{name}']:.3f}" for _, one in shown]
+        table.add_row(name.removeprefix("loss_").replace("_", " "), *losses)
+    for name, label in (("validation_f1", "F1"), ("learning_rate", "learning rate")):
+        if name in shown[-1][1]:
+            table.add_row(label, *(f"{one[name]:.3g}" for _, one in shown))
     return table
 
 
@@ -262,9 +267,10 @@ def _start_bar(
 
         def get_renderables(self) -> "Iterable[RenderableType]":
             if epochs:
-                yield _epochs_table(epochs)
+                yield _epochs_table(epochs, console.width)
             yield self.make_tasks_table(self.tasks)
 
+    console = Console(stderr=True)
     progress = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -272,7 +278,7 @@ def _start_bar(
         TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
         expand=True,
     )

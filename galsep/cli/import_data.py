@@ -31,7 +31,8 @@ HELP = """
 Make a data set for galsep train and galsep evaluate from images whose sources are known: FITS or
 PNG images with label maps (0 background, each positive number a source), or with annotations in
 COCO's JSON (categories galaxy and star; polygons or run lengths, which may overlap). The background
-is subtracted and stamps are cut as galsep deblend does it; no source is in two of the splits.
+is subtracted and stamps are cut as galsep deblend does it; no source is in two of the splits. Bands
+of one field are images of their own: both networks learn from one band at a time.
 """
 
 EPILOG = """

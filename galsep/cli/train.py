@@ -182,8 +182,10 @@ def train(
         result = run(
             dataset, output, settings, resume=resume, overwrite=overwrite, reporter=reporter
         )
-        epochs = len(result.history) + len(result.separation_history)
-        reporter.info(f"wrote {result.weights} after {epochs} epochs")
+        reporter.info(
+            f"wrote {result.weights}; epochs: {len(result.history)} of Mask R-CNN, "
+            f"{len(result.separation_history)} of the separation network"
+        )
 
 
 def _rehearse(dataset: Path, settings: TrainConfig, *, quiet: bool, verbose: bool) -> None:

@@ -252,6 +252,8 @@ class Trainer:
             parameter.requires_grad_(part_is_trained(name, part))
         step_losses = self._step()
         self.network.train()
+        if self.config.fixed_statistics and self.config.init != "random":
+            _fix_statistics(self.network)
         means = _Means(self.objective.parts)
         for index, batch in enumerate(self._batches(training, size, rng)):
             step = (epoch - 1) * self.steps_per_epoch + index
@@ -309,9 +311,7 @@ class Trainer:
         """Losses of the averaged weights on the same stamps each epoch."""
         # The losses need training mode; normalisation must not learn.
         self.average.train()
-        for module in self.average.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        _fix_statistics(self.average)
         _check_shares("validation_size", size, self.config.batch_size)
         rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
         means = _Means(self.objective.parts)
@@ -370,6 +370,13 @@ class Trainer:
             own = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
             state.setdefault(int(index), {})[key] = own
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _fix_statistics(network: nn.Module) -> None:
+    """Have batch normalisation keep its means and variances, in training mode too."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _check_shares(name: str, size: int, batch_size: int) -> None:

@@ -322,8 +322,8 @@ def initial_weights(network: nn.Module, init: str) -> str:
     Returns
     -------
     str
-        Where the weights came from: name and SHA-256 of the file, how much of it fits, and the
-        version of torchvision, whose names of tensors these are.
+        Where the weights came from: name, address if it has one, and SHA-256 of the file, how much
+        of it fits, and the version of torchvision, whose names of tensors these are.
 
     Raises
     ------
@@ -334,15 +334,19 @@ def initial_weights(network: nn.Module, init: str) -> str:
         return "random"
     path = _coco_file() if init == "coco" else find_weights(init)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file to start from")
+        raise WeightsError(
+            f"{path}: no such file to start from; --init takes random, coco, a name that galsep "
+            "weights lists, or a file"
+        )
     state = _read_state(path)
     fitted = _fitting(network, state)
     if not fitted:
         raise WeightsError(f"{init}: no tensor in it fits the network")
     network.load_state_dict(fitted, strict=False)
+    source = f" from {COCO_URL}" if init == "coco" else ""
     return (
-        f"{path.name} sha256:{sha256(path)} ({len(fitted)} of {len(network.state_dict())} tensors, "
-        f"torchvision {torchvision.__version__})"
+        f"{path.name}{source} sha256:{sha256(path)} ({len(fitted)} of "
+        f"{len(network.state_dict())} tensors, torchvision {torchvision.__version__})"
     )
 
 

@@ -19,32 +19,51 @@ __all__ = ["draw_found", "plot_augmentation", "plot_blends", "plot_field", "plot
 def plot_losses(
     history: Sequence[Mapping[str, float]], parts: Mapping[str, str], path: Path
 ) -> None:
-    """Draw training and validation losses against the epoch (Figure 5 of the report).
+    """Draw training and validation losses against the epoch (Figure 5 of the report), and F1.
 
     Parameters
     ----------
     history : sequence of mappings
-        One an epoch, with ``epoch`` and ``train_<part>``, ``validation_<part>``.
+        One an epoch, with ``epoch`` and ``train_<part>``, ``validation_<part>``; where
+        ``validation_f1`` was measured, it is drawn too, and the best is marked.
     parts : mapping of str to str
         Parts of the loss and what they mean; drawn after their sum, ``loss``.
     path : Path
         PNG file to write.
     """
     shown = {"loss": "sum", **parts}
-    columns = (len(shown) + 1) // 2
+    judged = any("validation_f1" in entry for entry in history)
+    columns = (len(shown) + judged + 1) // 2
     figure = new_figure(3.7 * columns, 6.5)
     epochs = [entry["epoch"] for entry in history]
-    for axes, (part, title) in zip(figure.subplots(2, columns).flat, shown.items(), strict=False):
+    panels = list(figure.subplots(2, columns).flat)
+    for axes, (part, title) in zip(panels, shown.items(), strict=False):
         for kind, style in (("train", "o-"), ("validation", "s--")):
             values = [entry[f"{kind}_{part}"] for entry in history]
             axes.plot(epochs, values, style, label=kind, markersize=4)
-        axes.set_title(title.partition(":")[0])
-        axes.set_xlabel("epoch")
+        name, _, meaning = title.partition(": ")
+        axes.set_title(name if name.startswith("L_") or not meaning else title, fontsize=10)
         axes.set_ylabel("loss")
         axes.set_ylim(bottom=min(0, *axes.get_ylim()))
-        axes.grid(alpha=0.3)
         axes.legend()
+    if judged:
+        _draw_f1(panels[len(shown)], epochs, [entry["validation_f1"] for entry in history])
+    for axes in panels[: len(shown) + judged]:
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(shown) + judged :]:
+        axes.set_axis_off()
     save_figure(figure, path)
+
+
+def _draw_f1(axes: "Axes", epochs: Sequence[float], f1: Sequence[float]) -> None:
+    """Draw F1 against the epoch, and mark the first of the best."""
+    best = max(range(len(f1)), key=f1.__getitem__)
+    axes.plot(epochs, f1, "s--", color="C1", markersize=4)
+    axes.plot(epochs[best], f1[best], "*", color="C3", markersize=12)
+    axes.set_title(f"validation F1: best {f1[best]:.3f}, epoch {epochs[best]:.0f}", fontsize=10)
+    axes.set_ylabel("F1")
 
 
 def plot_blends(

@@ -396,6 +396,7 @@ def separation_config(config: TrainConfig) -> TrainConfig:
         warmup=200,
         stages=(("all", config.separation_epochs, config.separation_rate),),
         ema=0.999,
+        fixed_statistics=False,
         compose=True,
         max_groups=config.separation_groups,
         patience=0,

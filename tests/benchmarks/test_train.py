@@ -125,19 +125,34 @@ def test_a_recipe_is_timed_and_counted(bench, pairs, tmp_path):
     assert 2e9 < bench.galsep_flops(one, "compact") < 20e9
 
 
+PYTHON = """#!/bin/sh
+case $1 in -) exec "{real}" "$@" ;; esac
+echo "$*" >>"{folder}/asked"
+[ -z "$SLEEP" ] || exec sleep "$SLEEP"
+case "$*" in
+*"galsep train"*)
+    [ -z "$EPOCH" ] || {{
+        mkdir -p "$WORK/compact"
+        printf 'epochs = 20\\nseparation_epochs = 12\\n' >"$WORK/compact/config.toml"
+        printf 'seconds,images_per_second,validation_f1\\n90,88.6,0.5\\n30,266,0.875\\n' \\
+            >"$WORK/compact/metrics.csv"
+    }}
+    ;;
+esac
+exit "$CODE"
+"""
+
+
 @pytest.fixture
 def script(tmp_path):
     """Run h200.sh with a Python that notes what it is asked for and ends as it is told."""
     python = tmp_path / "python"
-    python.write_text(
-        f'#!/bin/sh\ncase $1 in -) exec "{sys.executable}" "$@" ;; esac\n'
-        f'echo "$*" >>"{tmp_path}/asked"\n[ -z "$SLEEP" ] || exec sleep "$SLEEP"\nexit "$CODE"\n'
-    )
+    python.write_text(PYTHON.format(real=sys.executable, folder=tmp_path))
     python.chmod(0o755)
 
     def run(*arguments, code=0, **variables):
         environment = {**os.environ, "PYTHON": str(python), "WORK": str(tmp_path / "work"),
-                       "CODE": str(code), "SLEEP": "", **variables}  # fmt: skip
+                       "CODE": str(code), "SLEEP": "", "EPOCH": "", **variables}  # fmt: skip
         command = ["sh", str(FOLDER / "h200.sh"), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -146,18 +161,25 @@ def script(tmp_path):
     return run
 
 
-def test_the_script_draws_once_and_resumes(script):
-    script.work.mkdir()
+def drawn(script, name):
+    (script.work / name).mkdir(parents=True, exist_ok=True)
+    (script.work / name / "dataset.toml").touch()
+
+
+def test_the_script_draws_once_resumes_and_judges(script):
     ran = script("paper", DEVICE="cpu", EPOCHS="3", INIT="random")
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
-    simulated, trained = script.asked.read_text().splitlines()
+    simulated, trained, judged = script.asked.read_text().splitlines()
     assert simulated == f"-m galsep simulate {script.work}/pairs --n 20000 --quiet"
     assert trained == (
         f"-m galsep train {script.work}/pairs --output {script.work}/paper --recipe paper "
         "--device cpu --resume --epochs 3 --init random"
     )
-    (script.work / "pairs").mkdir()
-    (script.work / "pairs" / "dataset.toml").touch()
+    assert judged == (
+        f"-m galsep evaluate {script.work}/pairs --output {script.work}/paper-report "
+        f"--weights {script.work}/paper/weights.safetensors --device cpu --overwrite"
+    )
+    drawn(script, "pairs")
     script.asked.unlink()
     assert script("bench").stdout == "done\n"
     (measured,) = script.asked.read_text().splitlines()
@@ -165,12 +187,56 @@ def test_the_script_draws_once_and_resumes(script):
 
 
 def test_the_script_says_whether_there_is_more_to_do(script):
-    (script.work / "varied").mkdir(parents=True)
-    (script.work / "varied" / "dataset.toml").touch()
-    assert script("compact", code=130).stdout == "not done yet: say it again\n"
-    ran = script("compact", SLEEP="60", LIMIT="1")
-    assert (ran.returncode, ran.stdout) == (0, "not done yet: say it again\n")
+    drawn(script, "varied")
+    ran = script("compact", code=130, EPOCH="1")
+    assert ran.returncode == 0
+    assert ran.stdout.splitlines() == [
+        "not done yet: say it again",
+        "Mask R-CNN: 2 of 20 epochs, 1.00 min an epoch, 20 min for all, 266 images/s, F1 0.875",
+    ]
     assert script("compact", code=1).returncode == 1
     ran = script("everything")
     assert ran.returncode == 2
     assert "bench, paper or compact" in ran.stderr
+
+
+def test_the_script_stops_where_no_epoch_ends_in_time(script):
+    drawn(script, "varied")
+    ran = script("compact", SLEEP="60", LIMIT="8")
+    assert (ran.returncode, ran.stdout) == (1, "not done yet: say it again\n")
+    assert "smaller EPOCH_SIZE" in ran.stderr
+
+
+def test_the_script_installs_what_is_missing_or_old_but_no_pytorch(script, monkeypatch, tmp_path):
+    """Of what is drawn already, GalSim is not missed."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(HIDING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    drawn(script, "pairs")
+    assert script("bench", WHEELS="wheels").returncode == 0
+    installed = script.asked.read_text().splitlines()[0]
+    assert installed == (
+        f"-m pip install --quiet --no-index --find-links wheels -r {script.work}/needed.txt"
+    )
+    assert (script.work / "needed.txt").read_text() == "numpy>=1.26\nsep>=1.4\n"
+    assert (script.work / "to-judge.txt").read_text() == "photutils>=2.0\n"
+    (script.work / "pairs" / "dataset.toml").unlink()
+    script("bench")
+    assert (script.work / "needed.txt").read_text() == "galsim>=2.6\nnumpy>=1.26\nsep>=1.4\n"
+
+
+HIDING = """
+import importlib.metadata as metadata
+
+known = metadata.version
+older = {"numpy": "1.20"}
+
+
+def version(name):
+    if name in ("galsim", "photutils", "sep", "torch"):
+        raise metadata.PackageNotFoundError(name)
+    return older.get(name) or known(name)
+
+
+metadata.version = version
+"""

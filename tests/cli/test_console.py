@@ -157,16 +157,21 @@ with ConsoleReporter() as reporter:
 """
 
 
-def test_the_last_epochs_stay_in_a_table_above_the_bar():
-    text = on_a_terminal(["-c", EPOCHS], "stderr", COLUMNS="100")
+@pytest.mark.parametrize(("columns", "shown"), [(40, 1), (80, 4), (200, 6)])
+def test_the_last_epochs_that_fit_stay_in_a_table_above_the_bar(columns, shown):
+    text = on_a_terminal(["-c", EPOCHS], "stderr", COLUMNS=str(columns))
     plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", text)
     assert plain.count("said") == 8
     last = plain[: plain.rindex("the last")].rpartition("train / validation")[2]
-    lines = [line.split() for line in last.splitlines() if line.strip()]
-    assert lines[0] == ["loss", "mask", "f1", "learning", "rate"]
-    # Those that have gone by, but not all.
-    assert [line[:2] for line in lines[1:]] == [["epoch", str(n)] for n in range(2, 8)]
-    assert lines[-1][2:] == ["7.000/8.000", "0.250/0.500", "0.75", "0.001"]
+    head, *rows = [line.split() for line in last.splitlines() if line.strip()]
+    numbers = range(8 - shown, 8)
+    assert head == [word for n in numbers for word in ("epoch", str(n))]
+    assert rows == [
+        ["loss", *(f"{n}.000/{n + 1}.000" for n in numbers)],
+        ["mask", *["0.250/0.500"] * shown],
+        ["F1", *["0.75"] * shown],
+        ["learning", "rate", *["0.001"] * shown],
+    ]
 
 
 def test_epochs_are_lines_elsewhere(capsys):

@@ -53,6 +53,7 @@ TOML_ONLY = {
         "stages",
         "ema",
         "clip_norm",
+        "fixed_statistics",
         "augment",
         "compose",
         "max_groups",

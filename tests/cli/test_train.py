@@ -33,7 +33,8 @@ def test_a_run_and_its_resumption(galsep, dataset, tmp_path, quick):
     outcome = galsep("train", dataset, "--output", run, *SMALL, *quick)
     assert outcome.code == 0
     assert outcome.out == ""
-    assert f"wrote {run / 'weights.safetensors'} after 2 epochs" in outcome.err
+    counted = "epochs: 1 of Mask R-CNN, 1 of the separation network"
+    assert f"wrote {run / 'weights.safetensors'}; {counted}" in outcome.err
     assert "\nepoch 1: loss" in outcome.err
     assert "separation epoch 1: loss" in outcome.err
     assert names(run) == RUN_FILES

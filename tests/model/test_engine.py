@@ -106,6 +106,26 @@ def test_the_cosine_warms_up_and_ends_at_zero():
     assert rates[-1] < 1e-8
 
 
+@pytest.mark.parametrize(("init", "fixed"), [("coco", True), ("random", False)])
+def test_statistics_stay_those_of_the_starting_weights(pairs, init, fixed):
+    config = small(epochs=1, fixed_statistics=True, init=init, stages=(("all", 1, 1e-3),))
+    run = trainer(config)
+    norm = run.network.backbone.stem[1]
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    run.run_epoch(*makers(pairs), lambda _n, _loss: None)
+    after = norm.state_dict()
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(after[name], before[name]) == fixed
+    for name in ("weight", "bias"):
+        assert not torch.equal(after[name], before[name])
+
+
+def test_of_the_recipes_only_the_paper_fixes_statistics():
+    fixed = {name: resolve(TrainConfig, None, {"recipe": name}).fixed_statistics
+             for name in ("compact", "paper")}  # fmt: skip
+    assert fixed == {"compact": False, "paper": True}
+
+
 def test_frozen_parts_do_not_move(pairs):
     config = small(epochs=1, stages=(("heads", 1, 1e-3),))
     run = trainer(config)

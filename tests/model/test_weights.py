@@ -205,22 +205,59 @@ def earlier_name(name):
     return re.sub(r"mask_head\.(\d)\.0", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}", name)
 
 
-def test_torchvisions_network_of_either_age_fits_and_sees_a_grey_image_alike(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def theirs():
+    """torchvision's network as it begins, with statistics as after some training."""
     torch.manual_seed(3)
-    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    for name, tensor in network.state_dict().items():
+        if "running" in name:
+            tensor.uniform_(0.5, 1.5)
+    return network
+
+
+OF_CLASSES = ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_fcn_logits")
+"""Layers that name COCO's 91 classes."""
+
+
+def test_a_local_copy_of_torchvisions_network_is_taken_but_for_its_classes(theirs, tmp_path):
+    path = tmp_path / "local.pth"
+    torch.save(theirs.state_dict(), path)
+    torch.manual_seed(4)
+    ours = build_network(ARCHITECTURES["paper"])
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    origin = initial_weights(ours, str(path))
+    assert origin.startswith(f"local.pth sha256:{sha256(path)} ({len(before) - 6} of {len(before)}")
+    given = theirs.state_dict()
+    assert given.keys() == before.keys()
+    for name, tensor in ours.state_dict().items():
+        wanted = given[name]
+        if any(layer in name for layer in OF_CLASSES):
+            wanted = before[name]
+        elif name == "backbone.body.conv1.weight":
+            wanted = wanted.sum(1, keepdim=True)
+        assert torch.equal(tensor, wanted), name
+
+
+def test_the_fetched_file_is_of_earlier_names_and_sees_a_grey_image_alike(
+    theirs, tmp_path, monkeypatch
+):
     state = {k: v for k, v in theirs.state_dict().items() if "num_batches" not in k}
     early = {earlier_name(name): tensor for name, tensor in state.items()}
     assert len(set(early) - set(state)) == 26
-    cached = tmp_path / "checkpoints" / COCO_URL.rpartition("/")[2]
-    cached.parent.mkdir()
-    torch.save(early, cached)
+
+    def fetch(url, path, **_options):
+        assert url == COCO_URL
+        torch.save(early, path)
+
     monkeypatch.setattr(weights_module, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_module, "download_url_to_file", fetch)
     ours = build_network(ARCHITECTURES["paper"]).eval()
     origin = initial_weights(ours, "coco")
-    assert cached.name in origin
-    assert sha256(cached) in origin
+    cached = tmp_path / "checkpoints" / COCO_URL.rpartition("/")[2]
+    assert origin.startswith(f"{cached.name} from {COCO_URL} sha256:{sha256(cached)}")
     assert torchvision.__version__ in origin
-    # All but the counters of batches and the layers that name COCO's 91 classes.
+    # All but the counters of batches and the layers that name COCO's classes.
     assert f"({len(state) - 6} of " in origin
     image = torch.randn(1, 1, 64, 64)
     with torch.no_grad():
@@ -231,6 +268,9 @@ def test_torchvisions_network_of_either_age_fits_and_sees_a_grey_image_alike(tmp
     torch.testing.assert_close(ours.rpn.head.conv[0][0].weight, theirs.rpn.head.conv[0][0].weight)
     given = theirs.roi_heads.mask_head[3][0].weight
     torch.testing.assert_close(ours.roi_heads.mask_head[3][0].weight, given)
+    # From the cache, it is not fetched again.
+    monkeypatch.setattr(weights_module, "download_url_to_file", None)
+    assert initial_weights(ours, "coco") == origin
 
 
 def test_coco_weights_that_cannot_be_had_offer_a_way_out(network, monkeypatch, tmp_path):

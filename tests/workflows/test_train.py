@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
 from galsep.config import SimulateConfig, TrainConfig, resolve
 from galsep.errors import DatasetError, OutputError, OutputExistsError, UsageError, WeightsError
@@ -9,7 +10,7 @@ from galsep.io.claim import claimed
 from galsep.io.dataset import load_dataset
 from galsep.model.engine import Detecting
 from galsep.model.separation_training import Separating
-from galsep.model.weights import load_model
+from galsep.model.weights import load_model, sha256
 from galsep.workflows import train as module
 from galsep.workflows.calibrate import best_f1, calibrate
 from galsep.workflows.reporting import Reporter
@@ -148,6 +149,14 @@ def test_the_separation_network_alone_is_trained_on_weights_as_they_are(dataset,
     assert model.info["training"] == before.info["training"]
     with pytest.raises(UsageError, match="epochs = 0 needs init"):
         small(epochs=0)
+
+
+def test_weights_name_the_file_they_began_with(dataset, tmp_path):
+    path = tmp_path / "start.pth"
+    torch.save(load_model(device="cpu").network.state_dict(), path)
+    config = small(init=str(path), epochs=1, separation_epochs=0, calibrate=False)
+    info = load_model(train(dataset, tmp_path / "run", config).weights, "cpu").info
+    assert info["init"].startswith(f"start.pth sha256:{sha256(path)} (")
 
 
 def test_unusable_inputs(dataset, tmp_path):
