@@ -200,14 +200,14 @@ from galsep.model import weights
 
 signal.signal(signal.SIGTERM, program._terminate)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-write = weights.save_file
+save = weights.save
 
-def save_file(tensors, path, metadata):
-    write(tensors, path, metadata)
+def saved(tensors, metadata):
     if number and "galsep_state" in metadata:
         signal.raise_signal(number)
+    return save(tensors, metadata)
 
-weights.save_file = save_file
+weights.save = saved
 sys.exit(program.main(arguments))
 """
 
@@ -236,7 +236,7 @@ def test_an_output_folder_that_is_removed_costs_the_files_after_it(images, tmp_p
     assert [type(result.error) for result in results] == [type(None), OutputError, OutputError]
     for path, result in zip(images[1:], results[1:], strict=True):
         text = str(result.error)
-        assert text.startswith(f"{output / path.stem}_segm.fits: cannot write")
+        assert text.startswith(f"{output / path.stem}_cat.fits: cannot write")
         assert "\n" not in text
     assert not output.exists()
 
