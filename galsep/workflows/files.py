@@ -51,7 +51,7 @@ from galsep.workflows.elsewhere import (
 )
 from galsep.workflows.finding import FoundSources
 from galsep.workflows.pool import Done, work_on_workers
-from galsep.workflows.report import shown_image, write_report
+from galsep.workflows.report import shown_image, shown_title, write_report
 from galsep.workflows.reporting import Record, Recorder, Reporter
 from galsep.workflows.tables import parents_table
 from galsep.workflows.targets import Existing, Targets, files_of, name_targets, tidy
@@ -424,16 +424,17 @@ def _deblend_images(
                     extver=extver,
                 )
                 part = _with_light(_Part(catalog, hdus), targets, found, plane, extver)
+            title = shown_title(Path(name).name, found)
             # Side products, too, appear only when the whole file is done.
             if targets is not None and targets.previews:
                 picture = unfinished.enter_context(whole_file(targets.previews[number]))
-                _draw(Path(name).name, plane, found, picture)
+                _draw(title, plane, found, picture)
             if targets is not None and targets.regions:
                 file = unfinished.enter_context(whole_file(targets.regions[number]))
                 write_regions(file, catalog, plane.wcs)
             if targets is not None and targets.reports:
                 page = unfinished.enter_context(whole_file(targets.reports[number]))
-                write_report(page, Path(name).name, plane, found, catalog, config, command)
+                write_report(page, title, plane, found, catalog, config, command)
             parts.append(part)
         catalog = parts[0].catalog
         if len(parts) > 1:

@@ -41,7 +41,15 @@ from galsep.workflows.finding import STATUSES, FoundSources
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["blend_case", "own_lights", "settings_rows", "shown_image", "versions", "write_report"]
+__all__ = [
+    "blend_case",
+    "own_lights",
+    "settings_rows",
+    "shown_image",
+    "shown_title",
+    "versions",
+    "write_report",
+]
 
 LARGEST_SIDE = 2400
 """Larger fields are averaged down to this many pixels."""
@@ -130,6 +138,14 @@ def shown_image(plane: Plane, found: FoundSources) -> Shown:
     images = [band.image for band in found.bands.values()]
     bands = [(image.light, float(np.median(sampled(image.rms)))) for image in images]
     return Shown(light, float(np.median(sampled(found.rms))), bands)
+
+
+def shown_title(name: str, found: FoundSources) -> str:
+    """Name of an image and, where it is shown in colour, of the bands that its colours are."""
+    if len(found.bands) != 3:
+        return name
+    blue, green, red = found.bands
+    return f"{name}: {red}, {green}, {blue} as red, green, blue"
 
 
 def own_lights(

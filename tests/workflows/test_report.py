@@ -2,6 +2,7 @@
 
 import html
 import re
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.image import imread
 from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig
 from galsep.workflows.evaluate import evaluate
 from galsep.workflows.files import deblend_files
+from galsep.workflows.report import shown_title
 from galsep.workflows.simulate import simulate
 
 EVIL = "\"><script>alert('1')</script>&"
@@ -169,3 +171,9 @@ def test_a_browser_shows_an_evaluation(evaluation, browse):
         assert shown.data("broken") == ""
         assert int(shown.data("pictures")) > 5
         assert int(shown.data("wider")) <= 0
+
+
+def test_the_title_names_the_colours():
+    grey, colour = (types.SimpleNamespace(bands=dict.fromkeys(names)) for names in ("gr", "grz"))
+    assert shown_title("sky.fits", grey) == "sky.fits"
+    assert shown_title("sky.fits", colour) == "sky.fits: z, r, g as red, green, blue"
