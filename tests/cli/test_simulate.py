@@ -146,7 +146,7 @@ def test_varied_may_stand_in_the_file(galsep, tmp_path):
         (["out", "--galaxies", "6-1"], "1-6"),
         (["out", "--galaxies", "some"], "some"),
         (["out", "--stars", "2"], "stars"),
-        (["out", "--n", "0"], "n must be"),
+        (["out", "--n", "0"], "n must lie"),
         (["out", "--max-shift", "50"], "max_shift"),
         (["out", "--seeing", "1.3-0.5"], "0.5-1.3"),
         (["out", "--field", "wide"], "wide"),
