@@ -14,7 +14,7 @@ Everything is in units of the sky rms, one band at a time, so that one set of we
 number of bands.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "SIDES",
     "Crops",
     "FluxFit",
+    "Said",
     "SeparationNetwork",
     "cut_crops",
     "exclusive",
@@ -60,6 +61,9 @@ SUMMARY_LIMIT = 10.0
 
 NOISE_SCALE = 100.0
 """Light, in sky rms, at which corrections of the data may be half as large again."""
+
+Said = tuple[npt.NDArray[np.float32], ...]
+"""Of one source: claims and noiseless light on its crop, growth and spread of its flux."""
 
 BATCH = {32: 64, 48: 32, 64: 16, 96: 8, 128: 4}
 """Crops that go through the network at a time, by side."""
@@ -305,6 +309,7 @@ def separate(
     masks: Sequence[SoftMask],
     claims: Sequence[SoftMask | None],
     fit: FluxFit | None = None,
+    said: MutableMapping[int, Said] | None = None,
 ) -> list[SourceLight]:
     """Give each source its own light.
 
@@ -318,6 +323,9 @@ def separate(
         See :func:`cut_crops`.
     fit : FluxFit, optional
         What is known of the network's fluxes.
+    said : mutable mapping of int to Said, optional
+        What the network has said of some sources before, by their number in ``masks``; that of the
+        others is added.
 
     Returns
     -------
@@ -327,7 +335,10 @@ def separate(
     shape = (light.shape[0], light.shape[1])
     large = np.array([max(mask.probability.shape) > SIDES[-1] for mask in masks], dtype=bool)
     crops = cut_crops(light, usable, masks, claims)
-    seen = _look(network, crops, ~large)
+    seen = {} if said is None else said
+    wanted = ~large
+    wanted[list(seen)] = False
+    seen.update(_look(network, crops, wanted))
     boxes = [
         window(y0, x0, (side, side), shape)
         for y0, x0, side in zip(
@@ -335,8 +346,9 @@ def separate(
         )
     ]
     all_claims = np.ones(shape, dtype=np.float32)
-    for index, (claim, _, _) in seen.items():
-        there, here = boxes[index]
+    # In one order, since sums depend on it.
+    for index in sorted(seen):
+        claim, (there, here) = seen[index][0], boxes[index]
         all_claims[there] += claim[here]
     held = np.zeros(shape, dtype=np.float32)
     for index in np.flatnonzero(large).tolist():
@@ -378,7 +390,7 @@ def _rest(
 
 def _look(
     network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.bool_]
-) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
+) -> dict[int, Said]:
     """Claims, noiseless light and summary of some sources.
 
     Batches are filled up with empty crops to one size, so that a source does not depend on how many
@@ -388,8 +400,8 @@ def _look(
     sizes = CPU_BATCH if device.type == "cpu" else BATCH
     batches = [batch[wanted[batch]] for batch in crops.batches(sizes) if wanted[batch].any()]
 
-    def look(batch: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.float32], ...]]:
-        def work(part: slice, size: int) -> list[tuple[npt.NDArray[np.float32], ...]]:
+    def look(batch: npt.NDArray[np.int64]) -> list[Said]:
+        def work(part: slice, size: int) -> list[Said]:
             return _look_at(network, crops, batch[part], size)
 
         return in_batches(work, len(batch), sizes[int(crops.side[batch[0]])])
@@ -405,7 +417,7 @@ def _look(
 @torch.inference_mode()
 def _look_at(
     network: SeparationNetwork, crops: Crops, batch: npt.NDArray[np.int64], size: int
-) -> list[tuple[npt.NDArray[np.float32], ...]]:
+) -> list[Said]:
     """Look at crops of one side in a batch filled up to a size."""
     device = next(network.parameters()).device
     side = int(crops.side[batch[0]])

@@ -13,7 +13,7 @@ from galsep.image.binning import bin_light, magnify, shrink
 from galsep.image.light import Light
 from galsep.image.noise import scale_noise
 from galsep.measure.photometry import Photometry, measure, split_light
-from galsep.model.separation import SIDES, separate, window
+from galsep.model.separation import SIDES, Said, separate, window
 from galsep.model.weights import Model
 from galsep.planes import Made, Planes, SoftMasks, SourceLights
 from galsep.scene import SoftMask, SourceLight
@@ -22,9 +22,6 @@ __all__ = ["NO_TILE", "Band", "Sources", "Strengths", "binned", "measure_light"]
 
 NO_TILE = -1
 """Cutout of a source that the network did not find."""
-
-_Given = tuple[npt.NDArray[np.float32], npt.NDArray[Any], list[SoftMask], list[SoftMask | None]]
-"""Light, its noise or which of it is usable, masks and claims."""
 
 CONTEXT = 2 * SIDES[-1]
 """Sources are separated together with all those within so many rows: those whose crops meet
@@ -93,7 +90,7 @@ def measure_light(
             waiting.append(block)
             yield _given(seen, block, model)
 
-    for found in model.each(_separate, given()):
+    for found in model.each(_Separate(remembers=model.spread is None), given()):
         some, photometry = _measure(seen, waiting.popleft(), found, model)
         for part in some:
             separated.append(part)
@@ -152,12 +149,18 @@ class _Block:
         The wanted ones among them.
     rows : slice
         Of the image's averaged pixels, those of all crops.
+    numbers : list of int
+        Of the sources in the image.
+    whole : (int, int)
+        Of those rows, the ones that all sources are known of, the second exclusive.
     """
 
     masks: list[SoftMask]
     claims: list[SoftMask | None]
     own: slice
     rows: slice
+    numbers: list[int]
+    whole: tuple[int, int]
 
 
 def _blocks(seen: _Seen, sources: Sources, planes: Planes) -> Iterator[_Block]:
@@ -172,10 +175,16 @@ def _blocks(seen: _Seen, sources: Sources, planes: Planes) -> Iterator[_Block]:
         top, bottom = rows.start - context, bounds[first:last, 3].max() + context
         near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
         own = slice(*np.searchsorted(near, [first, last]).tolist())
-        yield _block(sources, near, own, seen.binning)
+        yield _block(sources, near, own, seen.binning, (int(top), int(bottom) + 1))
 
 
-def _block(sources: Sources, near: npt.NDArray[np.int64], own: slice, binning: int) -> _Block:
+def _block(
+    sources: Sources,
+    near: npt.NDArray[np.int64],
+    own: slice,
+    binning: int,
+    known: tuple[int, int],
+) -> _Block:
     masks = [sources.masks[k] for k in near.tolist()]
     margin = SIDES[-1]
     # The first of the rows begins a block of averaged pixels.
@@ -191,29 +200,77 @@ def _block(sources: Sources, near: npt.NDArray[np.int64], own: slice, binning: i
             claims.append(None)
         else:
             claims.append(sources.claims[k].shifted(-top, 0))
-    return _Block(masks, claims, own, slice(first, last))
+    whole = -(-known[0] // binning) - first, known[1] // binning - first
+    return _Block(masks, claims, own, slice(first, last), near.tolist(), whole)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the separation of a block's sources needs to know, and nothing else.
+
+    Parameters
+    ----------
+    light, beside : arrays
+        Light, and its noise or which of it is unusable.
+    masks, claims : list
+    numbers : list of int
+        The sources' numbers in the image.
+    whole : (int, int)
+        See :class:`_Block`.
+    """
+
+    light: npt.NDArray[np.float32]
+    beside: npt.NDArray[Any]
+    masks: list[SoftMask]
+    claims: list[SoftMask | None]
+    numbers: list[int]
+    whole: tuple[int, int]
 
 
 def _given(seen: _Seen, block: _Block, model: Model) -> _Given:
-    """What the separation of a block's sources needs to know, and nothing else."""
     binning = seen.binning
     if model.separator is None:
         rows = _magnified(block.rows, binning)
-        return seen.image.light[rows], seen.image.rms[rows], block.masks, block.claims
+        light, rms = seen.image.light[rows], seen.image.rms[rows]
+        return _Given(light, rms, block.masks, block.claims, block.numbers, block.whole)
     pixels, rms = seen.pixels[block.rows], seen.rms[block.rows]
     masks = [shrink(mask, binning, pixels.shape) for mask in block.masks]
     claims = [
         None if claim is None else shrink(claim, binning, pixels.shape) for claim in block.claims
     ]
-    return pixels / rms, ~seen.unusable[block.rows], masks, claims
+    usable = ~seen.unusable[block.rows]
+    return _Given(pixels / rms, usable, masks, claims, block.numbers, block.whole)
 
 
-def _separate(model: Model, given: _Given) -> list[SourceLight]:
-    """Separate the light of a block's sources."""
-    light, beside, masks, claims = given
-    if model.separator is None:
-        return split_light(masks, claims, light, beside)
-    return separate(model.separator, light, beside, masks, claims, model.flux_fit)
+class _Separate:
+    """Separates the light of the sources of one block after the other.
+
+    Parameters
+    ----------
+    remembers : bool
+        Keep what the network has said of a block's sources for the next one, which begins with
+        some of them.
+    """
+
+    def __init__(self, *, remembers: bool) -> None:
+        self._remembers = remembers
+        self._said: dict[int, Said] = {}
+
+    def __call__(self, model: Model, given: _Given) -> list[SourceLight]:
+        """Separate the light of a block's sources."""
+        masks, numbers = given.masks, given.numbers
+        if model.separator is None:
+            return split_light(masks, given.claims, given.light, given.beside)
+        said = {k: self._said[one] for k, one in enumerate(numbers) if one in self._said}
+        parts = separate(
+            model.separator, given.light, given.beside, masks, given.claims, model.flux_fit, said
+        )
+        if self._remembers:
+            low, high = given.whole[0] + SIDES[-1] // 2, given.whole[1] - SIDES[-1] // 2
+            middle = [mask.y0 + len(mask.probability) // 2 for mask in masks]
+            # What the others' crops show may not have been all there.
+            self._said = {numbers[k]: one for k, one in said.items() if low < middle[k] < high}
+        return parts
 
 
 def _magnified(rows: slice, binning: int) -> slice:

@@ -13,6 +13,7 @@ from astropy.io import fits
 from galsep import planes as planes_module
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.image.light import Frame
+from galsep.model import separation
 from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
 from galsep.planes import Planes
@@ -81,8 +82,22 @@ def test_blocks_change_nothing(field, model, tmp_path, monkeypatch, rows, separa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def looks(monkeypatch):
+    """How many sources the separation network has looked at, one entry a call."""
+    counts = []
+    look = separation._look
+
+    def counted(network, crops, wanted):
+        counts.append(int(wanted.sum()))
+        return look(network, crops, wanted)
+
+    monkeypatch.setattr(separation, "_look", counted)
+    return counts
+
+
 @pytest.mark.parametrize("binning", [1, 2])
-def test_blocks_change_no_separated_light(field, model, tmp_path, binning):
+def test_blocks_change_no_separated_light(field, model, tmp_path, looks, binning):
     """Also with a network that has learnt nothing, and gives light to every corner of a crop."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -98,6 +113,10 @@ def test_blocks_change_no_separated_light(field, model, tmp_path, binning):
     assert len(whole.separated) > 30
     parts = Planes(tmp_path, 250 * 60)
     assert_same(whole, next(find_sources([image], model, CPU, planes=parts)))
+    # Blocks of 60 rows need the sources of 572, of which few are looked at again.
+    once, *by_block = looks
+    assert len(by_block) > 10
+    assert once <= sum(by_block) < 4 * once
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "tiles"])
