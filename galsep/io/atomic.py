@@ -109,15 +109,18 @@ def write_fits(target: Path, hdus: "fits.HDUList") -> None:
 
     The checksum cards carry no time, so that equal content gives equal bytes.
     """
+    from astropy.io import fits
+
     with whole_file(target) as temporary, warnings.catch_warnings():
         # astropy puts Ctrl-C off until the file is updated; it need not say so.
         warnings.filterwarnings("ignore", message="KeyboardInterrupt ignored")
         hdus.writeto(temporary, output_verify="exception")
-        with _as_stored(temporary) as stored:
-            for hdu in stored:
-                if str(hdu.header.get("ZCMPTYPE", "")).startswith("GZIP"):
-                    _forget_gzip_times(hdu)
-        # Opened anew: astropy 6 sums up tiles that have been read as they were in the file.
+        if any(isinstance(hdu, fits.CompImageHDU) for hdu in hdus):
+            # On its own: astropy 6 sums up tiles that have been read as they were in the file.
+            with _as_stored(temporary) as stored:
+                for hdu in stored:
+                    if str(hdu.header.get("ZCMPTYPE", "")).startswith("GZIP"):
+                        _forget_gzip_times(hdu)
         with _as_stored(temporary) as stored:
             for hdu in stored:
                 hdu.add_datasum(when=DATASUM_COMMENT)

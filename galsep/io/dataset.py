@@ -19,7 +19,7 @@ import tomli_w
 
 from galsep.config import parse_toml
 from galsep.conventions import MASK_THRESHOLD, STAMP_SIZE
-from galsep.errors import DatasetError
+from galsep.errors import DatasetError, OutputExistsError
 from galsep.io.atomic import write_fits, write_text
 from galsep.io.header import one_line, quiet_astropy
 from galsep.scene import Blend, Footprint
@@ -33,6 +33,7 @@ __all__ = [
     "is_dataset",
     "load_dataset",
     "pack_blends",
+    "refuse_dataset",
     "remove_stale_shards",
     "shard_slices",
     "truth_hdu",
@@ -297,6 +298,18 @@ def write_meta(folder: Path, meta: DatasetMeta) -> None:
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a finished data set."""
     return (folder / META_FILE).is_file()
+
+
+def refuse_dataset(folder: Path, *, overwrite: bool) -> None:
+    """Refuse to write where a data set is.
+
+    Raises
+    ------
+    OutputExistsError
+        Unless ``overwrite`` is given.
+    """
+    if is_dataset(folder) and not overwrite:
+        raise OutputExistsError(f"{folder}: holds a data set; give --overwrite to replace it")
 
 
 def load_meta(folder: Path) -> DatasetMeta:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 import galsep
 from galsep.config import ImportConfig, split_shares
-from galsep.errors import AnnotationError, OutputExistsError, UsageError
+from galsep.errors import AnnotationError, UsageError
 from galsep.image.light import Frame, Light, without_background
 from galsep.io.atomic import make_folder
 from galsep.io.coco import CocoImage, read_coco
@@ -25,7 +25,7 @@ from galsep.io.dataset import (
     META_FILE,
     SPLITS,
     DatasetMeta,
-    is_dataset,
+    refuse_dataset,
     remove_stale_shards,
     shard_slices,
     write_meta,
@@ -116,8 +116,7 @@ def import_data(
     folder = Path(output)
     names = [str(image) for image in images]
     _check_arguments(names, config)
-    if is_dataset(folder) and not overwrite:
-        raise OutputExistsError(f"{folder}: holds a data set; give --overwrite to replace it")
+    refuse_dataset(folder, overwrite=overwrite)
     n_images, known = _known_images(names, config)
     collected = _Collected(config)
     reporter.begin("importing", n_images)

@@ -204,42 +204,23 @@ def _block(
     return _Block(masks, claims, own, slice(first, last), near.tolist(), whole)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """What the separation of a block's sources needs to know, and nothing else.
-
-    Parameters
-    ----------
-    light, beside : arrays
-        Light, and its noise or which of it is unusable.
-    masks, claims : list
-    numbers : list of int
-        The sources' numbers in the image.
-    whole : (int, int)
-        See :class:`_Block`.
-    """
-
-    light: npt.NDArray[np.float32]
-    beside: npt.NDArray[Any]
-    masks: list[SoftMask]
-    claims: list[SoftMask | None]
-    numbers: list[int]
-    whole: tuple[int, int]
+_Given = tuple[npt.NDArray[np.float32], npt.NDArray[Any], _Block]
+"""Light, its noise or which of it is usable, and the block, its masks in the same pixels."""
 
 
 def _given(seen: _Seen, block: _Block, model: Model) -> _Given:
+    """What the separation of a block's sources needs to know, and nothing else."""
     binning = seen.binning
     if model.separator is None:
         rows = _magnified(block.rows, binning)
-        light, rms = seen.image.light[rows], seen.image.rms[rows]
-        return _Given(light, rms, block.masks, block.claims, block.numbers, block.whole)
+        return seen.image.light[rows], seen.image.rms[rows], block
     pixels, rms = seen.pixels[block.rows], seen.rms[block.rows]
     masks = [shrink(mask, binning, pixels.shape) for mask in block.masks]
     claims = [
         None if claim is None else shrink(claim, binning, pixels.shape) for claim in block.claims
     ]
-    usable = ~seen.unusable[block.rows]
-    return _Given(pixels / rms, usable, masks, claims, block.numbers, block.whole)
+    shrunk = replace(block, masks=masks, claims=claims)
+    return pixels / rms, ~seen.unusable[block.rows], shrunk
 
 
 class _Separate:
@@ -258,15 +239,14 @@ class _Separate:
 
     def __call__(self, model: Model, given: _Given) -> list[SourceLight]:
         """Separate the light of a block's sources."""
-        masks, numbers = given.masks, given.numbers
+        light, beside, block = given
+        masks, numbers = block.masks, block.numbers
         if model.separator is None:
-            return split_light(masks, given.claims, given.light, given.beside)
+            return split_light(masks, block.claims, light, beside)
         said = {k: self._said[one] for k, one in enumerate(numbers) if one in self._said}
-        parts = separate(
-            model.separator, given.light, given.beside, masks, given.claims, model.flux_fit, said
-        )
+        parts = separate(model.separator, light, beside, masks, block.claims, model.flux_fit, said)
         if self._remembers:
-            low, high = given.whole[0] + SIDES[-1] // 2, given.whole[1] - SIDES[-1] // 2
+            low, high = block.whole[0] + SIDES[-1] // 2, block.whole[1] - SIDES[-1] // 2
             middle = [mask.y0 + len(mask.probability) // 2 for mask in masks]
             # What the others' crops show may not have been all there.
             self._said = {numbers[k]: one for k, one in said.items() if low < middle[k] < high}

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import galsep
 from galsep.config import SimulateConfig, parse_range
 from galsep.conventions import MASK_THRESHOLD
-from galsep.errors import OutputExistsError, UsageError
+from galsep.errors import UsageError
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_fits
 from galsep.io.dataset import (
     META_FILE,
     DatasetMeta,
-    is_dataset,
     load_dataset,
     pack_blends,
+    refuse_dataset,
     remove_stale_shards,
     shard_slices,
     truth_hdu,
@@ -100,8 +100,7 @@ def simulate(
     maker = _maker(config)  # Refuses bad settings before anything is written.
     if config.field:
         return _simulate_field(folder, config, maker, preview=preview, overwrite=overwrite)
-    if is_dataset(folder) and not overwrite:
-        raise OutputExistsError(f"{folder}: holds a data set; give --overwrite to replace it")
+    refuse_dataset(folder, overwrite=overwrite)
     make_folder(folder)
     shards = shard_slices(config.n)
     tasks = [(config, folder / name, part.start, part.stop) for name, part in shards.items()]
