@@ -45,6 +45,7 @@ EPILOG = """
 Examples:
   galsep train pairs --output run
   galsep train pairs --output run --resume
+  galsep train pairs crowded --output run
   galsep train pairs --dry-run
   galsep train pairs --output run-2 --init run/weights.safetensors --epochs 0
   galsep train pairs --output run-paper --recipe paper --device cuda
@@ -66,10 +67,12 @@ def _by_recipe(field: str, text: str, metavar: str) -> Any:
 
 
 def train(
-    dataset: Annotated[
-        Path | None,
+    datasets: Annotated[
+        list[Path] | None,
         typer.Argument(
-            metavar="DATASET", help="Folder written by galsep simulate", show_default=False
+            metavar="DATASET",
+            help="Folder written by galsep simulate; several of one survey are joined",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -168,9 +171,9 @@ def train(
     if dump_config:
         print_settings(settings)
         return
-    dataset = required(dataset, "DATASET", "train")
+    datasets = required(datasets, "DATASET", "train")
     if dry_run:
-        _rehearse(dataset, settings, quiet=quiet, verbose=verbose)
+        _rehearse(datasets, settings, quiet=quiet, verbose=verbose)
         return
     output = required(output, "--output RUN", "train")
     # Of several processes, the first one speaks.
@@ -180,7 +183,7 @@ def train(
         from galsep.workflows.train import train as run
 
         result = run(
-            dataset, output, settings, resume=resume, overwrite=overwrite, reporter=reporter
+            datasets, output, settings, resume=resume, overwrite=overwrite, reporter=reporter
         )
         reporter.info(
             f"wrote {result.weights}; epochs: {len(result.history)} of Mask R-CNN, "
@@ -188,11 +191,11 @@ def train(
         )
 
 
-def _rehearse(dataset: Path, settings: TrainConfig, *, quiet: bool, verbose: bool) -> None:
+def _rehearse(datasets: list[Path], settings: TrainConfig, *, quiet: bool, verbose: bool) -> None:
     with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
         from galsep.workflows.rehearse import rehearse
 
-        rehearsal = rehearse(dataset, settings, reporter=reporter)
+        rehearsal = rehearse(datasets, settings, reporter=reporter)
     if rehearsal is not None:
         emit(render(_costs(rehearsal)))
 
@@ -239,7 +242,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         "train",
         cls=Command,
-        options_metavar="DATASET --output RUN [OPTIONS]",
+        options_metavar="DATASET... --output RUN [OPTIONS]",
         short_help=SHORT_HELP,
         help=HELP,
         epilog=EPILOG,

@@ -9,7 +9,7 @@ stored where it exceeds 0.005 sky rms; ``flux`` is the total with all that lies 
 import difflib
 import sys
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "Dataset",
     "DatasetMeta",
     "is_dataset",
+    "join_datasets",
     "load_dataset",
     "pack_blends",
     "refuse_dataset",
@@ -425,6 +426,55 @@ def load_dataset(folder: Path) -> Dataset:
         truth=np.concatenate(truth),
         light=np.concatenate(light),
         first=first,
+    )
+
+
+def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
+    """Join data sets of one survey to one: split after split, in each one data set after another.
+
+    Raises
+    ------
+    DatasetError
+        When their bands, zero points or noise differ.
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    metas = [dataset.meta for dataset in datasets]
+    for name in ("bands", "detection_band", "zeropoints", "sky_rms"):
+        if any(getattr(meta, name) != getattr(metas[0], name) for meta in metas):
+            values = " and ".join(str(getattr(meta, name)) for meta in metas)
+            raise DatasetError(f"data sets with different {name} cannot be joined: {values}")
+    starts = np.cumsum([0, *(dataset.light.size for dataset in datasets)])
+    order = [(number, dataset.split(split)) for split in SPLITS
+             for number, dataset in enumerate(datasets)]  # fmt: skip
+    truth = []
+    for number, blends in order:
+        first = datasets[number].first
+        rows = datasets[number].truth[first[blends.start] : first[blends.stop]].copy()
+        rows["offset"] += starts[number]
+        truth.append(rows)
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(datasets[number], name)[blends] for number, blends in order])
+
+    n_sources = np.concatenate(
+        [np.diff(datasets[number].first)[blends] for number, blends in order]
+    )
+    rows = np.concatenate(truth)
+    rows["blend"] = np.repeat(np.arange(len(n_sources)), n_sources)
+    return Dataset(
+        meta=replace(
+            metas[0],
+            counts={split: sum(meta.counts[split] for meta in metas) for split in SPLITS},
+            shards=(),
+            population={str(n): dict(meta.population) for n, meta in enumerate(metas, 1)},
+        ),
+        images=joined("images"),
+        psf_fwhm=joined("psf_fwhm"),
+        pixel_scale=joined("pixel_scale"),
+        truth=rows,
+        light=np.concatenate([dataset.light for dataset in datasets]),
+        first=np.concatenate([[0], np.cumsum(n_sources)]),
     )
 
 

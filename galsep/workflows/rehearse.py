@@ -1,6 +1,7 @@
 """What a training run would take, measured over a few steps of it; nothing is written."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +76,10 @@ class Rehearsal:
 
 
 def rehearse(
-    dataset: Path | str, config: TrainConfig | None = None, *, reporter: Reporter | None = None
+    dataset: Path | str | Sequence[Path | str],
+    config: TrainConfig | None = None,
+    *,
+    reporter: Reporter | None = None,
 ) -> Rehearsal | None:
     """Train some steps of each network to see what a run takes.
 
@@ -84,7 +88,7 @@ def rehearse(
 
     Parameters
     ----------
-    dataset : path
+    dataset : path or sequence of path
     config : TrainConfig, optional
     reporter : Reporter, optional
 
@@ -106,7 +110,7 @@ def rehearse(
         if config.threads:
             torch.set_num_threads(config.threads)
         keep_memory()
-        data = load_splits(Path(dataset))
+        data = load_splits(dataset)
         stages = []
         if config.epochs:
             network, _ = starting_network(config)

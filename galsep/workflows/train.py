@@ -17,7 +17,7 @@ from galsep.config import TrainConfig, dump_toml, read_toml, resolve
 from galsep.errors import OutputError, OutputExistsError, UsageError
 from galsep.io.atomic import make_folder, remove_partial, whole_file, write_text
 from galsep.io.claim import claimed
-from galsep.io.dataset import Dataset, load_dataset
+from galsep.io.dataset import Dataset, join_datasets, load_dataset
 from galsep.model.device import flushed_denormals, keep_memory
 from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
@@ -81,7 +81,7 @@ class TrainResult:
 
 
 def train(
-    dataset: Path | str,
+    dataset: Path | str | Sequence[Path | str],
     output: Path | str,
     config: TrainConfig | None = None,
     *,
@@ -104,8 +104,9 @@ def train(
 
     Parameters
     ----------
-    dataset : path
-        Folder that :func:`galsep.simulate` wrote.
+    dataset : path or sequence of path
+        Folder that :func:`galsep.simulate` wrote, or several of one survey, to train on all of
+        them.
     output : path
         Folder of the run.
     config : TrainConfig, optional
@@ -132,7 +133,7 @@ def train(
         first = (reporter or Reporter()) if is_first() else Reporter()
         return _train_on(
             device,
-            Path(dataset),
+            dataset,
             Path(output),
             config,
             resume=resume,
@@ -143,7 +144,7 @@ def train(
 
 def _train_on(
     device: torch.device,
-    dataset: Path,
+    dataset: Path | str | Sequence[Path | str],
     folder: Path,
     config: TrainConfig,
     *,
@@ -174,17 +175,19 @@ def _train_on(
     return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
 
 
-def load_splits(dataset: Path) -> Dataset:
-    """Load a data set to train and validate on.
+def load_splits(dataset: Path | str | Sequence[Path | str]) -> Dataset:
+    """Load one or more data sets to train and validate on.
 
     Raises
     ------
     DatasetError, UsageError
-        When it is not usable or one of the splits is empty.
+        When one is not usable, when they do not go together, or when a split is empty.
     """
-    data = load_dataset(dataset)
+    folders = [dataset] if isinstance(dataset, str | Path) else dataset
+    data = join_datasets([load_dataset(Path(folder)) for folder in folders])
     if not data.split("train") or not data.split("validation"):
-        raise UsageError(f"{dataset}: needs blends in its train and validation splits")
+        names = ", ".join(str(folder) for folder in folders)
+        raise UsageError(f"{names}: needs blends in its train and validation splits")
     return data
 
 

@@ -12,6 +12,7 @@ from galsep.errors import DatasetError
 from galsep.io.dataset import (
     DatasetMeta,
     is_dataset,
+    join_datasets,
     load_dataset,
     load_meta,
     shard_slices,
@@ -169,6 +170,34 @@ def test_splits_follow_each_other(folder):
     ]
     with pytest.raises(DatasetError, match="no split 'trian'; there are train, validation, test"):
         dataset.split("trian")
+
+
+def test_joined_data_sets_keep_their_splits_and_each_blend_its_sources(folder, tmp_path):
+    others = [blend(np.random.default_rng(8), n) for n in (1, 2, 0, 1)]
+    (tmp_path / "other").mkdir()
+    write_shard(tmp_path / "other" / "a.fits", others, [derived(b) for b in others], 0)
+    counts = {"train": 2, "validation": 1, "test": 1}
+    write_meta(tmp_path / "other", meta(counts, ("a.fits",)))
+    parts = [load_dataset(folder), load_dataset(tmp_path / "other")]
+    dataset = join_datasets(parts)
+    assert dataset.meta.counts == {"train": 3, "validation": 2, "test": 2}
+    order = [(parts[n], i) for n, i in ((0, 0), (1, 0), (1, 1), (0, 1), (1, 2), (0, 2), (1, 3))]
+    for index, (part, before) in enumerate(order):
+        np.testing.assert_array_equal(dataset.images[index], part.images[before])
+        assert dataset.psf_fwhm[index] == part.psf_fwhm[before]
+        assert (dataset.sources(index)["blend"] == index).all()
+        assert dataset.sources(index)["x"].tolist() == part.sources(before)["x"].tolist()
+        np.testing.assert_array_equal(dataset.stack(index), part.stack(before))
+    assert join_datasets(parts[:1]) is parts[0]
+
+
+def test_data_sets_of_other_noise_are_not_joined(folder):
+    dataset = load_dataset(folder)
+    other = dataclasses.replace(
+        dataset, meta=dataclasses.replace(dataset.meta, sky_rms=(8.0, 11.0))
+    )
+    with pytest.raises(DatasetError, match=r"sky_rms.*\(8.0, 10.0\) and \(8.0, 11.0\)"):
+        join_datasets([dataset, other])
 
 
 def test_blends_without_any_source(tmp_path):

@@ -10,7 +10,7 @@ from galsep.io.claim import claimed
 from galsep.io.dataset import load_dataset
 from galsep.model.engine import Detecting
 from galsep.model.separation_training import Separating
-from galsep.model.weights import load_model, sha256
+from galsep.model.weights import load_model, read_info, sha256
 from galsep.workflows import train as module
 from galsep.workflows.calibrate import best_f1, calibrate
 from galsep.workflows.reporting import Reporter
@@ -165,6 +165,19 @@ def test_unusable_inputs(dataset, tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         train(dataset, tmp_path / "run", small(init=str(tmp_path / "missing.pth")))
     assert not (tmp_path / "run").exists()
+
+
+def test_several_data_sets_are_trained_on_together(dataset, tmp_path):
+    simulate(tmp_path / "other", SimulateConfig(n=40, seed=3, galaxies="1-3", workers=1))
+    folders = [dataset, tmp_path / "other"]
+    train(folders, tmp_path / "run", small(epochs=1, separation_epochs=0))
+    about = read_info(tmp_path / "run" / "weights.safetensors")["dataset"]
+    assert about["counts"] == {"train": 90, "validation": 5, "test": 5}
+    assert [about["population"][n]["galaxies"] for n in ("1", "2")] == ["2", "1-3"]
+    simulate(tmp_path / "HSC", SimulateConfig(n=20, survey="HSC", workers=1))
+    with pytest.raises(DatasetError, match="different zeropoints cannot be joined"):
+        train([dataset, tmp_path / "HSC"], tmp_path / "run-2", small())
+    assert not (tmp_path / "run-2").exists()
 
 
 def test_calibration_of_the_packaged_weights(dataset):
