@@ -8,11 +8,14 @@ system's. CPU seconds, unlike wall seconds, say something on a busy machine too.
     python benchmarks/scaling.py area   [--sides 2400,4800,10000,20000] [--density 12.5]
     python benchmarks/scaling.py density [--densities 6,12.5,25,50,91]
     python benchmarks/scaling.py jobs   [--jobs 1,2] [--files 8]
+    python benchmarks/scaling.py stars  [--stars 10000,300000]
 
+``stars`` is denser than any sky: a star every 10 px, in every direction.
 ``--plot FILE`` draws what was measured, ``--folder DIR`` keeps the fields, which a later run uses.
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -31,6 +34,9 @@ PATCH = 2400
 STRIP = 400
 """Rows of a field that are made at once."""
 
+STAR_CELL, STAR_SIGMA = 10, 1.3
+"""Distance of the stars of a field of stars, and the width of each, pixels."""
+
 MEMORY_LIMIT, TIME_RATIO = 4.0, 1.2
 """Targets: GiB at 20,000×20,000 px, and seconds a Mpix there over those at 2400×2400."""
 
@@ -42,7 +48,7 @@ class Run:
     Parameters
     ----------
     value : float
-        What was varied: side in pixels, galaxies per arcmin², or number of jobs.
+        What was varied: side in pixels, galaxies per arcmin², number of jobs or of stars.
     megapixels : float
     sources : int
     wall, cpu : float
@@ -61,12 +67,13 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("area", "density", "jobs"))
+    parser.add_argument("what", choices=("area", "density", "jobs", "stars"))
     parser.add_argument("--sides", default="2400,4800,10000,20000", help="pixels")
     parser.add_argument("--density", type=float, default=12.5, help="of the other fields")
     parser.add_argument("--densities", default="6,12.5,25,50,91", help="galaxies per arcmin²")
     parser.add_argument("--jobs", default="1,2", help="processes")
     parser.add_argument("--files", type=int, default=8, help="fields of 2400×2400 px for the jobs")
+    parser.add_argument("--stars", default="10000,300000", help="stars in a field of their own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="where the fields are, or will be")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG to draw")
@@ -85,6 +92,12 @@ def main() -> None:
             runs = [
                 deblend(density, [field(folder, PATCH, density)], options.device)
                 for density in map(float, options.densities.split(","))
+            ]
+        elif options.what == "stars":
+            label = "stars"
+            runs = [
+                deblend(n, [star_field(folder, n)], options.device)
+                for n in map(int, options.stars.split(","))
             ]
         else:
             label = "jobs"
@@ -118,6 +131,25 @@ def field(folder: Path, side: int, density: float, copy: int = 0) -> Path:
         stream.write((mean + noise * np.sqrt(mean + sky_rms**2)).astype(np.float32))
     stream.close()
     temporary.rename(path)
+    return path
+
+
+def star_field(folder: Path, n: int) -> Path:
+    """Make a square field of stars of S/N 30 to 3,000, one every 10 px, unless it is there."""
+    path = folder / f"stars-{n}.fits"
+    if path.exists():
+        return path
+    cells = math.ceil(math.sqrt(n))
+    rng = np.random.default_rng(n)
+    image = rng.standard_normal((cells * STAR_CELL, cells * STAR_CELL), dtype=np.float32)
+    pixels = np.arange(STAR_CELL) - STAR_CELL // 2
+    for number in range(n):
+        y, x = np.array(divmod(number, cells)) * STAR_CELL
+        dy, dx = rng.uniform(-1.5, 1.5, 2)
+        light = np.exp(-((pixels[:, None] - dy) ** 2 + (pixels - dx) ** 2) / (2 * STAR_SIGMA**2))
+        flux = 10 ** rng.uniform(2, 4)
+        image[y : y + STAR_CELL, x : x + STAR_CELL] += flux / light.sum() * light
+    fits.writeto(path, image)
     return path
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "field_shape",
     "parse_range",
     "parse_toml",
+    "read_bounded",
     "read_toml",
     "resolve",
     "split_shares",
@@ -438,14 +439,25 @@ def parse_toml(file: Path) -> dict[str, Any]:
     OSError, ValueError
         When it is missing, larger or no TOML.
     """
-    with file.open("rb") as stream:
-        content = stream.read(LARGEST_TOML + 1)
-    if len(content) > LARGEST_TOML:
-        raise ValueError(f"more than {LARGEST_TOML} bytes")
     try:
-        return tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(read_bounded(file, LARGEST_TOML).decode("utf-8"))
     except RecursionError as error:
         raise ValueError("its values are nested too deeply") from error
+
+
+def read_bounded(file: Path, limit: int) -> bytes:
+    """Read a file of at most so many bytes, whatever its size claims to be.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it cannot be read or is larger.
+    """
+    with file.open("rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"more than {limit} bytes")
+    return content
 
 
 def dump_toml(

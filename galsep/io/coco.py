@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.config import read_bounded
 from galsep.errors import AnnotationError
 from galsep.io.header import one_line
 from galsep.io.labels import KINDS
 from galsep.scene import Footprint
 
 __all__ = ["CocoImage", "read_coco"]
+
+LARGEST_JSON = 2**31
+"""Bytes of a file of annotations; one that is larger is not read on. COCO's own have 2**29."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def read_coco(file: Path, folder: Path) -> list[CocoImage]:
         For anything that is missing, contradictory or not COCO's format.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_bounded(file, LARGEST_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{file}: not readable as JSON ({one_line(error)})") from error
     if not isinstance(content, dict):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import galsep
+from galsep.config import read_bounded
 from galsep.errors import ClusterError, UsageError, WorkerError
 from galsep.workflows.pool import Done, attempt
 from galsep.workflows.reporting import Reporter
@@ -33,6 +34,9 @@ Result = TypeVar("Result")
 
 ANSWER = 10.0
 """Seconds that a scheduler has to answer."""
+
+LARGEST_SCHEDULER_FILE = 2**20
+"""Bytes of the file in which a scheduler left its address."""
 
 LOOK = 1.0
 """Seconds between looks for workers that have come or gone."""
@@ -87,7 +91,16 @@ def connect(address: str, reporter: Reporter) -> Iterator["Cluster"]:
 
 def _client(scheduler: str, address: str) -> "Client":
     from distributed import Client
+    from distributed.comm.addressing import parse_address
+    from distributed.comm.registry import get_backend
 
+    try:
+        scheme, location = parse_address(scheduler)
+        get_backend(scheme).get_address_host(location)
+    except ValueError as error:
+        raise UsageError(
+            f"{address}: not the address of a Dask scheduler, such as tcp://host:8786 ({error})"
+        ) from error
     answers: queue.SimpleQueue[Client | Exception] = queue.SimpleQueue()
 
     def call() -> None:
@@ -104,10 +117,6 @@ def _client(scheduler: str, address: str) -> "Client":
         answer = error
     if isinstance(answer, Client):
         return answer
-    if isinstance(answer, ValueError):
-        raise UsageError(
-            f"{address}: not the address of a Dask scheduler, such as tcp://host:8786 ({answer})"
-        ) from answer
     raise ClusterError(
         f"{address}: no Dask scheduler answers; check the address and that it is running"
     ) from answer
@@ -118,8 +127,8 @@ def _scheduler(address: str) -> str:
     if not address.endswith(".json"):
         return address
     try:
-        return str(json.loads(Path(address).read_text(encoding="utf-8"))["address"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(json.loads(read_bounded(Path(address), LARGEST_SCHEDULER_FILE))["address"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{address}: not the file of a running Dask scheduler ({error!r})"
         ) from error

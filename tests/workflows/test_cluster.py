@@ -140,6 +140,18 @@ def test_the_file_of_a_scheduler(cluster, tmp_path):
         assert results(connected.work(abs, [-1])) == {0: 1}
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, " " * 2**20 + "{}", '{"adress": "a:1"}'])
+def test_a_file_that_no_scheduler_wrote(tmp_path, content):
+    pytest.importorskip("distributed")
+    file = tmp_path / "scheduler.json"
+    file.write_text(content)
+    with (
+        pytest.raises(UsageError, match=f"^{file}: not the file of a running"),
+        connect(str(file), Reporter()),
+    ):
+        pass
+
+
 def test_dask_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
     with (

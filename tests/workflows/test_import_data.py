@@ -322,6 +322,13 @@ def test_hostile_annotations_are_one_line(coco, tmp_path, spoil, said):
     assert not (tmp_path / "set").exists()
 
 
+def test_annotations_without_end_are_not_read_on(coco, tmp_path, monkeypatch):
+    file, content = coco
+    monkeypatch.setattr("galsep.io.coco.LARGEST_JSON", 1000)
+    with pytest.raises(AnnotationError, match=r"not readable as JSON \(more than 1000 bytes\)"):
+        imported(file, content, tmp_path)
+
+
 def test_a_picture_of_another_size_or_none(coco, tmp_path):
     file, content = coco
     picture = tmp_path / "pictures" / "a.png"

@@ -66,6 +66,24 @@ def test_simulating_fetches_nothing_and_tells_nothing(tmp_path, no_network, caps
         assert not told, (file.name, told)
 
 
+def test_training_and_judging_fetch_nothing_and_tell_nothing(tmp_path, no_network, capsys):
+    folder = tmp_path / "secret-folder"
+    data, run, report = str(folder / "set"), str(folder / "run"), str(folder / "report")
+    main(["simulate", data, "--n", "40", "--workers", "1", "-q"])
+    sizes = ["--epochs", "1", "--separation-epochs", "1", "--epoch-size", "4", "--batch-size", "2"]
+    assert main(["train", data, "-o", run, *sizes, "--device", "cpu", "-q"]) == 0
+    weights = f"{run}/weights.safetensors"
+    judging = ["--weights", weights, "--workers", "1", "--device", "cpu", "-q"]
+    assert main(["evaluate", data, "-o", report, *judging]) == 0
+    assert no_network == []
+    capsys.readouterr()
+    files = [*Path(run).iterdir(), *Path(report).iterdir()]
+    assert len(files) > 15
+    for file in files:
+        told = revealed(file.read_bytes(), tmp_path)
+        assert not told, (file.name, told)
+
+
 def content_of(file: Path) -> bytes:
     """Bytes of a file, with headers put together that span several cards."""
     content = file.read_bytes()
