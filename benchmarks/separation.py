@@ -5,7 +5,7 @@
 ======= ===========================================================================================
 pairs   N pairs of ``galsep simulate``'s default population: flux bias by magnitude, image error,
         cosine, against SEP's isophotal and Kron fluxes on the same sources
-hst     the same for 500 pairs of real galaxies (needs GALSEP_TEST_DATA)
+hst     the same for 500 pairs of unseen real galaxies (needs GALSEP_TEST_DATA)
 bands   500 pairs in g, r and i: colours
 real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
         the masks, is what the models leave noise
@@ -28,7 +28,7 @@ import galsim
 import numpy as np
 import torch
 from astropy.io import fits
-from model_card import Bench, draw_held_out
+from model_card import Bench, draw_held_out, unseen_real_pairs
 
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.image.light import Frame
@@ -77,8 +77,8 @@ def pairs(bench: Bench, n: int) -> dict[str, Any]:
 
 
 def hst(bench: Bench) -> dict[str, Any]:
-    cosmos = str(Path(os.environ["GALSEP_TEST_DATA"]) / "cosmos")
-    return judged(bench, "hst", cosmos=cosmos, max_shift=1.6, n=10_000, seed=4)
+    folder = Path(os.environ["GALSEP_TEST_DATA"])
+    return judged(bench, "hst-unseen", **unseen_real_pairs(folder, bench.work))
 
 
 def bands(bench: Bench) -> dict[str, Any]:

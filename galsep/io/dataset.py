@@ -67,7 +67,8 @@ class DatasetMeta:
     shards : tuple of str
         Names of the shard files.
     population : mapping
-        The resolved settings of ``galsep simulate``.
+        The resolved settings of ``galsep simulate``; of joined data sets ``joined`` alone, a list
+        of mappings with each one's ``population`` and ``counts``.
     galsep_version : str
     seed : int
     """
@@ -467,7 +468,12 @@ def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
             metas[0],
             counts={split: sum(meta.counts[split] for meta in metas) for split in SPLITS},
             shards=(),
-            population={str(n): dict(meta.population) for n, meta in enumerate(metas, 1)},
+            population={
+                "joined": [
+                    {"population": dict(meta.population), "counts": dict(meta.counts)}
+                    for meta in metas
+                ]
+            },
         ),
         images=joined("images"),
         psf_fwhm=joined("psf_fwhm"),

@@ -432,10 +432,11 @@ def _seen_in_training(meta: DatasetMeta, test: range, info: Mapping[str, Any]) -
     def settings(population: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in population.items() if key != "n"}
 
-    if "population" not in before or settings(before["population"]) != settings(meta.population):
-        return 0
-    used = before["counts"]["train"] + before["counts"]["validation"]
-    return sum(blend < used for blend in test)
+    seen = 0
+    for part in before.get("population", {}).get("joined", [before]):
+        if "population" in part and settings(part["population"]) == settings(meta.population):
+            seen = max(seen, part["counts"]["train"] + part["counts"]["validation"])
+    return sum(blend < seen for blend in test)
 
 
 def _about(folder: Path, meta: DatasetMeta) -> dict[str, Any]:

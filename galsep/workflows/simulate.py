@@ -185,8 +185,9 @@ def _maker(config: SimulateConfig) -> SceneMaker:
 
 def _meta(config: SimulateConfig, survey: Survey, shards: tuple[str, ...]) -> DatasetMeta:
     validation = round(0.05 * config.n)
-    # The workers leave no trace: they do not change what is drawn.
+    # The workers leave no trace, since they do not change what is drawn, nor does the machine.
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
+    settings |= {k: Path(settings[k]).name for k in ("catalog", "cosmos")}
     return DatasetMeta(
         survey=survey.name,
         bands=tuple(band.name for band in survey.bands),

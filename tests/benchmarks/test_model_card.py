@@ -27,7 +27,7 @@ def card():
         yield module
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("model_card", "deblend", "scaling"):
+        for name in ("model_card", "cosmos", "deblend", "scaling"):
             sys.modules.pop(name, None)
 
 

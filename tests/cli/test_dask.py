@@ -99,12 +99,17 @@ def test_a_killed_worker_changes_nothing(process, cluster, night, options, here,
         process("deblend", *night, *options, "-o", tmp_path, "--dask", cluster, "-q") as running,
     ):
         pids = client.run(os.getpid)
+        while not (busy := [worker for worker, tasks in client.processing().items() if tasks]):
+            assert running.poll() is None
+            time.sleep(0.02)
+        # It stands still with a file in hand until the other one has brought a first result.
+        lost = pids[busy[0]]
+        os.kill(lost, signal.SIGSTOP)
         wait_for_results(running, tmp_path)
         assert running.poll() is None
-        (busy, *_) = (worker for worker, tasks in client.processing().items() if tasks)
-        os.kill(pids[busy], signal.SIGKILL)
+        os.kill(lost, signal.SIGKILL)
         _, err = running.communicate(timeout=300)
-        assert pids[busy] not in client.run(os.getpid).values()
+        assert lost not in client.run(os.getpid).values()
     assert (running.returncode, err) == (0, "")
     same(tmp_path, here)
 

@@ -398,6 +398,9 @@ def test_blends_seen_in_training_are_told(monkeypatch, dataset, tmp_path):
     other = {**seen, "population": {**POPULATION, "seed": 8}}
     install(monkeypatch, dataset, info={"dataset": other})
     assert evaluate(dataset, tmp_path / "two", NO_BASELINES).metrics["n_seen"] == 0
+    joined = {"population": {"joined": [other, seen]}, "counts": {"train": 12, "validation": 2}}
+    install(monkeypatch, dataset, info={"dataset": joined})
+    assert evaluate(dataset, tmp_path / "three", NO_BASELINES).metrics["n_seen"] == 2
 
 
 def test_a_report_is_replaced_only_when_asked(monkeypatch, dataset, tmp_path):

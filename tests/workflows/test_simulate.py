@@ -246,6 +246,7 @@ def test_real_galaxies(test_data, tmp_path):
     cosmos = SimulateConfig(n=2, cosmos=str(test_data / "cosmos"), seed=5, workers=1)
     simulate(tmp_path / "cosmos", cosmos)
     dataset = load_dataset(tmp_path / "cosmos")
+    assert dataset.meta.population["cosmos"] == "cosmos"
     assert len(dataset.truth) == 4
     assert (dataset.truth["snr"] > 0).all()
     catalog = str(test_data / "catsim_sample.fits")

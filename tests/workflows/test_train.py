@@ -173,7 +173,8 @@ def test_several_data_sets_are_trained_on_together(dataset, tmp_path):
     train(folders, tmp_path / "run", small(epochs=1, separation_epochs=0))
     about = read_info(tmp_path / "run" / "weights.safetensors")["dataset"]
     assert about["counts"] == {"train": 90, "validation": 5, "test": 5}
-    assert [about["population"][n]["galaxies"] for n in ("1", "2")] == ["2", "1-3"]
+    parts = about["population"]["joined"]
+    assert [part["population"]["galaxies"] for part in parts] == ["2", "1-3"]
     simulate(tmp_path / "HSC", SimulateConfig(n=20, survey="HSC", workers=1))
     with pytest.raises(DatasetError, match="different zeropoints cannot be joined"):
         train([dataset, tmp_path / "HSC"], tmp_path / "run-2", small())
