@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -173,6 +174,7 @@ class Trainer:
         self.optimizer = _optimizer(self.network, config)
         self.autocast = config.amp and fast_bfloat16(device)
         self.epoch = 0
+        self._parts = 1
         self.history: list[dict[str, float]] = []
 
     @property
@@ -259,15 +261,15 @@ class Trainer:
             step = (epoch - 1) * self.steps_per_epoch + index
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, step, self.steps_per_epoch)
-            losses = step_losses([training.make(planned) for planned in own_share(batch)])
-            values = _values(losses)
+            self.optimizer.zero_grad(set_to_none=True)
+            values = self._gradients(
+                step_losses, [training.make(planned) for planned in own_share(batch)]
+            )
             if not math.isfinite(values["loss"]):
                 raise TrainingError(
                     f"the loss is {values['loss']} at epoch {epoch}, step {index + 1} "
                     f"({step + 1} in all); lower the learning rate or check the data set"
                 )
-            self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
             if self.config.clip_norm:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
             self.optimizer.step()
@@ -275,6 +277,37 @@ class Trainer:
             means.add(values, len(batch))
             on_step(len(batch), values["loss"])
         return means.result()
+
+    def _gradients(self, step: nn.Module, batch: list[Example]) -> dict[str, float]:
+        """Add up a batch's gradients, of parts of it where the device's memory is too small.
+
+        Processes that share a batch would wait for one another, so with several an error it is.
+        """
+        while True:
+            size = math.ceil(len(batch) / self._parts)
+            try:
+                parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+                sums: dict[str, float] = {}
+                for part in parts:
+                    losses = step(part)
+                    share = len(part) / len(batch)
+                    (share * losses["loss"]).backward()
+                    for name, value in _values(losses).items():
+                        sums[name] = sums.get(name, 0.0) + share * value
+                return sums
+            except torch.OutOfMemoryError:
+                if size == 1 or processes() > 1:
+                    raise
+            # Out here, the error no longer holds on to what was allocated.
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self._parts *= 2
+            warnings.warn(
+                f"the device's memory is too small for batches of {size}, or is in use by others; "
+                f"going on with gradients summed over batches of {math.ceil(size / 2)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _step(self) -> nn.Module:
         """The module of a training step, with gradients averaged over processes."""

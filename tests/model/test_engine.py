@@ -6,7 +6,7 @@ from galsep.config import TrainConfig, resolve
 from galsep.errors import TrainingError, UsageError, WeightsError
 from galsep.model import engine
 from galsep.model.engine import Detecting, Trainer, learning_rate, part_is_trained
-from galsep.model.examples import ExampleMaker
+from galsep.model.examples import ExampleMaker, to_batch
 from galsep.model.network import ARCHITECTURES, build_network
 
 CPU = torch.device("cpu")
@@ -74,6 +74,44 @@ def test_a_loss_that_is_not_finite_names_the_step(pairs):
         broken.network.rpn.head.cls_logits.bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="epoch 1, step 1"):
         broken.run_epoch(*makers(pairs), lambda _n, _loss: None)
+
+
+class Brightness:
+    """Loss with room for some images a batch."""
+
+    parts = {"loss_square": "mean square"}
+
+    def __init__(self, room):
+        self.room = room
+        self.sizes = []
+
+    def __call__(self, network, batch, device, *, autocast):
+        if network.training and len(batch) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        self.sizes.append(len(batch))
+        images, _ = to_batch(batch, device)
+        return {"loss_square": network(images.asinh()).square().mean()}
+
+
+def with_room(room, pairs):
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 1, 3)
+    config = small(epochs=1, epoch_size=5, batch_size=5, amp=False, ema=0.0)
+    run = Trainer(network, config, CPU, Brightness(room))
+    return run, run.run_epoch(*makers(pairs), lambda _n, _loss: None)
+
+
+def test_gradients_are_summed_over_smaller_batches_where_memory_is_too_small(pairs):
+    whole, expected = with_room(5, pairs)
+    with pytest.warns(RuntimeWarning, match="gradients summed over batches of") as told:
+        parted, figures = with_room(2, pairs)
+    assert [str(warning.message)[-1] for warning in told] == ["3", "2"]
+    assert parted.objective.sizes[:3] == [2, 2, 1]
+    assert figures["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+    for a, b in zip(parted.network.parameters(), whole.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError):
+        with_room(0, pairs)
 
 
 def test_a_damaged_state_is_refused(tmp_path):
