@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -79,7 +81,7 @@ def test_a_loss_that_is_not_finite_names_the_step(pairs):
 class Brightness:
     """Loss with room for some images a batch."""
 
-    parts = {"loss_square": "mean square"}
+    parts: ClassVar = {"loss_square": "mean square"}
 
     def __init__(self, room):
         self.room = room
