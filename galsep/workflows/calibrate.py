@@ -30,9 +30,6 @@ LIMIT = 1000
 THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 """Calibrated scores tried as threshold."""
 
-F1_TOLERANCE = 0.002
-"""F1 values so close are equal: the difference of one source or two."""
-
 MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 """Mask probabilities tried as the level of a mask's edge."""
 
@@ -47,7 +44,10 @@ LOWEST = 0.01
 
 
 def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Fit scores to the share of real sources, and choose the threshold of best F1.
+    """Fit scores to the share of real sources, and choose the threshold.
+
+    That is the highest with no more errors than at the best F1 by one standard error (the rule of
+    Breiman et al. 1984, section 3.4.3): purity that costs nothing is taken.
 
     A detection is real if it is matched, one to one and within 5 px, to a detectable true source;
     those matched to an undetectable one are left out. The logistic fit is Platt's (1999), with
@@ -68,7 +68,7 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
         and ``validation`` with the counts and scores at the threshold.
     """
     reporter = reporter or Reporter()
-    blends = list(data.split("validation"))[:LIMIT]
+    blends = _spread(data.split("validation"), LIMIT)
     config = DeblendConfig()
     # What an earlier calibration left in the weights must not bear on this one.
     plain = {k: v for k, v in model.info.items() if k not in ("calibration", "mask_level")}
@@ -101,7 +101,7 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
 
 
 def best_f1(model: Model, data: Dataset, limit: int) -> tuple[float, float]:
-    """Find the score threshold of the best F1 on a part of the validation split.
+    """Choose the score threshold, as :func:`calibrate` does, on a part of the validation split.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def best_f1(model: Model, data: Dataset, limit: int) -> tuple[float, float]:
     threshold, f1 : float
         F1 of detectable sources whose centroid is matched within 5 px; 0 where nothing is.
     """
-    blends = list(data.split("validation"))[:limit]
+    blends = _spread(data.split("validation"), limit)
     images = (data.detection_image(blend) for blend in blends)
     seen = list(run_network(images, model, DeblendConfig()))
     threshold, figures, _ = _threshold(model, data, blends, seen)
@@ -146,7 +146,10 @@ def calibrate_fluxes(
     """
     reporter = reporter or Reporter()
     band = data.meta.detection_band
-    blends = [*data.split("train")[:FLUX_LIMIT], *data.split("validation")[:LIMIT]]
+    blends = [
+        *_spread(data.split("train"), FLUX_LIMIT),
+        *_spread(data.split("validation"), LIMIT),
+    ]
     model = dataclasses.replace(model, info={**model.info, "separation": _unfitted(model.info)})
     reporter.begin("correcting fluxes", len(blends))
     rows: list[tuple[float, float, float, float]] = []
@@ -198,7 +201,7 @@ def _running_median(
 def _threshold(
     model: Model, data: Dataset, blends: list[int], seen: list[tuple[Prepared, Iterable[Found]]]
 ) -> tuple[float, dict[str, Any], list[FoundSources]]:
-    """Highest threshold whose F1 is as good as the best: purity that costs nothing is taken."""
+    """Highest threshold with no more errors than the best has, by one standard error."""
     tried = []
     for threshold in THRESHOLDS:
         found = [finish(*item, model, DeblendConfig(), threshold) for item in seen]
@@ -207,8 +210,23 @@ def _threshold(
             for blend, here in zip(blends, found, strict=True)
         ]
         tried.append((threshold, score_matches(matches), found))
-    best = max(figures["f1"] or 0 for _, figures, _ in tried)
-    return [item for item in tried if (item[1]["f1"] or 0) >= best - F1_TOLERANCE][-1]
+    best = max(tried, key=lambda item: item[1]["f1"] or 0)[1]
+    return [item for item in tried if _as_good(item[1], best)][-1]
+
+
+def _as_good(figures: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    """Whether errors differ by no more than chance does, between thresholds of the same scores.
+
+    Only what one threshold takes and the other leaves can differ (McNemar 1947).
+    """
+    missed, spurious = figures["fn"] - best["fn"], figures["fp"] - best["fp"]
+    return bool(missed + spurious <= np.sqrt(abs(missed) + abs(spurious)))
+
+
+def _spread(blends: range, limit: int) -> list[int]:
+    """At most so many blends, from all parts: data sets that are joined follow one another."""
+    chosen = np.linspace(0, len(blends), min(limit, len(blends)), endpoint=False, dtype=np.int64)
+    return [blends[index] for index in chosen.tolist()]
 
 
 def _mask_level(

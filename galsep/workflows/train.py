@@ -288,7 +288,7 @@ class _Run:
             objective,
         )
         about: dict[str, Any] = {
-            "training": dataclasses.asdict(config), "dataset": _about(self.data),
+            "training": _settings(config), "dataset": _about(self.data),
         }  # fmt: skip
 
         def save(path: Path) -> None:
@@ -467,9 +467,14 @@ def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
         "torch_version": torch.__version__,
         "init": origin,
         "psf_fwhm_range": [round(float(limit), 2) for limit in seen],
-        "training": dataclasses.asdict(config),
+        "training": _settings(config),
         "dataset": _about(data),
     }
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings, without the folders that are none but this machine's."""
+    return {**dataclasses.asdict(config), "init": Path(config.init).name}
 
 
 def _about(data: Dataset) -> dict[str, Any]:

@@ -73,11 +73,15 @@ def test_training_and_judging_fetch_nothing_and_tell_nothing(tmp_path, no_networ
     sizes = ["--epochs", "1", "--separation-epochs", "1", "--epoch-size", "4", "--batch-size", "2"]
     assert main(["train", data, "-o", run, *sizes, "--device", "cpu", "-q"]) == 0
     weights = f"{run}/weights.safetensors"
+    begun = ["--init", weights, *sizes, "--device", "cpu", "-q"]
+    assert main(["train", data, "-o", f"{run}-2", *begun]) == 0
     judging = ["--weights", weights, "--workers", "1", "--device", "cpu", "-q"]
     assert main(["evaluate", data, "-o", report, *judging]) == 0
     assert no_network == []
     capsys.readouterr()
     files = [*Path(run).iterdir(), *Path(report).iterdir()]
+    # Where --init lay is what one asked for, and stays in the settings to resume with.
+    files += [file for file in Path(f"{run}-2").iterdir() if file.name != "config.toml"]
     assert len(files) > 15
     for file in files:
         told = revealed(file.read_bytes(), tmp_path)
