@@ -30,6 +30,10 @@ FAILED, MISUSED, EXISTS, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 COMPLETION = "_GALSEP_COMPLETE"
 """Set by a shell that asks what could be typed next."""
 
+SHELLS = ("bash", "zsh", "fish")
+RUNNING = "running"
+"""Stands for the shell that is running."""
+
 app = typer.Typer(
     name="galsep",
     cls=Group,
@@ -66,12 +70,15 @@ def _print_help(ctx: typer.Context, wanted: bool) -> None:
         raise typer.Exit
 
 
-def _complete(ctx: typer.Context, param: typer.CallbackParam, wanted: bool) -> None:
-    if wanted:
+def _complete(ctx: typer.Context, param: typer.CallbackParam, shell: str) -> None:
+    if shell:
+        if shell not in (*SHELLS, RUNNING):
+            raise typer.BadParameter(f"{shell!r} is none of {', '.join(SHELLS)}", ctx, param)
         from typer.completion import install_callback, show_callback
 
         act = install_callback if param.name == "_install_completion" else show_callback
-        act(ctx, param, wanted)
+        # True lets typer see which shell is running.
+        act(ctx, param, shell == RUNNING or shell)
 
 
 # Options of its own for help and completion: the parser's would load pydantic, and with it every
@@ -86,23 +93,25 @@ def _top(
         ),
     ] = False,
     _install_completion: Annotated[
-        bool,
+        str,
         typer.Option(
             "--install-completion",
+            metavar="[SHELL]",
             callback=_complete,
             is_eager=True,
-            help="Teach the running shell (bash, zsh, fish) to complete commands and options",
+            help="Teach bash, zsh, fish or the running shell to complete commands and options",
         ),
-    ] = False,
+    ] = "",
     _show_completion: Annotated[
-        bool,
+        str,
         typer.Option(
             "--show-completion",
+            metavar="[SHELL]",
             callback=_complete,
             is_eager=True,
             help="Print the script that does so",
         ),
-    ] = False,
+    ] = "",
     _help: Annotated[
         bool,
         typer.Option("-h", "--help", callback=_print_help, is_eager=True, help=HELP_TEXT),
@@ -148,6 +157,8 @@ def main(arguments: Sequence[str]) -> int:
         What follows the program's name; with ``--debug`` among it, tracebacks are shown.
     """
     debug = "--debug" in arguments
+    if list(arguments) in (["--install-completion"], ["--show-completion"]):
+        arguments = [*arguments, RUNNING]
     command = get_command(app)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
