@@ -31,8 +31,6 @@ COMPLETION = "_GALSEP_COMPLETE"
 """Set by a shell that asks what could be typed next."""
 
 SHELLS = ("bash", "zsh", "fish")
-RUNNING = "running"
-"""Stands for the shell that is running."""
 
 app = typer.Typer(
     name="galsep",
@@ -70,15 +68,17 @@ def _print_help(ctx: typer.Context, wanted: bool) -> None:
         raise typer.Exit
 
 
-def _complete(ctx: typer.Context, param: typer.CallbackParam, shell: str) -> None:
-    if shell:
-        if shell not in (*SHELLS, RUNNING):
-            raise typer.BadParameter(f"{shell!r} is none of {', '.join(SHELLS)}", ctx, param)
+def _complete(ctx: typer.Context, param: typer.CallbackParam, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         from typer.completion import install_callback, show_callback
 
+        # What was typed: the option, and a shell where one is named.
+        named = " ".join(ctx.obj[1:])
+        if named and named not in SHELLS:
+            raise UsageError(f"completion is for {', '.join(SHELLS)}, not for {named!r}")
         act = install_callback if param.name == "_install_completion" else show_callback
         # True lets typer see which shell is running.
-        act(ctx, param, shell == RUNNING or shell)
+        act(ctx, param, named or True)
 
 
 # Options of its own for help and completion: the parser's would load pydantic, and with it every
@@ -93,25 +93,24 @@ def _top(
         ),
     ] = False,
     _install_completion: Annotated[
-        str,
+        bool,
         typer.Option(
             "--install-completion",
-            metavar="[SHELL]",
             callback=_complete,
             is_eager=True,
-            help="Teach bash, zsh, fish or the running shell to complete commands and options",
+            help="Teach the running shell, or the one named after it (bash, zsh, fish), to "
+            "complete commands and options",
         ),
-    ] = "",
+    ] = False,
     _show_completion: Annotated[
-        str,
+        bool,
         typer.Option(
             "--show-completion",
-            metavar="[SHELL]",
             callback=_complete,
             is_eager=True,
             help="Print the script that does so",
         ),
-    ] = "",
+    ] = False,
     _help: Annotated[
         bool,
         typer.Option("-h", "--help", callback=_print_help, is_eager=True, help=HELP_TEXT),
@@ -157,13 +156,11 @@ def main(arguments: Sequence[str]) -> int:
         What follows the program's name; with ``--debug`` among it, tracebacks are shown.
     """
     debug = "--debug" in arguments
-    if list(arguments) in (["--install-completion"], ["--show-completion"]):
-        arguments = [*arguments, RUNNING]
     command = get_command(app)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            with command.make_context("galsep", list(arguments)) as context:
+            with command.make_context("galsep", list(arguments), obj=arguments) as context:
                 command.invoke(context)
         except typer.Exit as leave:
             return leave.exit_code

@@ -246,6 +246,17 @@ def test_help_loads_nothing_heavy():
     assert run.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_fits_a_narrow_terminal(galsep, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "40")
+    page = galsep(*command, "--help").out
+    # What is to be copied stays on its line.
+    told = page[: page.find("Examples:")]
+    wide = [line for line in told.splitlines() if len(line) > 40]
+    assert [line for line in wide if not line.startswith("  --")] == []
+    assert len(told.splitlines()) > 10
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["deblend", "--help"]])
 def test_closed_stdout_is_one_line(process, arguments):
     read, write = os.pipe()
