@@ -254,7 +254,8 @@ def test_help_fits_a_narrow_terminal(galsep, monkeypatch, command):
     told = page[: page.find("Examples:")]
     wide = [line for line in told.splitlines() if len(line) > 40]
     assert [line for line in wide if not line.startswith("  --")] == []
-    assert len(told.splitlines()) > 10
+    # Names have lines of their own, so that their texts have room.
+    assert "\n  -h, --help\n" in told
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["deblend", "--help"]])
