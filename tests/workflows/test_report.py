@@ -122,6 +122,9 @@ TRY = """
   const field = document.querySelector(".field svg"), before = field.getAttribute("viewBox");
   document.querySelector('[data-act="in"]').click();
   document.body.dataset.zoomed = field.getAttribute("viewBox") !== before;
+  const words = [...document.querySelectorAll(".mouse, .touch")];
+  const read = words.filter((one) => getComputedStyle(one).display !== "none");
+  document.body.dataset.words = read.map((one) => one.className).join(" ");
   const source = document.querySelector(".source");
   if (source) {
     source.dispatchEvent(new PointerEvent("pointermove", { bubbles: true }));
@@ -183,6 +186,8 @@ def test_a_browser_shows_it(pages, browse, width):
     assert int(shown.data("wider")) <= 0
     assert shown.data("zoomed") == "true"
     assert shown.data("told") == "true"
+    # Without a touch screen the words are those for a mouse.
+    assert shown.data("words") == "mouse"
     assert float(shown.data("focus").split()[2]) < 200
     picture = imread(shown.screenshot)
     assert picture.shape[1] == width
