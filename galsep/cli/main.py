@@ -175,14 +175,14 @@ def main(arguments: Sequence[str]) -> int:
         except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
             if debug:
                 traceback.print_exc()
-            return _explain(error)
+            return _explain(error, arguments)
     return 0
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, arguments: Sequence[str]) -> int:
     """Say what went wrong in one line and choose the exit code."""
     if isinstance(error, typer.TyperException):
-        say(f"error: {_usage_message(error)}")
+        say(f"error: {_usage_message(error, arguments)}")
         return MISUSED
     if isinstance(error, GalsepError):
         say(f"error: {one_line(error)}")
@@ -204,11 +204,13 @@ def _explain(error: Exception) -> int:
     return FAILED
 
 
-def _usage_message(error: Any) -> str:
+def _usage_message(error: Any, arguments: Sequence[str]) -> str:
     """Turn a parser's error into one line that names the help page."""
     message = one_line(error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "galsep"
+    # An option without its value is an error that does not know its command.
+    typed = [word for word in arguments[:1] if not word.startswith("-")]
+    path = context.command_path if context is not None else " ".join(["galsep", *typed])
     return f"{message} (see {path} --help)"
 
 

@@ -230,6 +230,14 @@ def test_debug_shows_the_traceback(galsep, raising):
     assert outcome.err.splitlines()[-1] == "error: a.fits: bad"
 
 
+def test_an_option_without_its_value_names_the_page_that_has_it(galsep):
+    outcome = galsep("deblend", "a.fits", "--zeropoint")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "error: Option '--zeropoint' requires an argument (see galsep deblend --help)\n"
+    )
+
+
 def test_interrupted(galsep, raising):
     raising(KeyboardInterrupt())
     outcome = galsep("weights")
