@@ -1,4 +1,4 @@
-"""Hand galsep's sources to photutils, for its apertures, shapes and concentrations.
+"""Hand galsep's sources to photutils, for its apertures, sizes and concentrations.
 
 python examples/photutils_photometry.py [IMAGE]
 """
@@ -14,14 +14,11 @@ EXAMPLE = Path(__file__).with_name("field.fits.fz")
 
 
 def main() -> None:
-    """Print Kron fluxes and half-light radii of the brightest sources."""
+    """Print Kron fluxes, widths and Gini coefficients of the brightest sources."""
     image = Path(sys.argv[1]) if len(sys.argv) > 1 else EXAMPLE
     result = galsep.deblend(image)
-    sources = SourceCatalog(
-        result.light, result.to_segmentation_image(), error=result.rms, apermask_method="mask"
-    )
-    table = sources.to_table(columns=("label", "kron_flux"))
-    table["half_light_radius"] = sources.fluxfrac_radius(0.5)
+    sources = SourceCatalog(result.light, result.to_segmentation_image(), error=result.rms)
+    table = sources.to_table(columns=("label", "kron_flux", "fwhm", "gini"))
     # Labels are those of the catalogue.
     table["blendedness"] = result.catalog["blendedness"][table["label"] - 1]
     table["score"] = result.catalog["score"][table["label"] - 1]

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from galsep.model.weights import load_model
     from galsep.workflows.deblend import deblend
     from galsep.workflows.simulate import simulate
+else:
+    # Unseen by type checkers, which would take any name for one of galsep's.
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'galsep' has no attribute {name!r}")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'galsep' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -427,6 +427,8 @@ def read_toml(file: Path) -> dict[str, Any]:
     """
     try:
         return parse_toml(file)
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: no such file; check the path") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: not a readable TOML file ({error})") from error
 

@@ -57,6 +57,14 @@ def test_all_is_what_a_module_defines(path):
     assert used_elsewhere(path) <= set(names), "used by other modules, but not exported"
 
 
+def test_the_functions_are_offered_for_completion_before_they_are_loaded():
+    script = "import sys, galsep; print(*dir(galsep)); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    names, loaded = out.stdout.splitlines()
+    assert set(galsep.__all__) <= set(names.split())
+    assert loaded == "False"
+
+
 def test_the_package_offers_three_functions():
     assert galsep.__all__ == ["__version__", "deblend", "load_model", "simulate"]
     for name in galsep.__all__[1:]:

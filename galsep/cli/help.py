@@ -4,6 +4,7 @@ Typer's own panels cost as much time as the rest of ``galsep --help``.
 """
 
 import inspect
+import shutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,9 @@ GENERAL = "General"
 NAMES_WIDTH = 22
 """Columns for an option's names; longer ones have a line of their own."""
 
+NARROW, NARROWEST = 60, 30
+"""In a terminal of fewer columns each name has a line of its own; still narrower ones wrap."""
+
 
 class Command(TyperCommand):
     """A command whose help lists its options by group.
@@ -33,7 +37,7 @@ class Command(TyperCommand):
         if arguments:
             with formatter.section("Arguments"):
                 rows = [((p.metavar or p.name).ljust(NAMES_WIDTH), _help(p)) for p in arguments]
-                formatter.write_dl(rows, col_max=NAMES_WIDTH)
+                _write_rows(rows, formatter)
         _write_options(self, ctx, formatter)
         _write_bottom(self, formatter)
 
@@ -53,6 +57,10 @@ class Group(TyperGroup):
 
 
 def _write_top(command: Any, ctx: Any, formatter: Any) -> None:
+    if ctx.terminal_width is None:
+        # The parser's own least width is 50.
+        columns = shutil.get_terminal_size().columns - 2
+        formatter.width = max(min(formatter.width, columns), NARROWEST)
     formatter.write_usage(ctx.command_path, command.options_metavar)
     formatter.write_paragraph()
     with formatter.indentation():
@@ -77,7 +85,14 @@ def option_groups(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
 def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
     for name, rows in option_groups(command, ctx).items():
         with formatter.section(name):
-            formatter.write_dl(rows, col_max=NAMES_WIDTH)
+            _write_rows(rows, formatter)
+
+
+def _write_rows(rows: list[tuple[str, str]], formatter: Any) -> None:
+    if formatter.width >= NARROW:
+        formatter.write_dl(rows, col_max=NAMES_WIDTH)
+    else:
+        formatter.write_dl([(names.rstrip(), text) for names, text in rows], col_max=4)
 
 
 def _write_bottom(command: Any, formatter: Any) -> None:

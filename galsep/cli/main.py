@@ -30,6 +30,8 @@ FAILED, MISUSED, EXISTS, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 COMPLETION = "_GALSEP_COMPLETE"
 """Set by a shell that asks what could be typed next."""
 
+SHELLS = ("bash", "zsh", "fish")
+
 app = typer.Typer(
     name="galsep",
     cls=Group,
@@ -67,11 +69,16 @@ def _print_help(ctx: typer.Context, wanted: bool) -> None:
 
 
 def _complete(ctx: typer.Context, param: typer.CallbackParam, wanted: bool) -> None:
-    if wanted:
+    if wanted and not ctx.resilient_parsing:
         from typer.completion import install_callback, show_callback
 
+        # What was typed: the option, and a shell where one is named.
+        named = " ".join(ctx.obj[1:])
+        if named and named not in SHELLS:
+            raise UsageError(f"completion is for {', '.join(SHELLS)}, not for {named!r}")
         act = install_callback if param.name == "_install_completion" else show_callback
-        act(ctx, param, wanted)
+        # True lets typer see which shell is running.
+        act(ctx, param, named or True)
 
 
 # Options of its own for help and completion: the parser's would load pydantic, and with it every
@@ -91,7 +98,8 @@ def _top(
             "--install-completion",
             callback=_complete,
             is_eager=True,
-            help="Teach the running shell (bash, zsh, fish) to complete commands and options",
+            help="Teach the running shell, or the one named after it (bash, zsh, fish), to "
+            "complete commands and options",
         ),
     ] = False,
     _show_completion: Annotated[
@@ -152,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            with command.make_context("galsep", list(arguments)) as context:
+            with command.make_context("galsep", list(arguments), obj=arguments) as context:
                 command.invoke(context)
         except typer.Exit as leave:
             return leave.exit_code
@@ -167,14 +175,14 @@ def main(arguments: Sequence[str]) -> int:
         except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
             if debug:
                 traceback.print_exc()
-            return _explain(error)
+            return _explain(error, arguments)
     return 0
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, arguments: Sequence[str]) -> int:
     """Say what went wrong in one line and choose the exit code."""
     if isinstance(error, typer.TyperException):
-        say(f"error: {_usage_message(error)}")
+        say(f"error: {_usage_message(error, arguments)}")
         return MISUSED
     if isinstance(error, GalsepError):
         say(f"error: {one_line(error)}")
@@ -196,11 +204,13 @@ def _explain(error: Exception) -> int:
     return FAILED
 
 
-def _usage_message(error: Any) -> str:
+def _usage_message(error: Any, arguments: Sequence[str]) -> str:
     """Turn a parser's error into one line that names the help page."""
     message = one_line(error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "galsep"
+    # An option without its value is an error that does not know its command.
+    typed = [word for word in arguments[:1] if not word.startswith("-")]
+    path = context.command_path if context is not None else " ".join(["galsep", *typed])
     return f"{message} (see {path} --help)"
 
 

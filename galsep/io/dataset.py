@@ -329,6 +329,8 @@ def load_meta(folder: Path) -> DatasetMeta:
         raise DatasetError(
             f"{folder}: no data set here (no {META_FILE}); make one with galsep simulate"
         ) from error
+    except NotADirectoryError as error:
+        raise DatasetError(f"{folder}: is a file; give the folder of a data set") from error
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not readable ({one_line(error)})") from error
     version = values.pop("format_version", None)

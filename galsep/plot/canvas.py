@@ -18,6 +18,7 @@ __all__ = [
     "figure_pixels",
     "new_figure",
     "save_figure",
+    "scale_counts",
     "shade",
     "show_light",
     "stretch",
@@ -86,6 +87,16 @@ def new_figure(width: float, height: float) -> "Figure":
 def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
     """Write a figure as PNG; equal figures give equal bytes."""
     figure.savefig(path, dpi=dpi, metadata={"Software": None})
+
+
+def scale_counts(axes: "Axes") -> None:
+    """Show numbers of sources so that few stand beside many; where all are few, linearly."""
+    few = 10
+    if axes.get_ylim()[1] > few:
+        axes.set_yscale("symlog", linthresh=few)
+    else:
+        axes.locator_params(axis="y", integer=True)
+    axes.set_ylim(bottom=0)
 
 
 def figure_pixels(figure: "Figure", dpi: int = 80) -> npt.NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.plot.canvas import new_figure
+from galsep.plot.canvas import new_figure, scale_counts
 from galsep.plot.embed import INK, figure_svg
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def distributions(
         if name == "score":
             axes.axvline(threshold, color=INK, lw=1, ls="--")
         if name == "blendedness":
-            axes.set_yscale("symlog", linthresh=10)
-            axes.set_ylim(bottom=0)
+            scale_counts(axes)
         if name == brightness_name:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
         axes.set_xlabel(name)

@@ -136,6 +136,7 @@ def _draw_small(preview: Preview, path: Path) -> None:
 
 def _draw_large(preview: Preview, path: Path) -> None:
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     height, width = preview.image.shape
     factor = -(-max(height, width) // LARGEST_SIDE)
@@ -162,6 +163,7 @@ def _draw_large(preview: Preview, path: Path) -> None:
         field.annotate(
             str(number), (x0 + REGION / 2, corner[1] + side), (0, 2), textcoords="offset points",
             color="#ffe14d", fontsize=14, fontweight="bold", ha="center",
+            path_effects=[withStroke(linewidth=3, foreground="black")],
         )  # fmt: skip
         _draw_region(axes, preview, x0, y0)
         axes.set_title(f"{number}: x {x0}, y {y0}", fontsize=14)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.plot.canvas import new_figure, save_figure
+from galsep.plot.canvas import new_figure, save_figure, scale_counts
 from galsep.plot.evaluation import bin_label, wilson_interval
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def plot_reliability(figures: Mapping[str, Any], path: Path) -> None:
     upper.set_ylabel("share of real sources", fontsize=13)
     lower.set_ylabel("sources", fontsize=13)
     lower.set_xlabel("score", fontsize=13)
-    lower.set_yscale("symlog", linthresh=10)
+    scale_counts(lower)
     upper.set_ylim(0, 1.03)
     lower.set_xlim(0, 1)
     upper.legend(fontsize=12, loc="upper left")

@@ -221,6 +221,8 @@ def _read_table(path: Path) -> "Table":
             for hdu in hdus:
                 if isinstance(hdu, fits.BinTableHDU):
                     return Table(hdu.data)
+    except FileNotFoundError as error:
+        raise CatalogError(f"{path}: no such file; check the path") from error
     except (OSError, LookupError, TypeError, ValueError, fits.VerifyError) as error:
         reason = " ".join(str(error).split())
         raise CatalogError(f"{path}: not a readable FITS table ({reason})") from error

@@ -55,6 +55,7 @@ def deblend(
         array, are left out. A mapping names several bands of one field on one grid: sources are
         found in their combination.
     config : DeblendConfig, optional
+        Options of ``galsep deblend``, such as ``galsep.config.DeblendConfig(threshold=0.8)``.
     model : Model, optional
         From :func:`galsep.load_model`; loaded anew by default.
     wcs : astropy.wcs.WCS, optional

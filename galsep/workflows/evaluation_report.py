@@ -20,8 +20,8 @@ from galsep.workflows.report import blend_case, own_lights, settings_rows, versi
 __all__ = ["evaluation_case", "write_evaluation"]
 
 MEANINGS = {
-    "detectable": "Detectable sources: S/N of at least 7 and 5 px, by truth",
-    "all": "All sources",
+    "detectable": "detectable sources (by truth: S/N of at least 7 and 5 px)",
+    "all": "all sources",
 }
 
 
@@ -67,8 +67,8 @@ def write_evaluation(
         numbers=shown,
         tables=[
             {
-                "caption": f"{MEANINGS[selection]}. {name}",
-                "columns": [f"{above} {below}".strip() for _, above, below in parts],
+                "caption": f"{name}: {MEANINGS[selection]}",
+                "columns": [f"{above}\n{below}".strip() for _, above, below in parts],
                 "rows": [
                     {"label": row["label"], "values": [row[key] for key, _, _ in parts]}
                     for row in rows

@@ -59,6 +59,14 @@ MOST_BLENDS = 24
 MOST_MISSED = 12
 LIBRARIES = ("torch", "torchvision", "numpy", "astropy", "sep", "matplotlib")
 
+BECAME = {
+    "confirmed": "one source",
+    "split": "several sources: a blend",
+    "missed": f"no network source, S/N of at least {DETECTABLE_SNR:g}: in the catalogue, flagged",
+    "rejected": f"no network source, S/N below {DETECTABLE_SNR:g}: in no catalogue",
+}
+"""What each of :data:`galsep.workflows.finding.STATUSES` says."""
+
 OF_A_SOURCE = ("label", "x_centroid", "y_centroid", "deblend_flux", "mag", "blendedness", "score")
 """Columns of the catalogue that a source is described by, where they exist."""
 
@@ -107,8 +115,15 @@ def write_report(
         },
         messages=plane.messages,
         image=_about_image(plane, found, catalog, rms),
-        parents=statuses,
-        flags={str(flag.name).lower(): int(np.count_nonzero(found.flags & flag)) for flag in Flag},
+        parents=[(name, BECAME[name], count) for name, count in statuses.items()],
+        flags=[
+            (
+                str(flag.name).lower(),
+                flag.description,
+                int(np.count_nonzero(found.flags & flag)),
+            )
+            for flag in Flag
+        ],
         field=_field(shown, found, catalog),
         blends=[
             _case(f"SEP detection {parent}", members, light, rms, found, catalog)
@@ -141,11 +156,11 @@ def shown_image(plane: Plane, found: FoundSources) -> Shown:
 
 
 def shown_title(name: str, found: FoundSources) -> str:
-    """Name of an image and, where it is shown in colour, of the bands that its colours are."""
-    if len(found.bands) != 3:
+    """Name of an image and of its bands, and which colours these are where it is in colour."""
+    if not found.bands:
         return name
-    blue, green, red = found.bands
-    return f"{name}: {red}, {green}, {blue} as red, green, blue"
+    colours = " as blue, green, red" if len(found.bands) == 3 else ""
+    return f"{name}: bands {', '.join(found.bands)}{colours}"
 
 
 def own_lights(
@@ -211,17 +226,24 @@ def versions(weights: str) -> dict[str, str]:
 def settings_rows(config: DeblendConfig | EvaluateConfig, **resolved: float) -> dict[str, str]:
     """Settings as names and values, files without their folders.
 
-    What changes no result is left out; ``resolved`` are values that stand for a default.
+    What changes no result or was not set is left out; ``resolved`` are values that stand for a
+    default.
     """
     rows = {}
     for name, value in (dataclasses.asdict(config) | resolved).items():
-        if name in MACHINE_SETTINGS or value in ("", None):
-            continue
-        shown = Path(value).name if name in FILE_SETTINGS else value
-        if name == "band":
-            shown = tuple(map(without_folder, value))
-        rows[name] = f"{shown:.4g}" if isinstance(shown, float) else str(shown)
+        if isinstance(value, bool):
+            rows[name] = "yes" if value else "no"
+        elif value and name not in MACHINE_SETTINGS:
+            rows[name] = _setting(name, value)
     return rows
+
+
+def _setting(name: str, value: Any) -> str:
+    if name == "band":
+        return ", ".join(map(without_folder, value))
+    if name in FILE_SETTINGS:
+        return Path(value).name
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _about_image(
@@ -248,6 +270,8 @@ def _about_image(
         rows["mask plane"] = f"{meta['DQPLANE']}, hiding {meta['DQHIDES']}"
     if "DETIMAGE" in meta:
         rows["found in"] = meta["DETIMAGE"]
+    elif found.bands:
+        rows["found in"] = f"mean of {', '.join(found.bands)}, weighted by inverse variance"
     return rows
 
 
@@ -270,11 +294,7 @@ def _field(image: Shown, found: FoundSources, catalog: "Table") -> dict[str, Any
         }
         for index in chosen.tolist()
     ]
-    note = (
-        "Buttons, double click, or the wheel with Ctrl zoom; drag to move. A source under the "
-        "pointer tells its score. Red outlines: found by SEP alone; violet: pixels without valid "
-        "data."
-    )
+    note = "Red outlines: found by SEP alone; violet: pixels without valid data."
     if factor > 1:
         note += f" The picture shows means of {factor}×{factor} px."
     if len(footprints) > MOST_OUTLINES:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from galsep.cli.main import main
+
 
 @pytest.fixture
 def ask(tmp_path):
@@ -88,6 +90,20 @@ def test_every_shell_has_a_script(ask, shell):
     run = ask(_GALSEP_COMPLETE=f"source_{shell}")
     assert run.returncode == 0
     assert f"_GALSEP_COMPLETE=complete_{shell}" in run.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_be_named(capfd, shell):
+    assert main(["--show-completion", shell]) == 0
+    assert f"_GALSEP_COMPLETE=complete_{shell}" in capfd.readouterr().out
+
+
+def test_another_shell_is_refused(capfd):
+    for words in ("tcsh", "zsh zsh"):
+        assert main(["--show-completion", *words.split()]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err == f"error: completion is for bash, zsh, fish, not for '{words}'\n"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -230,6 +230,14 @@ def test_debug_shows_the_traceback(galsep, raising):
     assert outcome.err.splitlines()[-1] == "error: a.fits: bad"
 
 
+def test_an_option_without_its_value_names_the_page_that_has_it(galsep):
+    outcome = galsep("deblend", "a.fits", "--zeropoint")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "error: Option '--zeropoint' requires an argument (see galsep deblend --help)\n"
+    )
+
+
 def test_interrupted(galsep, raising):
     raising(KeyboardInterrupt())
     outcome = galsep("weights")
@@ -244,6 +252,18 @@ def test_help_loads_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_fits_a_narrow_terminal(galsep, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "40")
+    page = galsep(*command, "--help").out
+    # What is to be copied stays on its line.
+    told = page[: page.find("Examples:")]
+    wide = [line for line in told.splitlines() if len(line) > 40]
+    assert [line for line in wide if not line.startswith("  --")] == []
+    # Names have lines of their own, so that their texts have room.
+    assert "\n  -h, --help\n" in told
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["deblend", "--help"]])

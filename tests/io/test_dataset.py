@@ -224,6 +224,11 @@ def test_only_a_finished_folder_is_a_data_set(folder):
     assert not is_dataset(folder)
     with pytest.raises(DatasetError, match=r"no data set here .*; make one with galsep simulate"):
         load_dataset(folder)
+    (folder / "image.fits").touch()
+    with pytest.raises(
+        DatasetError, match=r"image\.fits: is a file; give the folder of a data set"
+    ):
+        load_dataset(folder / "image.fits")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,24 @@
 import numpy as np
 import pytest
 
-from galsep.plot.canvas import MASKED_COLOR, Shown
+from galsep.plot.canvas import MASKED_COLOR, Shown, new_figure, scale_counts
 
 
 @pytest.fixture
 def sky():
     return np.random.default_rng(1).normal(0, 2.0, (40, 50))
+
+
+@pytest.mark.parametrize(("most", "scale"), [(3, "linear"), (300, "symlog")])
+def test_numbers_of_sources_have_whole_ticks(most, scale):
+    axes = new_figure(3, 2).subplots()
+    axes.bar([0, 1], [1, most])
+    scale_counts(axes)
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert len(ticks) >= 3
+    assert all(tick == int(tick) for tick in ticks)
 
 
 def test_three_equal_bands_are_grey(sky):

@@ -90,7 +90,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     whole = write(tmp_path / "c.fits", table(500)).read_bytes()
     (tmp_path / "cut.fits").write_bytes(whole[:20_000])
     for name, match in (
-        ("gone.fits", "not a readable FITS table"),
+        ("gone.fits", "no such file; check the path"),
         ("text.fits", "not a readable FITS table"),
         ("image.fits", "holds no FITS table"),
         ("cut.fits", "not a readable FITS table"),

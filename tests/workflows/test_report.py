@@ -10,8 +10,10 @@ from astropy.io import fits
 from matplotlib.image import imread
 
 from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig
+from galsep.flags import Flag
 from galsep.workflows.evaluate import evaluate
 from galsep.workflows.files import deblend_files
+from galsep.workflows.finding import STATUSES
 from galsep.workflows.report import shown_title
 from galsep.workflows.simulate import simulate
 
@@ -69,11 +71,16 @@ def test_every_source_has_an_outline_and_a_tip(pages):
 
 def test_blends_are_shown_the_most_blended_first(pages):
     full, _, catalog = pages
-    titles = re.findall(r"<h3>SEP detection (\d+)</h3>", full.read_text())
+    text = full.read_text()
+    titles = re.findall(r"<h3>SEP detection (\d+)</h3>", text)
     several = {int(parent) for parent in catalog["parent"][catalog["parent_n_child"] > 1]}
     assert {int(title) for title in titles} == several
     worst = [max(catalog["blendedness"][catalog["parent"] == int(title)]) for title in titles]
     assert worst == sorted(worst, reverse=True)
+    # In the table below a blend, each source has the colour of its outline.
+    rows = re.findall(r'<td data-name="label"><span class="dot" style="background: (#\w+)">', text)
+    assert len(rows) >= 2 * len(several)
+    assert set(rows) <= set(re.findall(r'<path d="[^"]*" stroke="(#\w+)"', text))
     assert several
 
 
@@ -115,14 +122,58 @@ TRY = """
   const field = document.querySelector(".field svg"), before = field.getAttribute("viewBox");
   document.querySelector('[data-act="in"]').click();
   document.body.dataset.zoomed = field.getAttribute("viewBox") !== before;
+  const words = [...document.querySelectorAll(".mouse, .touch")];
+  const read = words.filter((one) => getComputedStyle(one).display !== "none");
+  document.body.dataset.words = read.map((one) => one.className).join(" ");
   const source = document.querySelector(".source");
   if (source) {
-    source.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+    source.dispatchEvent(new PointerEvent("pointermove", { bubbles: true }));
     const tip = document.querySelector(".tip");
     document.body.dataset.told = !tip.hidden && tip.textContent === source.dataset.tip;
     document.querySelector("[data-window]").click();
     document.body.dataset.focus = field.getAttribute("viewBox");
   }
+"""
+
+
+TAP = """
+  const field = document.querySelector(".field svg"), tip = document.querySelector(".tip");
+  const finger = (name, x, y) => field.dispatchEvent(new PointerEvent(name, {
+    bubbles: true, pointerType: "touch", pointerId: 7, clientX: x, clientY: y,
+  }));
+  const boxes = [...document.querySelectorAll(".source")].map((one) => one.getBoundingClientRect());
+  const { right, top, height } = boxes.find(({ width }) => width < 20);
+  finger("pointerdown", right + 4, top + height / 2);
+  finger("pointerleave", right + 4, top + height / 2);
+  document.body.dataset.tapped = !tip.hidden && tip.textContent.includes("score");
+  document.querySelector('[data-act="in"]').click();
+  document.body.dataset.moved = tip.hidden;
+"""
+
+
+def test_a_tap_beside_a_source_tells_its_score_until_the_field_moves(pages, browse):
+    shown = browse(pages[0], 400, TAP)
+    assert shown.errors == []
+    assert shown.data("tapped") == "true"
+    assert shown.data("moved") == "true"
+
+
+def test_what_the_words_mean_is_told(pages):
+    text = pages[0].read_text()
+    for flag in Flag:
+        assert f"<small>{html.escape(flag.description).replace('&#x27;', '&#39;')}</small>" in text
+    for status in STATUSES:
+        assert re.search(rf'scope="row">{status}<small>\w+', text)
+    assert "<td>no</td>" in text
+    assert not re.search(r"<td>(True|False|\(\)|0)</td>", text[text.index('id="settings"') :])
+
+
+CUT = """
+  const tables = [...document.querySelectorAll(".wide")];
+  for (const one of document.querySelectorAll("details")) one.open = true;
+  const cut = tables.filter((one) => one.scrollWidth > one.clientWidth);
+  document.body.dataset.tables = tables.length;
+  document.body.dataset.cut = cut.length;
 """
 
 
@@ -135,6 +186,8 @@ def test_a_browser_shows_it(pages, browse, width):
     assert int(shown.data("wider")) <= 0
     assert shown.data("zoomed") == "true"
     assert shown.data("told") == "true"
+    # Without a touch screen the words are those for a mouse.
+    assert shown.data("words") == "mouse"
     assert float(shown.data("focus").split()[2]) < 200
     picture = imread(shown.screenshot)
     assert picture.shape[1] == width
@@ -166,7 +219,9 @@ def test_an_evaluation(evaluation):
 
 def test_a_browser_shows_an_evaluation(evaluation, browse):
     for width in (1280, 400):
-        shown = browse(evaluation[0], width)
+        shown = browse(evaluation[0], width, CUT)
+        assert int(shown.data("tables")) >= 4
+        assert shown.data("cut") == "0"
         assert shown.errors == []
         assert shown.data("broken") == ""
         assert int(shown.data("pictures")) > 5
@@ -175,5 +230,6 @@ def test_a_browser_shows_an_evaluation(evaluation, browse):
 
 def test_the_title_names_the_colours():
     grey, colour = (types.SimpleNamespace(bands=dict.fromkeys(names)) for names in ("gr", "grz"))
-    assert shown_title("sky.fits", grey) == "sky.fits"
-    assert shown_title("sky.fits", colour) == "sky.fits: z, r, g as red, green, blue"
+    assert shown_title("sky.fits", types.SimpleNamespace(bands={})) == "sky.fits"
+    assert shown_title("sky.fits", grey) == "sky.fits: bands g, r"
+    assert shown_title("sky.fits", colour) == "sky.fits: bands g, r, z as blue, green, red"

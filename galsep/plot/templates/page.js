@@ -9,16 +9,45 @@
   tip.hidden = true;
   document.body.append(tip);
 
+  let chosen = null;
+  const choose = (source, event) => {
+    if (chosen) chosen.classList.remove("chosen");
+    chosen = source;
+    tip.hidden = !source;
+    if (!source) return;
+    source.classList.add("chosen");
+    tip.textContent = source.dataset.tip;
+    const { innerWidth, innerHeight } = window;
+    tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4))}px`;
+    tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
+  };
+  // A finger is blunt: the nearest source will do.
+  const REACH = 20;
+  const near = ({ target, clientX, clientY, pointerType }) => {
+    let best = target.closest(".source"), least = REACH;
+    if (best || pointerType !== "touch") return best;
+    for (const source of svg.querySelectorAll(".source")) {
+      const { left, right, top, bottom } = source.getBoundingClientRect();
+      const far = Math.hypot(clientX - (left + right) / 2, clientY - (top + bottom) / 2);
+      if (far < least) [best, least] = [source, far];
+    }
+    return best;
+  };
+
   let view = { x: 0, y: 0, w: width };
   const show = () => {
     view.w = Math.min(Math.max(view.w, Math.min(16, width)), width);
     const h = (view.w * height) / width;
     view.x = Math.min(Math.max(view.x, 0), width - view.w);
     view.y = Math.min(Math.max(view.y, 0), height - h);
-    svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${h}`);
+    const seen = `${view.x} ${view.y} ${view.w} ${h}`;
+    if (svg.getAttribute("viewBox") === seen) return;
+    svg.setAttribute("viewBox", seen);
+    choose(null);
     // Unzoomed, a finger scrolls the page; zoomed, it moves the field.
     svg.style.touchAction = view.w < width ? "none" : "pan-y";
   };
+  svg.style.touchAction = "pan-y";
   // The picture may have room to its sides: the browser knows where a point of the screen lies.
   const place = (event) => {
     const matrix = svg.getScreenCTM();
@@ -31,8 +60,6 @@
     show();
   };
   const middle = () => ({ x: view.x + view.w / 2, y: view.y + (view.w * height) / width / 2 });
-
-  show();
 
   svg.addEventListener("wheel", (event) => {
     // The page scrolls as ever; with Ctrl (or a pinch on a touch pad) the field zooms.
@@ -47,11 +74,14 @@
   svg.addEventListener("pointerdown", (event) => {
     fingers.set(event.pointerId, event);
     spread = 0;
-    choose(event.target.closest(".source"), event);
+    choose(near(event), event);
   });
   svg.addEventListener("pointermove", (event) => {
     const before = fingers.get(event.pointerId);
-    if (!before) return;
+    if (!before) {
+      choose(near(event), event);
+      return;
+    }
     fingers.set(event.pointerId, event);
     if (fingers.size === 1) {
       const scale = svg.getScreenCTM().a;
@@ -70,29 +100,23 @@
     svg.addEventListener(name, (event) => fingers.delete(event.pointerId));
   }
 
-  let chosen = null;
-  const choose = (source, event) => {
-    if (chosen) chosen.classList.remove("chosen");
-    chosen = source;
-    tip.hidden = !source;
-    if (!source) return;
-    source.classList.add("chosen");
-    tip.textContent = source.dataset.tip;
-    const { innerWidth, innerHeight } = window;
-    tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4)}px`;
-    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4)}px`;
-  };
-  svg.addEventListener("pointerover", (event) => choose(event.target.closest(".source"), event));
-  svg.addEventListener("pointerleave", () => choose(null));
+  // A finger that lifts leaves, too: what it tapped stays told until the page or the field moves.
+  svg.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch") choose(null);
+  });
+  addEventListener("scroll", () => choose(null), { passive: true });
 
   const acts = {
     in: () => zoom(1.6, middle()),
     out: () => zoom(1 / 1.6, middle()),
     all: () => { view = { x: 0, y: 0, w: width }; show(); },
-    bare: () => box.classList.toggle("bare"),
+    bare: (button) => {
+      const bare = box.classList.toggle("bare");
+      button.textContent = bare ? "show outlines" : "hide outlines";
+    },
   };
   for (const button of document.querySelectorAll("[data-act]")) {
-    button.addEventListener("click", () => acts[button.dataset.act]());
+    button.addEventListener("click", () => acts[button.dataset.act](button));
   }
   svg.addEventListener("keydown", (event) => {
     const step = view.w / 8;
