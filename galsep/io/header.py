@@ -160,7 +160,9 @@ def parse_unit(text: str) -> "UnitBase | None":
         for spelling in (text, words):
             try:
                 unit = units.Unit(spelling.strip(), parse_strict="silent")
-            except (ValueError, TypeError):
+                # Absurd powers are found out only when astropy looks at the scale.
+                unit.decompose()
+            except (ValueError, TypeError, ArithmeticError):
                 continue
             if not isinstance(unit, units.UnrecognizedUnit):
                 return unit

@@ -299,7 +299,8 @@ def exclusive(claims: Tensor, index: Tensor, size: int) -> Tensor:
     """
     weights = torch.exp(claims)
     all_claims = torch.ones(size, dtype=weights.dtype, device=weights.device)
-    return weights / all_claims.index_add(0, index, weights)[index]
+    # Not all_claims[index]: its gradient is summed in whichever order threads come.
+    return weights / all_claims.index_add(0, index, weights).index_select(0, index)
 
 
 def separate(

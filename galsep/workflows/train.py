@@ -235,28 +235,36 @@ class _Run:
 
     def detector(self, trainer: Trainer) -> None:
         """Train Mask R-CNN, and choose its threshold."""
-        kept = None if self.config.separation_epochs else _given_separator(self.config.init)
+        source = "random" if self.config.separation_epochs else self.config.init
+        if (self.folder / (SEPARATION + STATE_FILE)).exists() and self.weights.exists():
+            # Resumed: what its own training has given so far must not be lost meanwhile.
+            source = str(self.weights)
+        kept = _given_separator(source)
+        about: dict[str, Any] = {}
         if kept is not None:
-            self.info["separation"] = read_info(find_weights(self.config.init))["separation"]
+            about["separation"] = read_info(find_weights(source))["separation"]
 
         def save(path: Path) -> None:
+            save_weights(path, trainer.average, {**self.info, **about}, kept)
+
+        def save_epoch(path: Path) -> None:
             if trainer.history:
                 last = trainer.history[-1]
                 self.info["epoch"] = trainer.epoch
                 self.info["threshold"] = last.get("validation_threshold", UNCALIBRATED_THRESHOLD)
-            save_weights(path, trainer.average, self.info, kept)
+            save(path)
 
         judge = self._judge if self.config.f1_size else None
-        self._train(trainer, "", save, example_makers(self.data, self.config), judge)
+        self._train(trainer, "", save_epoch, example_makers(self.data, self.config), judge)
         if not is_first():
             return
-        save(self.weights)
+        save_epoch(self.weights)
         if not self.config.epochs:
             # Where it stays as it was, so do its threshold and its calibration.
             trainer.save(self.folder / STATE_FILE)
         elif self.config.calibrate:
             self.info |= calibrate(self._model(), self.data, self.reporter)
-            save_weights(self.weights, trainer.average, self.info, kept)
+            save(self.weights)
 
     def _judge(self, network: torch.nn.Module) -> dict[str, float]:
         """F1 on a part of the validation split, and the score threshold where it is best."""
@@ -299,6 +307,8 @@ class _Run:
 
         examples = example_makers(self.data, config, config.separation_depth)
         self._train(trainer, SEPARATION, save, examples)
+        if is_first():
+            save(self.weights)
         if self.config.calibrate and is_first():
             about |= calibrate_fluxes(self._model(), self.data, self.reporter)
             save(self.weights)

@@ -267,6 +267,7 @@ def test_wrong_columns_are_refused():
         ("electron", u.electron),
         ("10**(-17) erg/s/cm**2", 1e-17 * u.erg / u.s / u.cm**2),
         ("arbitrary units", None),
+        ("1PB(9999999)", None),
     ],
 )
 def test_flux_units(tmp_path, bunit, unit):

@@ -60,6 +60,24 @@ def test_a_softmax_over_sources_and_leftover():
     assert shares[2] == pytest.approx(torch.sigmoid(torch.tensor(0.5)))
 
 
+def test_threads_do_not_change_gradients():
+    rng = torch.Generator().manual_seed(4)
+    claims = torch.randn(500_000, generator=rng).requires_grad_()
+    # Many crops on few pixels, so that threads meet.
+    index = torch.randint(50, (len(claims),), generator=rng)
+    wanted = torch.rand(len(claims), generator=rng)
+    gradients = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 4, 4, 4):
+            torch.set_num_threads(threads)
+            (gradient,) = torch.autograd.grad((exclusive(claims, index, 50) * wanted).sum(), claims)
+            gradients.append(gradient)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
 def test_parts_move_with_the_image(network):
     before = separate(network, *scene())
     after = separate(network, *scene(dy=7, dx=-3))

@@ -114,17 +114,17 @@ def test_f1_is_that_of_the_threshold(dataset):
 
 
 class Interrupting(Reporter):
-    """Presses Ctrl-C in the second epoch of a stage."""
+    """Presses Ctrl-C when a stage of work begins for the second time, or as often as told."""
 
-    def __init__(self, stage):
+    def __init__(self, stage, times=2):
         self.stage = stage
-        self.epochs = 0
+        self.left = times
 
     def begin(self, label, total):
-        self.epochs += label.startswith(self.stage)
+        self.left -= label.startswith(self.stage)
 
     def advance(self, steps=1, note=""):
-        if self.epochs == 2:
+        if not self.left:
             raise KeyboardInterrupt
 
 
@@ -137,6 +137,33 @@ def test_an_interrupted_run_has_usable_weights_and_resumes(dataset, tmp_path, st
     assert (info if stage == "epoch" else info["separation"])["epoch"] == 1
     resumed = train(dataset, tmp_path / "run", config, resume=True)
     assert len(resumed.history) == len(resumed.separation_history) == 2
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_resumed_at_its_end_a_run_keeps_its_weights(dataset, tmp_path, calibrated):
+    config = small(calibrate=calibrated)
+    weights = train(dataset, tmp_path / "run", config).weights
+    first = weights.read_bytes()
+    train(dataset, tmp_path / "run", config, resume=True)
+    assert weights.read_bytes() == first
+    weights.unlink()
+    train(dataset, tmp_path / "run", config, resume=True)
+    assert weights.read_bytes() == first
+
+
+@pytest.mark.parametrize("stage", ["calibrating", "correcting fluxes"])
+def test_what_is_trained_outlives_a_stop_in_a_later_calibration(dataset, tmp_path, stage):
+    config = small(epochs=1, separation_epochs=1)
+    unbroken = train(dataset, tmp_path / "unbroken", config).weights
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", config, reporter=Interrupting("correcting fluxes", 1))
+    weights = tmp_path / "run" / "weights.safetensors"
+    assert load_model(weights, "cpu").separator is not None
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", config, reporter=Interrupting(stage, 1), resume=True)
+    assert load_model(weights, "cpu").separator is not None
+    train(dataset, tmp_path / "run", config, resume=True)
+    assert weights.read_bytes() == unbroken.read_bytes()
 
 
 def test_the_separation_network_alone_is_trained_on_weights_as_they_are(dataset, tmp_path):
