@@ -4,7 +4,6 @@ import bz2
 import contextlib
 import functools
 import lzma
-import math
 import os
 import re
 import zipfile
@@ -18,6 +17,7 @@ import numpy as np
 
 from galsep.errors import ImageError
 from galsep.io.header import one_line, quiet_astropy
+from galsep.io.tiles import stream_problem, table_problem
 
 if TYPE_CHECKING:
     from astropy.io import fits
@@ -29,6 +29,7 @@ __all__ = [
     "choose_extensions",
     "list_extensions",
     "opened_fits",
+    "refuse_damaged",
     "sky_images",
 ]
 
@@ -51,9 +52,6 @@ _GZIP_MOST = 1100
 
 _AXES_MOST = 999
 """What NAXIS may be (FITS standard 4.0, 4.4.1)."""
-
-_TILES_MOST = 20_000
-"""Tile compression of anything but an empty image shrinks it less than this (PLIO: 8190)."""
 
 # What astropy raises, beside its own errors, for files that are damaged in one way or another.
 _READ_ERRORS = (
@@ -249,7 +247,7 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
         missing = end - (room if room is not None else _length(path, end))
         problem = f"at least {missing} bytes are missing" if missing > 0 else ""
         if not problem and compressed and axes and min(axes) > 0:
-            problem = _tile_problem(header, axes)
+            problem = table_problem(header, axes)
         found.append(
             Extension(
                 index=index,
@@ -261,6 +259,32 @@ def list_extensions(path: Path, hdus: "fits.HDUList") -> list[Extension]:
             )
         )
     return found
+
+
+def refuse_damaged(path: Path, hdus: "fits.HDUList", extension: Extension) -> None:
+    """Look at the tiles of a compressed image before a decoder does.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    hdus : fits.HDUList
+        Opened with its tiles as tables.
+    extension : Extension
+
+    Raises
+    ------
+    ImageError
+    """
+    hdu, hint = hdus[extension.index], ""
+    problem = extension.problem or stream_problem(hdu, extension.axes or ())
+    if not problem and hdu.verify_datasum() == 0:
+        problem, hint = "DATASUM is wrong", ", or funpack it if only the checksum is out of date"
+    if problem:
+        raise ImageError(
+            f"{path}: extension {extension.label} is damaged ({problem}); copy or download it "
+            f"again{hint}"
+        )
 
 
 def _length(path: Path, promised: int) -> int:
@@ -280,28 +304,6 @@ def _length(path: Path, promised: int) -> int:
             return archive.infolist()[0].file_size
     with bz2.open(path) if start.startswith(_BZIP2) else lzma.open(path) as unpacked:
         return unpacked.seek(0, os.SEEK_END)
-
-
-def _tile_problem(header: "fits.Header", axes: tuple[int, ...]) -> str:
-    """Compare the tiles with the table that holds them, before memory is set aside for them."""
-    if not 1 <= int(header["TFIELDS"]) <= 999:
-        return f"its table has {header['TFIELDS']} columns"
-    settings = {header.get(f"ZNAME{n}"): header.get(f"ZVAL{n}") for n in range(1, 10)}
-    if settings.get("BYTEPIX", 4) not in (1, 2, 4, 8) or settings.get("BLOCKSIZE", 32) not in (
-        16,
-        32,
-    ):
-        return "its compression settings are invalid"
-    tiles = 1
-    for axis, length in enumerate(axes, start=1):
-        tiles *= math.ceil(length / int(header.get(f"ZTILE{axis}", length if axis == 1 else 1)))
-    rows = int(header["NAXIS2"])
-    if tiles != rows:
-        return f"it has {rows} compressed tiles where its size needs {tiles}"
-    stored = int(header["NAXIS1"]) * rows + int(header.get("PCOUNT", 0))
-    if math.prod(axes) * abs(int(header["ZBITPIX"])) // 8 > _TILES_MOST * stored:
-        return f"its {stored} compressed bytes are too few for its size"
-    return ""
 
 
 def choose_extension(path: Path, extensions: Sequence[Extension], ext: str = "") -> Extension:

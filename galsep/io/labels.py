@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from galsep.errors import AnnotationError
 from galsep.io.companions import split_reference
-from galsep.io.extensions import opened_fits
+from galsep.io.extensions import list_extensions, opened_fits, refuse_damaged
 from galsep.io.header import one_line, quiet_astropy
 from galsep.io.image import Plane, read_plane_like
 from galsep.scene import Footprint, SourceLight
@@ -149,6 +149,10 @@ def read_light(
 def _read_light(reference: str) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]:
     """Stamps with their flat values, or none and a cube."""
     path, ext = split_reference(reference)
+    with opened_fits(path) as hdus:
+        for extension in list_extensions(path, hdus):
+            if extension.compressed:
+                refuse_damaged(path, hdus, extension)
     with opened_fits(path, tiles=True) as hdus:
         if not ext and {"STAMPS", "MODEL"} <= {hdu.name for hdu in hdus}:
             return np.array(hdus["STAMPS"].data), np.array(hdus["MODEL"].data)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.errors import ImageError
-from galsep.io.extensions import Extension, list_extensions, opened_fits
+from galsep.io.extensions import Extension, list_extensions, opened_fits, refuse_damaged
 from galsep.io.header import clean_header, header_number, one_line
 from galsep.io.wcs import image_axes
 from galsep.planes import Planes
@@ -53,13 +53,8 @@ def opened_extensions(
         if not compressed:
             yield hdus
             return
-        # The decoders trust their input, so damage has to be found before they see it.
         for extension in compressed:
-            if hdus[extension.index].verify_datasum() == 0:
-                raise ImageError(
-                    f"{path}: extension {extension.label} is damaged (DATASUM is wrong); copy or "
-                    f"download it again, or funpack it if only the checksum is out of date"
-                )
+            refuse_damaged(path, hdus, extension)
     with opened_fits(path, tiles=True) as hdus:
         yield hdus
 

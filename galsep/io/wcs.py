@@ -165,11 +165,11 @@ def _problem(wcs: "WCS", shape: tuple[int, int]) -> str:
     height, width = shape
     x = np.array([width / 2, 0, width - 1, 0, width - 1])
     y = np.array([height / 2, 0, 0, height - 1, height - 1])
-    longitude, latitude = wcs.all_pix2world(x, y, 0)
+    sky = wcs.pixel_to_world(x, y).icrs
     # The corners of an all-sky map may lie off the sky; nowhere on it means broken.
-    if not np.any(np.isfinite(longitude) & np.isfinite(latitude)):
+    if not np.any(np.isfinite(sky.ra) & np.isfinite(sky.dec)):
         return "it gives no finite coordinates"
-    if width > 1 and height > 1 and np.ptp(longitude) == 0 and np.ptp(latitude) == 0:
+    if width > 1 and height > 1 and np.ptp(sky.ra) == 0 and np.ptp(sky.dec) == 0:
         return "it gives one position for all pixels"
     return ""
 

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from astropy.wcs import WCS
 from galsep.errors import ImageError
 from galsep.io.header import header_number, quiet_astropy
 from galsep.io.image import Plane, input_stem, read_plane
+from galsep.io.labels import read_light
 
 IMAGE = (np.arange(30 * 40, dtype=np.float32).reshape(30, 40) - 500) * 0.5
 
@@ -289,6 +291,37 @@ def test_truncated_tiles_are_refused(tmp_path):
     refused(tmp_path / "b.fits", r"damaged or truncated \(at least \d+ bytes are missing\)")
 
 
+def test_tiles_whose_stream_tells_another_size_are_not_decoded(tmp_path):
+    """astropy's decoder would write beyond its memory."""
+    noise = np.random.default_rng(1).integers(0, 9999, (50, 45)).astype(np.int32)
+    tiles = fits.CompImageHDU(noise, compression_type="HCOMPRESS_1", tile_shape=(20, 24))
+    path = write(tmp_path / "a.fits", fits.PrimaryHDU(), tiles)
+    assert (read_plane(path).data == noise).all()
+    content = path.read_bytes()
+    streams = list(re.finditer(rb"\xdd\x99(?=\0\0\0)", content))
+    assert len(streams) == 6
+    for number, stream in enumerate(streams):
+        wrong = bytearray(content)
+        wrong[stream.end() + 3] ^= 0x40  # the last byte of its height
+        path.write_bytes(wrong)
+        refused(path, f"is damaged .compressed tile {number} is not of its size")
+        with pytest.raises(ImageError, match=f"compressed tile {number} is not of its size"):
+            read_light(str(path), np.arange(1), noise.shape)
+
+
+def test_tiles_that_end_before_their_stream_are_not_decoded(tmp_path):
+    """astropy's decoder would read beyond them."""
+    runs = (np.random.default_rng(1).random((50, 45)) > 0.7).astype(np.int32)
+    tiles = fits.CompImageHDU(runs, compression_type="PLIO_1", tile_shape=(25, 45))
+    path = write(tmp_path / "a.fits", fits.PrimaryHDU(), tiles)
+    assert (read_plane(path).data == runs).all()
+    content = bytearray(path.read_bytes())
+    _, second = re.finditer(rb"\x00\x00\x00\x07\xff\x9c", content)
+    content[second.end() + 1] += 1  # the last byte of its length
+    path.write_bytes(content)
+    refused(path, "is damaged .compressed tile 1 is cut short")
+
+
 def test_damaged_tiles_are_refused_by_their_checksum(tmp_path):
     noise = np.random.default_rng(1).integers(0, 9999, (64, 64)).astype(np.int32)
     path = tmp_path / "a.fits"
@@ -424,6 +457,7 @@ def test_no_sky_is_no_problem(tmp_path, kind):
         {"CTYPE1": "HPLN-TAN", "CTYPE2": "HPLT-TAN"},
         {"CRVAL1": "here"},
         {"CRPIX2": None},
+        {"RADESYS": "FK5", "EQUINOX": -1e308},
         {"D2IMDIS1": "SPLINE"},
         {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 40000, "B_ORDER": 2},
         {"CRVAL2": 200.0, "CTYPE1": "RA---CAR", "CTYPE2": "DEC--CAR", "LONPOLE": 7.0},
