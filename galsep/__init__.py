@@ -1,7 +1,6 @@
 """galsep: separate overlapping galaxies with Mask R-CNN.
 
-The public functions load what they need when they are first used, so that importing this package
-stays light.
+What it offers is loaded when it is first used, so that importing this package stays light.
 """
 
 from importlib import import_module
@@ -9,17 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "deblend", "load_model", "simulate"]
+__all__ = [
+    "DeblendConfig",
+    "DeblendResult",
+    "SimulateConfig",
+    "__version__",
+    "deblend",
+    "load_model",
+    "simulate",
+]
 
 _HOMES = {
+    "DeblendConfig": "galsep.config",
+    "DeblendResult": "galsep.workflows.result",
+    "SimulateConfig": "galsep.config",
     "deblend": "galsep.workflows.deblend",
     "load_model": "galsep.model.weights",
     "simulate": "galsep.workflows.simulate",
 }
 
 if TYPE_CHECKING:
+    from galsep.config import DeblendConfig, SimulateConfig
     from galsep.model.weights import load_model
     from galsep.workflows.deblend import deblend
+    from galsep.workflows.result import DeblendResult
     from galsep.workflows.simulate import simulate
 else:
     # Unseen by type checkers, which would take any name for one of galsep's.

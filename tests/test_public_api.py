@@ -57,7 +57,7 @@ def test_all_is_what_a_module_defines(path):
     assert used_elsewhere(path) <= set(names), "used by other modules, but not exported"
 
 
-def test_the_functions_are_offered_for_completion_before_they_are_loaded():
+def test_names_are_offered_for_completion_before_they_are_loaded():
     script = "import sys, galsep; print(*dir(galsep)); print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     names, loaded = out.stdout.splitlines()
@@ -65,10 +65,12 @@ def test_the_functions_are_offered_for_completion_before_they_are_loaded():
     assert loaded == "False"
 
 
-def test_the_package_offers_three_functions():
-    assert galsep.__all__ == ["__version__", "deblend", "load_model", "simulate"]
-    for name in galsep.__all__[1:]:
-        assert callable(getattr(galsep, name))
+def test_the_package_offers_its_functions_with_what_they_take_and_give():
+    functions = {"deblend", "load_model", "simulate"}
+    classes = {"DeblendConfig", "DeblendResult", "SimulateConfig"}
+    assert set(galsep.__all__) == {"__version__"} | functions | classes
+    assert all(isinstance(getattr(galsep, name), type) for name in classes)
+    assert all(callable(getattr(galsep, name)) for name in functions)
     with pytest.raises(AttributeError, match="no attribute 'blend'"):
         _ = galsep.blend
 
