@@ -219,12 +219,14 @@ def draw(label: str, runs: Sequence[Run], path: Path) -> None:
     figure = new_figure(8, 3.6)
     left, right = figure.subplots(1, 2)
     values = [run.value for run in runs]
-    left.plot(values, [run.cpu / run.megapixels for run in runs], "o-")
-    right.plot(values, [run.memory for run in runs], "o-")
-    for axes, title in ((left, "CPU seconds per Mpix"), (right, "peak memory [GiB]")):
+    cost, memory = [run.cpu / run.megapixels for run in runs], [run.memory for run in runs]
+    for axes, measured, title in (
+        (left, cost, "CPU seconds per Mpix"), (right, memory, "peak memory [GiB]"),
+    ):  # fmt: skip
+        axes.plot(values, measured, "o-")
         axes.set_xlabel(label)
         axes.set_ylabel(title)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(measured))
     save_figure(figure, path)
 
 
