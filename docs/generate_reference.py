@@ -25,6 +25,7 @@ from galsep.flags import Flag
 from galsep.io.catalog import FLUX, MAGNITUDE_COLUMNS, CatalogColumn, catalog_columns
 
 DOCS = Path(__file__).resolve().parent
+COLUMNS = 80
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -89,7 +90,9 @@ def man_page() -> str:
             f".B galsep {name}\n{roff(c.options_metavar)}\n.br\n"
             for name, c in top.commands.items()
         ),
-        f".SH DESCRIPTION\n{man_text(top.epilog)}.SH OPTIONS\n{man_options(top, context)}",
+        f".SH DESCRIPTION\n{roff(top.help)}\n",
+        *(item(f"galsep {name}", c.short_help) for name, c in top.commands.items()),
+        f"{man_text(top.epilog)}.SH OPTIONS\n{man_options(top, context)}",
     ]
     for name, command in top.commands.items():
         inner = typer.Context(command, info_name=name, parent=context)
@@ -122,10 +125,19 @@ def item(names: str, text: str) -> str:
 
 
 def man_text(epilog: str | None) -> str:
-    """Examples and remarks, line by line as they stand."""
+    """Examples, line by line as they stand, and remarks."""
     if not epilog:
         return ""
-    return f".PP\n.nf\n{roff(inspect.cleandoc(epilog))}\n.fi\n"
+    parts = []
+    for paragraph in inspect.cleandoc(epilog).split("\n\n"):
+        title, _, body = paragraph.partition(":\n")
+        if body:
+            lines = inspect.cleandoc(f"\n{body}")
+            indent = min(7, COLUMNS - max(map(len, lines.splitlines())))
+            parts.append(f".SS {roff(title)}\n.nf\n.in {indent}n\n{roff(lines)}\n.in\n.fi\n")
+        else:
+            parts.append(f".PP\n{roff(paragraph)}\n")
+    return "".join(parts)
 
 
 def roff(text: str) -> str:

@@ -170,12 +170,22 @@ def deblend(
     weight: Annotated[
         str | None,
         _setting(
-            "weight", "... or its inverse, at any scale", metavar="FILE", group=_READING, default=""
+            "weight",
+            "Inverse of the variance, at any scale, instead of it",
+            metavar="FILE",
+            group=_READING,
+            default="",
         ),
     ] = None,
     rms: Annotated[
         str | None,
-        _setting("rms", "... or its square root", metavar="FILE", group=_READING, default=""),
+        _setting(
+            "rms",
+            "Square root of the variance, instead of it",
+            metavar="FILE",
+            group=_READING,
+            default="",
+        ),
     ] = None,
     mask: Annotated[
         str | None,

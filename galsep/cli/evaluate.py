@@ -56,7 +56,7 @@ def evaluate(
     dataset: Annotated[
         Path | None,
         typer.Argument(
-            metavar="DATASET", help="Folder written by galsep simulate", show_default=False
+            metavar="DATASET", help="Folder of galsep simulate or import", show_default=False
         ),
     ] = None,
     output: Annotated[

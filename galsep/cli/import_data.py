@@ -144,7 +144,10 @@ def import_data(
     background_mesh: Annotated[
         int | None,
         _setting(
-            "background_mesh", "Side of a cell of the background mesh", metavar="PX", group=_IMAGE
+            "background_mesh",
+            "Side of a cell of the background mesh, pixels",
+            metavar="PIX",
+            group=_IMAGE,
         ),
     ] = None,
     split: Annotated[

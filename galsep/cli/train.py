@@ -35,7 +35,8 @@ __all__ = ["add_to"]
 SHORT_HELP = "Train the networks on a data set"
 
 HELP = """
-Train Mask R-CNN on a data set of galsep simulate, then the separation network on what it finds.
+Train Mask R-CNN on a data set of galsep simulate or galsep import, then the separation network on
+what it finds.
 After each epoch RUN holds usable weights (weights.safetensors), those of the best F1 so far
 (best.safetensors), the losses (metrics.csv, losses.png) and what --resume needs: however a run
 ends, it can go on. The score threshold is chosen on the validation split.
@@ -71,7 +72,7 @@ def train(
         list[Path] | None,
         typer.Argument(
             metavar="DATASET",
-            help="Folder written by galsep simulate; several of one survey are joined",
+            help="Folder of galsep simulate or import; several of one survey are joined",
             show_default=False,
         ),
     ] = None,

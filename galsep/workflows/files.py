@@ -337,9 +337,12 @@ def _on_cluster(
     large = {number for number, (path, _) in enumerate(tasks) if few and _is_large(path, work)}
     whole = [number for number in range(len(tasks)) if number not in large]
     config = absolute_names(work.config)
+    # No output was there at first. One that is there now may be of a worker that left the cluster
+    # before it told of it, and whose file is done again.
+    existing = replace(work.existing, overwrite=not work.existing.skip)
     sent = [_absolute_task(tasks[number]) for number in whole]
     with contextlib.closing(
-        cluster.work(replace(work, config=config, shared=True), sent)
+        cluster.work(replace(work, config=config, existing=existing, shared=True), sent)
     ) as finished:
         for done in finished:
             yield replace(done, number=whole[done.number])

@@ -114,6 +114,28 @@ def test_a_killed_worker_changes_nothing(process, cluster, night, options, here,
     same(tmp_path, here)
 
 
+def test_files_of_workers_that_leave_with_the_results(
+    galsep, cluster, night, options, here, tmp_path, monkeypatch
+):
+    """As at the end of a worker's lifetime: its files are written, but done again by another."""
+    from galsep.workflows.cluster import Cluster
+
+    work = Cluster.work
+
+    def lost_and_done_again(self, function, tasks, ahead=1):
+        tasks = list(tasks)
+        assert [done.result[0].error for done in work(self, function, tasks)] == [None, None]
+        yield from work(self, function, tasks, ahead)
+
+    monkeypatch.setattr(Cluster, "work", lost_and_done_again)
+    run = ("deblend", *night[:2], *options, "-o", tmp_path, "--dask", cluster)
+    outcome = galsep(*run)
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[-1] == "2 images: 2 done"
+    for name in names(tmp_path):
+        assert (tmp_path / name).read_bytes() == (here / name).read_bytes(), name
+
+
 @pytest.mark.parametrize("how", ["here", "cluster"])
 def test_a_killed_run_is_completed(process, galsep, request, night, options, here, tmp_path, how):
     run = ["deblend", *night, *options, "-o", tmp_path, "--skip-existing"]

@@ -90,11 +90,12 @@ def test_the_manual_page_has_every_option():
 @pytest.mark.skipif(shutil.which("groff") is None, reason="there is no groff")
 def test_the_manual_page_is_well_formed():
     done = subprocess.run(
-        ["groff", "-Kutf8", "-man", "-Tutf8", "-ww", "-rLL=78n", str(DOCS / "galsep.1")],
+        ["groff", "-Kutf8", "-man", "-Tutf8", "-P-cbou", "-ww", "-rLL=78n", str(DOCS / "galsep.1")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""
     assert "separate overlapping galaxies" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_kamath_s_report_is_cited_first():

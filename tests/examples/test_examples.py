@@ -68,12 +68,74 @@ in_a_shell = pytest.mark.skipif(
 
 
 @in_a_shell
+@pytest.mark.parametrize(
+    ("jobs", "shares"),
+    [
+        # Jobs are numbered from anywhere; the last one may have nothing to do.
+        ([{"ARRAY_TASK_ID": job} for job in (1, 2, 3, 4, 5, 6)], ["a", "b", "c", "d", "e", ""]),
+        # Two tasks of srun in each of two jobs.
+        (
+            [
+                {"ARRAY_TASK_ID": job, "STEP_NUM_TASKS": 2, "PROCID": task}
+                for job in (0, 1)
+                for task in (0, 1)
+            ],
+            ["ae", "b", "c", "d"],
+        ),
+        ([{}], ["abcde"]),
+    ],
+)
+def test_slurm_jobs_share_a_list(tmp_path, monkeypatch, jobs, shares):
+    """What ``galsep`` would be given, by a stand-in for it."""
+    galsep = tmp_path / "galsep"
+    galsep.write_text("#!/bin/sh\ncat\n")
+    galsep.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    images = tmp_path / "a list.txt"
+    images.write_text("# of one night\na\n\nb\nc\nd\ne\n")
+    numbers = [job["ARRAY_TASK_ID"] for job in jobs if job]
+    if numbers:
+        monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", str(min(numbers)))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", str(max(numbers)))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", str(len(set(numbers))))
+    found = []
+    for job in jobs:
+        for name, value in job.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        done = subprocess.run(
+            [EXAMPLES / "slurm_array.sh", images, tmp_path / "out"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append("" if "none for this job" in done.stdout else "".join(done.stdout.split()))
+    assert found == shares
+
+
+@in_a_shell
+@pytest.mark.parametrize(
+    ("most", "name", "said"), [("2", "images.txt", "--array has gaps"), ("1", "none", "none")]
+)
+def test_a_slurm_array_that_would_leave_images_out(tmp_path, monkeypatch, most, name, said):
+    (tmp_path / "images.txt").write_text("a\nb\nc\n")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "0")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", most)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run([EXAMPLES / "slurm_array.sh", tmp_path / name, tmp_path / "out"])
+    assert error.value.returncode == 2
+    assert said in error.value.stderr
+
+
+@in_a_shell
 def test_as_a_slurm_array(tmp_path, monkeypatch):
     names = [tmp_path / f"{name}.fits" for name in "abcde"]
     with fits.open(EXAMPLES / "field.fits.fz") as hdus:
         for name in names:
             fits.writeto(name, hdus["SCI"].data[:64, :64])
     (tmp_path / "images.txt").write_text("".join(f"{name}\n" for name in names))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "0")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "2")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
     done = []
     for job in range(3):
