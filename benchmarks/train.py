@@ -436,7 +436,8 @@ def main() -> None:
         results = equal_time(bench, given.equal_time)
         write_text(given.work / "equal-time.json", json.dumps(results, indent=1) + "\n")
         for name, row in results.items():
-            print(f"{name:10}" + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
+            figures = (f"{k} {'–' if v is None else f'{v:.4g}'}" for k, v in row.items())
+            print(f"{name:10}" + ", ".join(figures))
         return
     file = given.work / "train.json"
     setup = {"batch_size": given.batch_size, "device": device_name(bench.device)}

@@ -276,10 +276,11 @@ def refuse_damaged(path: Path, hdus: "fits.HDUList", extension: Extension) -> No
     ------
     ImageError
     """
-    hdu, hint = hdus[extension.index], ""
-    problem = extension.problem or stream_problem(hdu, extension.axes or ())
+    hdu, problem, hint = hdus[extension.index], extension.problem, ""
+    # The sum first: that of a table whose values have been looked at is not of the file's bytes.
     if not problem and hdu.verify_datasum() == 0:
         problem, hint = "DATASUM is wrong", ", or funpack it if only the checksum is out of date"
+    problem = problem or stream_problem(hdu, extension.axes or ())
     if problem:
         raise ImageError(
             f"{path}: extension {extension.label} is damaged ({problem}); copy or download it "
