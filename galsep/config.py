@@ -120,7 +120,8 @@ class TrainConfig:
     trained for ``separation_epochs``, likewise from ``separation_rate`` on, on scenes of fewer
     blends and ``separation_depth`` magnitudes more of depth: of sources that are barely found,
     there is little to learn about their light. F1 is measured on ``f1_size`` validation blends
-    after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience`` epochs,
+    after each epoch of Mask R-CNN (0: it is not); every ``small_every`` th batch of composed scenes
+    is of small cutouts (0: none). Without a better one for ``patience`` epochs,
     its training ends (0: it does not). With ``fixed_statistics``, batch normalisation keeps the
     means and variances of the starting weights, while its scales and offsets are trained; random
     weights have none to keep, so that from these they are learnt.
@@ -146,6 +147,7 @@ class TrainConfig:
     augment: bool = True
     compose: bool = True
     max_groups: int = 8
+    small_every: int = 2
     validation_size: int = 500
     f1_size: int = 200
     patience: int = 0
@@ -169,6 +171,7 @@ class TrainConfig:
         _at_least("epoch_size", self.epoch_size, 1)
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_groups", self.max_groups, 1)
+        _at_least("small_every", self.small_every, 0)
         _at_least("validation_size", self.validation_size, 1)
         _at_least("f1_size", self.f1_size, 0)
         _at_least("patience", self.patience, 0)

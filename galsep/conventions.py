@@ -24,6 +24,7 @@ __all__ = [
     "MASK_THRESHOLD",
     "MATCH_RADIUS",
     "MAX_PIXEL",
+    "SMALL_STAMP_SIZE",
     "STAMP_SIZE",
     "bounds_to_boxes",
     "boxes_to_bounds",
@@ -32,6 +33,9 @@ __all__ = [
 
 STAMP_SIZE = 120
 """Side of a stamp and of a cutout, in pixels (Kamath's report)."""
+
+SMALL_STAMP_SIZE = 64
+"""Side of a cutout that holds little; a multiple of the coarsest features' stride."""
 
 MASK_THRESHOLD = 1.5
 """A source's mask is where its own noiseless light exceeds this many sky rms."""

@@ -10,7 +10,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from galsep.config import TrainConfig
 from galsep.errors import TrainingError, UsageError, WeightsError
 from galsep.model.device import fast_bfloat16
-from galsep.model.examples import Example, ExampleMaker, Planned, to_batch
+from galsep.model.examples import Example, ExampleMaker, to_batch
 from galsep.model.parallel import mean_over_processes, own_share, processes, share_statistics
 from galsep.model.weights import write_tensors
 
@@ -257,7 +257,7 @@ class Trainer:
         if self.config.fixed_statistics and self.config.init != "random":
             _fix_statistics(self.network)
         means = _Means(self.objective.parts)
-        for index, batch in enumerate(self._batches(training, size, rng)):
+        for index, batch in enumerate(training.batches(size, self.config.batch_size, rng)):
             step = (epoch - 1) * self.steps_per_epoch + index
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, step, self.steps_per_epoch)
@@ -317,13 +317,6 @@ class Trainer:
         # What is trained changes from stage to stage, and must not within one of these.
         return DistributedDataParallel(step)
 
-    def _batches(
-        self, maker: ExampleMaker, size: int, rng: np.random.Generator
-    ) -> Iterator[Sequence[Planned]]:
-        planned = maker.plan(size, rng)
-        for start in range(0, size, self.config.batch_size):
-            yield planned[start : start + self.config.batch_size]
-
     def _follow(self, step: int) -> None:
         """Move the averaged weights towards the trained ones (exponential moving average)."""
         if self.average is self.network:
@@ -349,7 +342,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
         means = _Means(self.objective.parts)
         step = _Step(self.average, self.objective, self.device, autocast=self.autocast)
-        for batch in self._batches(validation, size, rng):
+        for batch in validation.batches(size, self.config.batch_size, rng):
             losses = step([validation.make(planned) for planned in own_share(batch)])
             means.add(_values(losses), len(batch))
         return means.result()

@@ -8,6 +8,7 @@ without data.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from galsep.conventions import (
     DETECTABLE_MIN_AREA,
     DETECTABLE_SNR,
     MASK_THRESHOLD,
+    SMALL_STAMP_SIZE,
     STAMP_SIZE,
     bounds_to_boxes,
 )
@@ -62,25 +64,25 @@ SATURATION = (500.0, 20_000.0)
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One stamp and its targets.
+    """One stamp of ``s`` × ``s`` pixels and its targets.
 
     Parameters
     ----------
-    image : (120, 120) float32 array
+    image : (s, s) float32 array
         Network input.
     footprints : list of Footprint
         Masks of the sources to find.
     labels : list of int
         Class of each.
-    light : (m, 120, 120) float32 array
+    light : (m, s, s) float32 array
         Noiseless light in sky rms: of each source to find, then of fainter ones, 0 where pixels
         have no data.
     flux : (m,) float array
         Flux of each in sky rms: what of its light the stamp shows, and what of it lies beyond the
         isolated image.
-    total : (120, 120) float32 array
+    total : (s, s) float32 array
         All noiseless light in sky rms, 0 where pixels have no data.
-    usable : (120, 120) bool array
+    usable : (s, s) bool array
         Which pixels have data.
     electrons : float
         That one sky rms of light stands for.
@@ -114,11 +116,14 @@ class Planned:
         Of a blend that is shown as it is, see :func:`turn`.
     seed : int
         Of all that is drawn at random for it.
+    side : int
+        Of the stamp, where it is composed.
     """
 
     position: int
     orientation: int = 0
     seed: int = 0
+    side: int = STAMP_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,8 @@ class ExampleMaker:
     max_groups : int
     depth : float
         Magnitudes by which composed scenes are deeper than the data set, on average.
+    small_every : int
+        Every so many batches of composed scenes is of small stamps; 0 for none.
     """
 
     def __init__(
@@ -181,6 +188,7 @@ class ExampleMaker:
         compose: bool,
         max_groups: int = 1,
         depth: float = 0.0,
+        small_every: int = 0,
     ) -> None:
         self._dataset = dataset
         self._blends = np.array(dataset.split(split), dtype=np.int64)
@@ -188,6 +196,7 @@ class ExampleMaker:
         self._compose = compose
         self._max_groups = max_groups
         self._depth = depth
+        self._small_every = small_every if compose else 0
         self._rms = dataset.meta.detection_rms
         # Neighbours in this order have nearly the same seeing.
         seeing = dataset.psf_fwhm[self._blends] / dataset.pixel_scale[self._blends]
@@ -218,6 +227,17 @@ class ExampleMaker:
                 planned.append(Planned(position, int(orientation[position]), seed))
         return planned
 
+    def batches(
+        self, size: int, batch_size: int, rng: np.random.Generator
+    ) -> Iterator[list[Planned]]:
+        """Plan ``size`` examples, batch by batch, all stamps of a batch of one size."""
+        planned = self.plan(size, rng)
+        for number, start in enumerate(range(0, size, batch_size), 1):
+            batch = planned[start : start + batch_size]
+            if self._small_every and number % self._small_every == 0:
+                batch = [replace(one, side=SMALL_STAMP_SIZE) for one in batch]
+            yield batch
+
     def make(self, planned: Planned) -> Example:
         """Make an example: compose a scene about its blend, or show the blend as it is."""
         if self._compose:
@@ -233,8 +253,9 @@ class ExampleMaker:
         image, _, _ = turn(self._dataset.detection_image(blend), 0, 0, orientation)
         sources = self._sources(blend, orientation, 0, 0, 1.0)
         image = image / np.float32(self._rms)
-        light = _stacked(sources)
-        return _example(image, sources, light, _NOTHING_HIDDEN, self._rms, planned.seed)
+        light = _stacked(sources, STAMP_SIZE)
+        hidden = np.zeros(light.shape, dtype=bool)
+        return _example(image, sources, light, hidden, self._rms, planned.seed)
 
     def _sources(
         self, blend: int, orientation: int, dy: int, dx: int, brightness: float
@@ -254,25 +275,28 @@ class ExampleMaker:
 
     def _composed(self, planned: Planned) -> Example:
         rng = np.random.default_rng(planned.seed)
+        side = planned.side
         scatter = np.clip(rng.normal(0, DEPTH_SCATTER), -DEPTH_LIMIT, DEPTH_LIMIT)
         depth = self._depth + scatter
         deeper = 10 ** (0.4 * float(depth))
         sources: list[_Placed] = []
         offset = np.zeros(2, dtype=np.int64)
-        for number, blend in enumerate(self._companions(planned.position, rng)):
+        middle = (side - STAMP_SIZE) // 2
+        for number, blend in enumerate(self._companions(planned, rng)):
             dimming = rng.uniform(1, 3) if number and rng.random() < TEXTURE else 0.0
             orientation = int(rng.integers(ORIENTATIONS))
             if number and rng.random() < CROWDING:
                 offset = offset + rng.integers(-CROWD_RADIUS, CROWD_RADIUS + 1, 2)
             else:
-                offset = rng.integers(-STAMP_SIZE // 2, STAMP_SIZE // 2 + 1, 2)
+                offset = rng.integers(-side // 2, side // 2 + 1, 2)
             brightness = deeper * 10 ** (-0.4 * dimming)
-            placed = self._sources(blend, orientation, int(offset[0]), int(offset[1]), brightness)
+            dy, dx = (offset + middle).tolist()
+            placed = self._sources(blend, orientation, dy, dx, brightness)
             sources += [_cut(source, rng) for source in placed]
-        light = _stacked(sources)
+        light = _stacked(sources, side)
         electrons = deeper * self._rms
-        image = light + _noise(rng) * np.sqrt(1 + light / electrons)
-        hidden = _hidden(rng)
+        image = light + _noise(rng, side) * np.sqrt(1 + light / electrons)
+        hidden = _hidden(rng, side)
         saturated = image > np.exp(rng.uniform(*np.log(SATURATION)))
         if saturated.any() and rng.random() < 0.7:
             image[saturated] = image[saturated].min()
@@ -281,21 +305,22 @@ class ExampleMaker:
                 hidden |= saturated
         # The noise is not known exactly, and it is the unit.
         unit = rng.uniform(0.95, 1.05)
-        image = (image + _background_error(rng)) * unit
+        image = (image + _background_error(rng, side)) * unit
         image[hidden] = 0
         sources = [replace(source, light=source.light * np.float32(unit)) for source in sources]
         light = light * np.float32(unit)
         return _example(image, sources, light, hidden, electrons / unit, planned.seed)
 
-    def _companions(self, position: int, rng: np.random.Generator) -> list[int]:
+    def _companions(self, planned: Planned, rng: np.random.Generator) -> list[int]:
         """Blends to compose: one at a position of the split, and others of its seeing."""
         if rng.random() < EMPTY:
             return []
-        n_groups = int(rng.integers(1, self._max_groups + 1))
+        most = max(1, self._max_groups * planned.side**2 // STAMP_SIZE**2)
+        n_groups = int(rng.integers(1, most + 1))
         reach = max(1, len(self._by_seeing) // 50)
-        rank = self._rank[position] + rng.integers(-reach, reach + 1, n_groups)
+        rank = self._rank[planned.position] + rng.integers(-reach, reach + 1, n_groups)
         blends = self._by_seeing[np.clip(rank, 0, len(self._by_seeing) - 1)]
-        return [int(self._blends[position]), *blends[1:].tolist()]
+        return [int(self._blends[planned.position]), *blends[1:].tolist()]
 
 
 def to_batch(
@@ -306,7 +331,7 @@ def to_batch(
     images = images.to(device).contiguous(memory_format=torch.channels_last)
     targets = []
     for example in examples:
-        masks = np.zeros((len(example.footprints), STAMP_SIZE, STAMP_SIZE), dtype=np.uint8)
+        masks = np.zeros((len(example.footprints), *example.image.shape), dtype=np.uint8)
         for layer, footprint in zip(masks, example.footprints, strict=True):
             layer[footprint.slices] = footprint.mask
         bounds = np.array([footprint.bounds for footprint in example.footprints])
@@ -325,9 +350,6 @@ def to_batch(
     return images, targets
 
 
-_NOTHING_HIDDEN: npt.NDArray[np.bool_] = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=bool)
-
-
 def _example(
     image: npt.NDArray[np.float32],
     sources: list[_Placed],
@@ -342,7 +364,7 @@ def _example(
     """
     footprints, labels, positives, faint, ignored = [], [], [], [], []
     for source in sources:
-        there, here = _overlap(source)
+        there, here = _overlap(source, len(total))
         light = np.where(hidden[there], 0, source.light[here])
         footprint = Footprint.from_mask(light > MASK_THRESHOLD, there[0].start, there[1].start)
         power = float((light * light).sum())
@@ -354,9 +376,9 @@ def _example(
             continue
         if power >= FAINTEST**2:
             faint.append(shown)
-        if (bounds := _ignored_bounds(source, footprint)) is not None:
+        if (bounds := _ignored_bounds(source, footprint, len(total))) is not None:
             ignored.append(bounds)
-    layers = np.zeros((len(positives) + len(faint), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    layers = np.zeros((len(positives) + len(faint), *total.shape), dtype=np.float32)
     for layer, (there, light, _) in zip(layers, positives + faint, strict=True):
         layer[there] = light
     return Example(
@@ -393,35 +415,37 @@ def _cut(source: _Placed, rng: np.random.Generator) -> _Placed:
     return replace(source, light=(source.light * window).astype(np.float32))
 
 
-def _stacked(sources: list[_Placed]) -> npt.NDArray[np.float32]:
+def _stacked(sources: list[_Placed], side: int) -> npt.NDArray[np.float32]:
     """All light on the stamp."""
-    total = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    total = np.zeros((side, side), dtype=np.float32)
     for source in sources:
-        there, here = _overlap(source)
+        there, here = _overlap(source, side)
         total[there] += source.light[here]
     return total
 
 
-def _ignored_bounds(source: _Placed, footprint: Footprint) -> tuple[int, int, int, int] | None:
+def _ignored_bounds(
+    source: _Placed, footprint: Footprint, side: int
+) -> tuple[int, int, int, int] | None:
     """Bounds of an undetectable source: its mask, or 7×7 px about its peak if that is inside."""
     if footprint.area:
         return footprint.bounds
     peak_y, peak_x = np.unravel_index(int(source.light.argmax()), source.light.shape)
     y, x = source.y0 + int(peak_y), source.x0 + int(peak_x)
-    last = STAMP_SIZE - 1
+    last = side - 1
     if not (0 <= y <= last and 0 <= x <= last):
         return None
     return max(0, x - 3), max(0, y - 3), min(last, x + 3), min(last, y + 3)
 
 
-def _overlap(source: _Placed) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _overlap(source: _Placed, side: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of the stamp and of the source's crop where they overlap (possibly empty)."""
-    return window(source.y0, source.x0, source.light.shape, (STAMP_SIZE, STAMP_SIZE))
+    return window(source.y0, source.x0, source.light.shape, (side, side))
 
 
-def _noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _noise(rng: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
     """Sky noise of unit rms: white, now and then correlated as resampled images have it."""
-    noise = rng.standard_normal((STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    noise = rng.standard_normal((side, side), dtype=np.float32)
     if rng.random() < 0.2:
         from scipy.ndimage import gaussian_filter
 
@@ -430,23 +454,23 @@ def _noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:
     return noise
 
 
-def _background_error(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _background_error(rng: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
     """What a background estimate is off by, roughly: a constant and a gradient, sky rms."""
-    ramp = np.linspace(-1, 1, STAMP_SIZE, dtype=np.float32)
+    ramp = np.linspace(-1, 1, side, dtype=np.float32)
     constant, along_y, along_x = rng.normal(0, (0.07, 0.05, 0.05)).astype(np.float32)
     error: npt.NDArray[np.float32] = constant + along_y * ramp[:, None] + along_x * ramp
     return error
 
 
-def _hidden(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+def _hidden(rng: np.random.Generator, side: int) -> npt.NDArray[np.bool_]:
     """Pixels without data: the far side of an image edge, now and then a bad column or patch."""
-    hidden = np.zeros((STAMP_SIZE, STAMP_SIZE), dtype=bool)
+    hidden = np.zeros((side, side), dtype=bool)
     if rng.random() < 0.15:
-        hidden[:, : int(rng.integers(1, 70))] = True
+        hidden[:, : int(rng.integers(1, 7 * side // 12))] = True
     if rng.random() < 0.05:
-        column = int(rng.integers(STAMP_SIZE))
+        column = int(rng.integers(side))
         hidden[:, column : column + int(rng.integers(1, 4))] = True
     if rng.random() < 0.05:
-        y, x = rng.integers(0, STAMP_SIZE - 10, 2)
+        y, x = rng.integers(0, side - 10, 2)
         hidden[y : y + int(rng.integers(2, 10)), x : x + int(rng.integers(2, 10))] = True
     return np.rot90(hidden, int(rng.integers(4)))

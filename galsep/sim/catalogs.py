@@ -12,6 +12,7 @@ from galsep.sim.population import Drawn, Parameters, Population, colors
 from galsep.sim.survey import Survey
 
 if TYPE_CHECKING:
+    import galsim
     from astropy.table import Table
 
 __all__ = ["CatsimCatalog", "CosmosCatalog", "population_table"]
@@ -34,6 +35,9 @@ CATSIM_COLUMNS = (
 """Columns that BTK reads beside one ``<band>_ab`` a band; axes in arcsec, angles in degrees."""
 
 _NEEDED = CATSIM_COLUMNS[4:]
+
+STRETCH, LARGEST_SHEAR = 0.15, 0.2
+"""Of varied real galaxies: scatter of the logarithm of their size, and reduced shear."""
 
 
 class CatsimCatalog:
@@ -111,6 +115,8 @@ class CosmosCatalog:
         Its bands beyond the HST image's take the colours of galsep's own population.
     max_mag : float
         Faintest F814W magnitude.
+    varied : bool
+        Whether to mirror, stretch and shear them, so that a few serve as many.
 
     Raises
     ------
@@ -118,7 +124,9 @@ class CosmosCatalog:
         When the folder holds no such catalogue or no galaxy is left.
     """
 
-    def __init__(self, folder: Path, survey: Survey, max_mag: float) -> None:
+    def __init__(
+        self, folder: Path, survey: Survey, max_mag: float, *, varied: bool = False
+    ) -> None:
         import galsim
 
         try:
@@ -136,7 +144,8 @@ class CosmosCatalog:
             )
         self._magnitude = magnitude
         self._survey = survey
-        self._galaxies: dict[int, tuple[object, float]] = {}
+        self._varied = varied
+        self._galaxies: dict[int, tuple[galsim.GSObject, float]] = {}
 
     def draw(self, rng: np.random.Generator) -> Drawn:
         """Draw one galaxy."""
@@ -150,14 +159,29 @@ class CosmosCatalog:
             )
             self._galaxies[row] = (galaxy, _half_light_radius(galaxy.original_gal))
         galaxy, radius = self._galaxies[row]
+        if self._varied:
+            galaxy, radius = _changed(galaxy, radius, rng)
         return Drawn(
             kind="galaxy",
             magnitude=self._magnitude[row] + colors(self._survey, rng.normal()),
             half_light_radius=radius,
             e1=float("nan"),
             e2=float("nan"),
-            profile=galaxy.rotate(rng.uniform(0.0, 360.0) * galsim.degrees),  # type: ignore[attr-defined]
+            profile=galaxy.rotate(rng.uniform(0.0, 360.0) * galsim.degrees),
         )
+
+
+def _changed(
+    galaxy: "galsim.GSObject", radius: float, rng: np.random.Generator
+) -> tuple["galsim.GSObject", float]:
+    """A galaxy mirrored, stretched and sheared at random, of the same flux, and its radius."""
+    stretch = float(np.exp(np.clip(rng.normal(0, STRETCH), -2 * STRETCH, 2 * STRETCH)))
+    if rng.random() < 0.5:
+        galaxy = galaxy.transform(-1, 0, 0, 1)
+    shear = rng.uniform(0, LARGEST_SHEAR)
+    angle = rng.uniform(0, 2 * np.pi)
+    sheared = galaxy.shear(g1=shear * np.cos(angle), g2=shear * np.sin(angle))
+    return sheared.dilate(stretch), radius * stretch
 
 
 def population_table(population: Population, n: int, rng: np.random.Generator) -> "Table":
@@ -202,9 +226,9 @@ def _axis_ratio(minor: float, major: float) -> float:
     return float(np.clip(minor / major, 0.05, 1.0)) if major > 0 else 1.0
 
 
-def _half_light_radius(galaxy: object) -> float:
+def _half_light_radius(galaxy: "galsim.GSObject") -> float:
     """Half-light radius of the HST image, arcsec; it includes HST's narrow PSF."""
-    return float(galaxy.calculateHLR())  # type: ignore[attr-defined]
+    return float(galaxy.calculateHLR())
 
 
 def _read_table(path: Path) -> "Table":

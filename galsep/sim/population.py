@@ -53,6 +53,7 @@ BULGE_DOMINATED = 0.1
 # The make-up of varied galaxies; the rest are bulge + disk. These are choices, not measurements.
 _SERSIC_SHARE = 0.3
 _IRREGULAR_SHARE = 0.2
+_SPIRAL_SHARE = 0.1
 _SIZE_SCATTER = 0.2
 
 SERSIC_INDICES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
@@ -218,12 +219,13 @@ class Population:
 
 
 class VariedPopulation:
-    """Galaxies of several kinds: half bulge + disk, 30 % Sérsic profiles, 20 % irregular ones.
+    """Galaxies of several kinds: 40 % bulge + disk, 30 % Sérsic, 20 % irregular, 10 % spirals.
 
     Magnitudes, sizes and shapes are those of :class:`Population`, with 20 % of extra scatter in
     size. A Sérsic profile of index below 2.5 takes the size and the shape of the disk, the others
     those of the bulge. An irregular galaxy is an exponential disk that holds 30 to 80 % of the
-    light, and 5 to 30 point-like knots strewn over it like the disk's light.
+    light, and 5 to 30 point-like knots strewn over it like the disk's light. A spiral is a bulge +
+    disk of which 20 to 50 % of the light lie on two or three arms.
 
     Parameters
     ----------
@@ -249,6 +251,8 @@ class VariedPopulation:
             return _sersic(galaxy, SERSIC_INDICES[int(rng.integers(len(SERSIC_INDICES)))])
         if kind < _SERSIC_SHARE + _IRREGULAR_SHARE:
             return _irregular(galaxy, rng)
+        if kind < _SERSIC_SHARE + _IRREGULAR_SHARE + _SPIRAL_SHARE:
+            return _spiral(galaxy, rng)
         return galaxy.drawn()
 
 
@@ -275,6 +279,33 @@ def _irregular(galaxy: Parameters, rng: np.random.Generator) -> Drawn:
     )
     profile = galsim.Add(disk.withFlux(smooth), knots.withFlux(1 - smooth))
     return _sheared(galaxy, profile, galaxy.disk_radius, galaxy.disk_axis_ratio)
+
+
+def _spiral(galaxy: Parameters, rng: np.random.Generator) -> Drawn:
+    """A bulge, a disk, and clumps along logarithmic arms, of a galaxy's size and shape."""
+    import galsim
+
+    radius = galaxy.disk_radius
+    arms, clumps = int(rng.integers(2, 4)), 8
+    # Pitch angles of 10° to 40°, as those of spirals are (Kennicutt 1981, AJ 86, 1847).
+    winding = rng.choice([-1.0, 1.0]) / math.tan(math.radians(rng.uniform(10, 40)))
+    along = np.linspace(0.4, 2.0, clumps)
+    parts = []
+    for arm in range(arms):
+        angle = winding * np.log(along) + 2 * math.pi * arm / arms + rng.normal(0, 0.15, clumps)
+        weight = np.exp(-along) * rng.gamma(2.0, 0.5, clumps)
+        for distance, phi, flux in zip(along * radius, angle, weight, strict=True):
+            clump = galsim.Gaussian(sigma=0.18 * radius, flux=float(flux))
+            parts.append(clump.shift(distance * math.cos(phi), distance * math.sin(phi)))
+    strength = rng.uniform(0.2, 0.5)
+    bulge = galsim.DeVaucouleurs(half_light_radius=0.3 * radius)
+    centre = min(galaxy.bulge_fraction, 0.4)
+    profile = galsim.Add(
+        galsim.Add(parts).withFlux(strength),
+        galsim.Exponential(half_light_radius=radius, flux=(1 - strength) * (1 - centre)),
+        bulge.withFlux((1 - strength) * centre),
+    )
+    return _sheared(galaxy, profile, radius, galaxy.disk_axis_ratio)
 
 
 def _sheared(galaxy: Parameters, profile: "galsim.GSObject", radius: float, q: float) -> Drawn:

@@ -175,7 +175,7 @@ def _maker(config: SimulateConfig) -> SceneMaker:
     if config.catalog:
         galaxies = CatsimCatalog(Path(config.catalog), survey, config.max_mag)
     elif config.cosmos:
-        galaxies = CosmosCatalog(Path(config.cosmos), survey, config.max_mag)
+        galaxies = CosmosCatalog(Path(config.cosmos), survey, config.max_mag, varied=config.varied)
     elif config.varied:
         galaxies = VariedPopulation(survey, config.max_mag)
     else:

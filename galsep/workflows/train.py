@@ -412,6 +412,7 @@ def separation_config(config: TrainConfig) -> TrainConfig:
         fixed_statistics=False,
         compose=True,
         max_groups=config.separation_groups,
+        small_every=0,
         patience=0,
     )
 
@@ -459,6 +460,7 @@ def example_makers(
             compose=config.compose,
             max_groups=config.max_groups,
             depth=depth,
+            small_every=config.small_every,
         )
 
     return maker("train"), maker("validation")
