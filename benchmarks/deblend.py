@@ -100,8 +100,8 @@ for home, name, label in STAGES:
         setattr(module, name, timed(label, getattr(module, name)))
 lay = galsep.workflows.finding.lay_cutouts
 
-def kept(*args):
-    laid.append(lay(*args))
+def kept(*args, **settings):
+    laid.append(lay(*args, **settings))
     return laid[-1]
 
 galsep.workflows.finding.lay_cutouts = kept

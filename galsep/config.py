@@ -119,9 +119,9 @@ class TrainConfig:
     R-CNN has had its ``epochs`` (none: it stays as ``init`` has it), the separation network is
     trained for ``separation_epochs``, likewise from ``separation_rate`` on, on scenes of fewer
     blends and ``separation_depth`` magnitudes more of depth: of sources that are barely found,
-    there is little to learn about their light. F1 is measured on ``f1_size`` validation blends
-    after each epoch of Mask R-CNN (0: it is not); every ``small_every`` th batch of composed scenes
-    is of small cutouts (0: none). Without a better one for ``patience`` epochs,
+    there is little to learn about their light. Every ``small_every`` th batch of Mask R-CNN's
+    composed scenes is of small cutouts (0: none). F1 is measured on ``f1_size`` validation blends
+    after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience`` epochs,
     its training ends (0: it does not). With ``fixed_statistics``, batch normalisation keeps the
     means and variances of the starting weights, while its scales and offsets are trained; random
     weights have none to keep, so that from these they are learnt.

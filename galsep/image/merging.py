@@ -191,8 +191,8 @@ def _part_of_large(
         if np.hypot(x - centre_x, y - centre_y) <= LARGE_CORE * tiling.scale:
             return True
         shared = footprint.intersection(outline)
-        origin = tiling.origins[candidates.cutout[index]]
-        cut = _touches_edge(footprint, origin, STAMP_SIZE * tiling.scale, shape)
+        cutout = candidates.cutout[index]
+        cut = _touches_edge(footprint, tiling.origins[cutout], int(tiling.sides[cutout]), shape)
         if cut and shared > footprint.area / 2:
             return True
     return False

@@ -1,13 +1,14 @@
 """Running the network on cutouts."""
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from galsep.conventions import STAMP_SIZE
 from galsep.image.binning import linear_weights
 from galsep.model.device import in_batches, on_own_cores
 from galsep.model.weights import Model
@@ -37,32 +38,46 @@ class Found:
     class_star: npt.NDArray[np.float64]
 
 
-def detect(model: Model, cutouts: npt.NDArray[np.float32], batch_size: int) -> list[Found]:
+def detect(
+    model: Model, cutouts: Sequence[npt.NDArray[np.float32]], batch_size: int
+) -> list[Found]:
     """Find sources in cutouts.
 
     Parameters
     ----------
     model : Model
-    cutouts : (n, 120, 120) float32 array
+    cutouts : sequence of (s, s) float32 array
         Network input, see :func:`galsep.model.network.normalise`.
     batch_size : int
-        Batches are filled up with empty cutouts to this size, so that a cutout's result does not
-        depend on how many there are. Where the device's memory is too small, they are halved.
+        Batches hold cutouts of one side and are filled up with empty ones to this size, so that a
+        cutout's result does not depend on how many there are. Where the device's memory is too
+        small, they are halved.
     """
 
-    def find(some: npt.NDArray[np.float32]) -> list[Found]:
+    def find(some: list[int]) -> list[Found]:
+        side = len(cutouts[some[0]])
+
         def work(part: slice, size: int) -> list[Found]:
-            batch = some[part]
-            images = np.zeros((size, 1, STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
-            images[: len(batch), 0] = batch
-            return _detect_batch(model, images)[: len(batch)]
+            images = np.zeros((size, 1, side, side), dtype=np.float32)
+            for image, index in zip(images[:, 0], some[part], strict=False):
+                image[:] = cutouts[index]
+            return _detect_batch(model, images)[: len(some[part])]
 
         return in_batches(work, len(some), batch_size)
 
-    if model.device.type != "cpu":
-        return find(cutouts)
-    batches = [cutouts[k : k + batch_size] for k in range(0, len(cutouts), batch_size)]
-    return [found for some in on_own_cores(find, batches, model.device) for found in some]
+    by_side = defaultdict(list)
+    for index, cutout in enumerate(cutouts):
+        by_side[len(cutout)].append(index)
+    # On a CPU each batch has a core of its own.
+    step = batch_size if model.device.type == "cpu" else max(1, len(cutouts))
+    tasks = [some[k : k + step] for some in by_side.values() for k in range(0, len(some), step)]
+    results = on_own_cores(find, tasks, model.device)
+    found = {
+        index: one
+        for some, those in zip(tasks, results, strict=True)
+        for index, one in zip(some, those, strict=True)
+    }
+    return [found[index] for index in range(len(cutouts))]
 
 
 def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -103,6 +118,7 @@ def harden(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> Sof
 
 @torch.inference_mode()
 def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
+    side = images.shape[-1]
     tensor = torch.from_numpy(images).to(model.device)
     results = model.network(tensor.contiguous(memory_format=torch.channels_last))
     found = []
@@ -112,8 +128,8 @@ def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
         shares = result["shares"].float().cpu().numpy()
         found.append(
             Found(
-                masks=[_unfold(mask, box) for mask, box in zip(masks, boxes, strict=True)],
-                shares=[_unfold(share, box) for share, box in zip(shares, boxes, strict=True)],
+                masks=[_unfold(*pair, side) for pair in zip(masks, boxes, strict=True)],
+                shares=[_unfold(*pair, side) for pair in zip(shares, boxes, strict=True)],
                 scores=result["scores"].double().cpu().numpy(),
                 class_star=result["class_star"].double().cpu().numpy(),
             )
@@ -121,17 +137,19 @@ def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
     return found
 
 
-def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32]) -> SoftMask:
+def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32], side: int) -> SoftMask:
     """Interpolate a mask given over a box to the pixels whose centres the box holds."""
     x0, y0, x1, y1 = box.tolist()
-    top, rows = _interpolation(y0, y1, mask.shape[0])
-    left, columns = _interpolation(x0, x1, mask.shape[1])
+    top, rows = _interpolation(y0, y1, mask.shape[0], side)
+    left, columns = _interpolation(x0, x1, mask.shape[1], side)
     return SoftMask(top, left, np.asarray(rows @ mask @ columns.T, dtype=np.float32))
 
 
-def _interpolation(low: float, high: float, cells: int) -> tuple[int, npt.NDArray[np.float32]]:
+def _interpolation(
+    low: float, high: float, cells: int, side: int
+) -> tuple[int, npt.NDArray[np.float32]]:
     """First pixel of an interval, and weights of linear interpolation from cells to its pixels."""
-    first = min(max(math.ceil(low - 0.5), 0), STAMP_SIZE - 1)
-    last = max(min(math.floor(high - 0.5), STAMP_SIZE - 1), first)
+    first = min(max(math.ceil(low - 0.5), 0), side - 1)
+    last = max(min(math.floor(high - 0.5), side - 1), first)
     position = (np.arange(first, last + 1) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
     return first, linear_weights(position, cells)

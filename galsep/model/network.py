@@ -27,6 +27,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from galsep.conventions import STAMP_SIZE
 from galsep.model.assignment import collect
 from galsep.model.heads import SourceHeads
 from galsep.model.proposals import ProposalNetwork, SteadyRPNHead
@@ -81,6 +82,8 @@ class Architecture:
         cores keep their structure.
     mask_margin : float
         Share of a box's size by which masks reach beyond it.
+    small_cutouts : bool
+        Whether the network may see little in cutouts of 64×64 px.
     """
 
     backbone: str = "compact"
@@ -98,6 +101,7 @@ class Architecture:
     predictions: int = 2
     contrast: bool = True
     mask_margin: float = 0.2
+    small_cutouts: bool = True
 
     def __post_init__(self) -> None:
         for name in ("proposals", "proposals_trained", "detections"):
@@ -141,6 +145,7 @@ ARCHITECTURES = {
         predictions=1,
         contrast=False,
         mask_margin=0.0,
+        small_cutouts=False,
     ),
 }
 """The architecture of each training recipe."""
@@ -303,7 +308,9 @@ class MaskRCNN(nn.Module):
         stamps = ImageList(images, shapes)
         if not self.training:
             proposals, _ = self.rpn(stamps, features)
-            return self.roi_heads(features, proposals, shapes)
+            # They come best first, and what is small holds few.
+            few = self.rpn.post_nms_top_n() * images.shape[3] // STAMP_SIZE
+            return self.roi_heads(features, [boxes[:few] for boxes in proposals], shapes)
         if targets is None:
             raise ValueError("training needs targets")
         truths = collect(targets)

@@ -102,7 +102,7 @@ class Separating:
         rngs = [np.random.default_rng([_SEEN, example.seed]) for example in batch]
         batch = [_observed(*pair) for pair in zip(batch, rngs, strict=True)]
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            found = detect(self._model, np.stack([one.image for one in batch]), len(batch))
+            found = detect(self._model, [one.image for one in batch], len(batch))
         scenes = []
         for example, here, rng in zip(batch, found, rngs, strict=True):
             level = self._model.threshold * rng.uniform(*THRESHOLDS)

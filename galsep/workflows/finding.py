@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.config import DeblendConfig
-from galsep.conventions import DETECTABLE_SNR, STAMP_SIZE
+from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
 from galsep.image.binning import bin_labels, magnify
 from galsep.image.detect import Blobs, detect_blobs
@@ -174,15 +174,17 @@ class Prepared:
     domain: Domain
     planes: Planes
 
-    def cutouts(self, chosen: slice) -> npt.NDArray[np.float32]:
-        """Network input ``[m, 120, 120]`` of some of the cutouts."""
-        origins = self.tiling.origins[chosen] // self.tiling.scale
-        cutouts = np.empty((len(origins), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
-        for start in range(0, len(origins), FEW_CUTOUTS):
-            some = slice(start, start + FEW_CUTOUTS)
-            light, rms = cut(self.pixels, origins[some]), cut(self.pixel_rms, origins[some], 1)
-            cutouts[some] = normalise(light, rms)
-            self.planes.release()
+    def cutouts(self, chosen: slice) -> list[npt.NDArray[np.float32]]:
+        """Network input, square arrays, of some of the cutouts."""
+        tiling = self.tiling
+        places = np.column_stack([tiling.origins, tiling.sides])[chosen] // tiling.scale
+        cutouts = []
+        for index, (y0, x0, side) in enumerate(places.tolist(), 1):
+            light, rms = cut(self.pixels, y0, x0, side), cut(self.pixel_rms, y0, x0, side, 1)
+            cutouts.append(normalise(light, rms))
+            if index % FEW_CUTOUTS == 0:
+                self.planes.release()
+        self.planes.release()
         return cutouts
 
 
@@ -229,9 +231,9 @@ def run_network(
     """
     planes = planes or Planes()
     waiting: list[Prepared] = []
-    limits = _psf_limits(model)
+    limits, small = _psf_limits(model), model.architecture.small_cutouts
     for image in images:
-        waiting.append(prepare(image, config, limits, planes))
+        waiting.append(prepare(image, config, limits, planes, small=small))
         if len(waiting) == 1 and len(waiting[0].tiling) > MANY_CUTOUTS:
             yield waiting[0], _InTurn(waiting.pop(), model, config)
         elif sum(len(prepared.tiling) for prepared in waiting) >= 4 * config.batch_size:
@@ -250,9 +252,10 @@ class _InTurn(Iterable[Found]):
 
     def __iter__(self) -> Iterator[Found]:
         size = self.config.batch_size
+        # Many at a time, since a batch holds cutouts of one size.
         few = (
-            self.prepared.cutouts(slice(start, start + 4 * size))
-            for start in range(0, len(self.prepared.tiling), 4 * size)
+            self.prepared.cutouts(slice(start, start + 16 * size))
+            for start in range(0, len(self.prepared.tiling), 16 * size)
         )
         for found in self.model.each(functools.partial(detect, batch_size=size), few):
             yield from found
@@ -263,11 +266,14 @@ def prepare(
     config: DeblendConfig,
     psf_limits: tuple[float, float] | None = None,
     planes: Planes | None = None,
+    *,
+    small: bool = True,
 ) -> Prepared:
     """Subtract the background, run SEP, and cut the image into the network's input.
 
     An image whose PSF is wider than ``psf_limits`` (smallest and largest FWHM, pixels) allow is
-    averaged over blocks of pixels for the network, and for nothing else.
+    averaged over blocks of pixels for the network, and for nothing else. ``small`` says whether the
+    network knows small cutouts.
     """
     planes = planes or Planes()
     if not isinstance(image, Frame):
@@ -283,13 +289,15 @@ def prepare(
     fwhm = estimate_fwhm(light, mask, blobs, planes) if psf_limits else None
     domain = choose_domain(fwhm, psf_limits)
     if domain.binning == 1:
-        tiling = lay_cutouts(blobs.bounds, (light.shape[0], light.shape[1]), blobs.segm)
+        shape = (light.shape[0], light.shape[1])
+        tiling = lay_cutouts(blobs.bounds, shape, blobs.segm, small=small)
         return Prepared(own, measured, bands, blobs, tiling, light, own.rms, domain, planes)
     pixels, _, rms = binned(own, domain.binning, mesh, planes)
     tiling = lay_cutouts(
         blobs.bounds // domain.binning,
         (pixels.shape[0], pixels.shape[1]),
         bin_labels(blobs.segm, domain.binning, planes),
+        small=small,
     ).magnified(domain.binning)
     return Prepared(own, measured, bands, blobs, tiling, pixels, rms, domain, planes)
 
@@ -305,7 +313,7 @@ def _run_waiting(
 ) -> Iterator[tuple[Prepared, Iterable[Found]]]:
     if not waiting:
         return
-    cutouts = np.concatenate([prepared.cutouts(slice(None)) for prepared in waiting])
+    cutouts = [cutout for prepared in waiting for cutout in prepared.cutouts(slice(None))]
     found = detect(model, cutouts, config.batch_size)
     start = 0
     for prepared in waiting:

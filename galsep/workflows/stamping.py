@@ -136,9 +136,8 @@ def _laid(image: LitImage) -> Iterator[tuple[tuple[int, int], list[int]]]:
     bounds = [(box[1].start, box[0].start, box[1].stop - 1, box[0].stop - 1)
               for box in find_objects(blends)]  # fmt: skip
     height, width = light.light.shape
-    tiling = lay_cutouts(
-        np.array(bounds, dtype=np.int64).reshape(-1, 4), (height, width), blends.astype(np.int32)
-    )
+    boxes = np.array(bounds, dtype=np.int64).reshape(-1, 4)
+    tiling = lay_cutouts(boxes, (height, width), blends.astype(np.int32), small=False)
     low = np.array([(part.y0, part.x0) for part in parts])
     high = low + np.array([part.model.shape for part in parts])
     for origin in tiling.origins:
@@ -150,8 +149,8 @@ def _laid(image: LitImage) -> Iterator[tuple[tuple[int, int], list[int]]]:
 
 def _stamp(image: LitImage, origin: tuple[int, int], shown: list[int]) -> Stamp:
     """Cut a stamp with what it shows of its sources."""
-    where = np.array([origin])
-    pixels, rms = cut(image.image.light, where)[0], cut(image.image.rms, where, 1)[0]
+    pixels = cut(image.image.light, *origin, STAMP_SIZE)
+    rms = cut(image.image.rms, *origin, STAMP_SIZE, 1)
     crops = [_cropped(image.parts[k], origin) for k in shown]
     photometry = measure(crops, pixels, rms)
     sources = [_source(image, k, crops, photometry, i) for i, k in enumerate(shown)]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from galsep.conventions import STAMP_SIZE
+from galsep.conventions import SMALL_STAMP_SIZE, STAMP_SIZE
 from galsep.image.tiling import NO_CUTOUT, cut, lay_cutouts
 
 
@@ -25,7 +25,9 @@ def test_every_blob_lies_well_inside_its_cutout(shape, n):
     tiling = lay_cutouts(bounds, shape, segm_of(bounds, shape))
     assert (tiling.owner >= 0).all()
     y0, x0 = tiling.origins[tiling.owner].T
-    last_x, last_y = x0 + STAMP_SIZE - 1, y0 + STAMP_SIZE - 1
+    side = tiling.sides[tiling.owner]
+    assert set(side.tolist()) <= {SMALL_STAMP_SIZE, STAMP_SIZE}
+    last_x, last_y = x0 + side - 1, y0 + side - 1
     # Well inside: a margin of 10 px, except where the image itself ends.
     assert (np.minimum(bounds[:, 0], 10) <= bounds[:, 0] - x0).all()
     assert (np.minimum(bounds[:, 1], 10) <= bounds[:, 1] - y0).all()
@@ -77,12 +79,11 @@ def test_a_blob_larger_than_a_cutout_is_covered_by_several():
 def test_no_blobs_no_cutouts():
     tiling = lay_cutouts(np.zeros((0, 4), dtype=int), (200, 200), np.zeros((200, 200), np.int32))
     assert len(tiling) == 0
-    assert cut(np.zeros((200, 200), dtype=np.float32), tiling.origins).shape == (0, 120, 120)
 
 
 def test_cut_copies_pixels_and_pads_with_zero():
     image = np.arange(50 * 200, dtype=np.float32).reshape(50, 200) + 1
-    cutout = cut(image, np.array([[-35, 70]]))[0]
+    cutout = cut(image, -35, 70, 120)
     assert np.array_equal(cutout[35:85], image[:, 70:190])
     assert (cutout[:35] == 0).all()
     assert (cutout[85:] == 0).all()
@@ -94,7 +95,28 @@ def test_a_magnified_tiling_covers_the_same_sky():
     large = small.magnified(3)
     assert large.scale == 3
     assert np.array_equal(large.origins, 3 * small.origins)
+    assert np.array_equal(large.sides, 3 * small.sides)
     # Inclusive bounds: a pixel becomes three.
     assert np.array_equal(large.regions[:, :2], 3 * small.regions[:, :2])
     assert np.array_equal(large.regions[:, 2:] + 1, 3 * (small.regions[:, 2:] + 1))
     assert np.array_equal(large.owner, small.owner)
+
+
+def test_little_is_cut_small_and_much_together():
+    few = np.array([[30, 30, 40, 40], [200, 200, 210, 210], [230, 205, 236, 215]])
+    tiling = lay_cutouts(few, (400, 400), segm_of(few, (400, 400)))
+    assert tiling.sides.tolist() == [SMALL_STAMP_SIZE, SMALL_STAMP_SIZE]
+    # Three corners of a square that only a large cutout holds, and one blob too large for a small.
+    corners = np.array([[100, 100, 105, 105], [170, 100, 175, 105], [100, 170, 105, 175]])
+    tiling = lay_cutouts(corners, (400, 400), segm_of(corners, (400, 400)))
+    assert tiling.sides.tolist() == [STAMP_SIZE]
+    beside = np.array([[100, 100, 160, 150], [170, 140, 175, 145]])
+    tiling = lay_cutouts(beside, (400, 400), segm_of(beside, (400, 400)))
+    assert tiling.sides.tolist() == [STAMP_SIZE]
+    assert (tiling.owner == 0).all()
+
+
+def test_without_small_cutouts_all_are_large():
+    bounds = random_bounds(np.random.default_rng(3), 60, (600, 600))
+    tiling = lay_cutouts(bounds, (600, 600), segm_of(bounds, (600, 600)), small=False)
+    assert set(tiling.sides.tolist()) == {STAMP_SIZE}
