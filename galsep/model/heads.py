@@ -48,6 +48,19 @@ LIT = 0.5
 """Shares are learnt where all light together exceeds this many sky rms."""
 
 
+class _BoxHead(TwoMLPHead):  # type: ignore[misc]
+    """torchvision's two layers, the first computed as the convolution over all bins that it is.
+
+    Some processors' matrix products split so long a sum by the number of threads and of boxes;
+    convolutions sum every box alike.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raise ``FloatTensor[n, c, b, b]`` to ``FloatTensor[n, k]``."""
+        weight = self.fc6.weight.view(-1, *x.shape[1:])
+        return F.relu(self.fc7(F.relu(F.conv2d(x, weight, self.fc6.bias).flatten(1))))
+
+
 class _Predictor(nn.Module):
     """Class scores and box offsets for each of a proposal's predictions."""
 
@@ -126,7 +139,7 @@ class SourceHeads(nn.Module):
         self.detections = detections
         self.mask_margin = mask_margin
         self.score_floor = SCORE_FLOOR
-        self.box_head = TwoMLPHead(channels * BOX_BINS**2, box_channels)
+        self.box_head = _BoxHead(channels * BOX_BINS**2, box_channels)
         self.box_predictor = _Predictor(box_channels, predictions)
         self.mask_head = MaskRCNNHeads(channels, mask_layers, 1)
         self.mask_predictor = _MaskPredictor(mask_layers[-1], mask_layers[-1], 2)
@@ -158,6 +171,7 @@ class SourceHeads(nn.Module):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
+        least: float = 0.0,
     ) -> list[dict[str, Tensor]]:
         """Give the detections of each image.
 
@@ -167,9 +181,11 @@ class SourceHeads(nn.Module):
             Finest level first.
         proposals : list of FloatTensor[k, 4]
         image_shapes : list of (int, int)
+        least : float
+            Raw score from which detections are given.
         """
         levels = self._levels(features)
-        found = self._detect(levels, proposals, image_shapes)
+        found = self._detect(levels, proposals, image_shapes, least)
         self._add_masks(levels, found)
         return found
 
@@ -275,6 +291,7 @@ class SourceHeads(nn.Module):
         levels: list[Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
+        least: float,
     ) -> list[dict[str, Tensor]]:
         counts = [len(boxes) for boxes in proposals]
         joined = torch.cat(proposals)
@@ -303,13 +320,10 @@ class SourceHeads(nn.Module):
             good = good[box_ops.remove_small_boxes(box[good], min_size=1.0)]
             box, score, point = box[good], score[good], point[good]
             kept = _suppress(box, score, origin[good], self.nms)[: self.detections]
-            found.append(
-                {
-                    "boxes": _voted(box, score, kept),
-                    "scores": score[kept],
-                    "class_star": point[kept],
-                }
-            )
+            voted = _voted(box, score, kept)
+            given = score[kept] >= least
+            kept = kept[given]
+            found.append({"boxes": voted[given], "scores": score[kept], "class_star": point[kept]})
         return found
 
     def _add_masks(self, levels: list[Tensor], found: list[dict[str, Tensor]]) -> None:

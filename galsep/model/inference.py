@@ -39,7 +39,10 @@ class Found:
 
 
 def detect(
-    model: Model, cutouts: Sequence[npt.NDArray[np.float32]], batch_size: int
+    model: Model,
+    cutouts: Sequence[npt.NDArray[np.float32]],
+    batch_size: int,
+    least: float = 0.0,
 ) -> list[Found]:
     """Find sources in cutouts.
 
@@ -52,7 +55,10 @@ def detect(
         Batches hold cutouts of one side and are filled up with empty ones to this size, so that a
         cutout's result does not depend on how many there are. Where the device's memory is too
         small, they are halved.
+    least : float
+        Calibrated score below which sources are left out, as their masks would cost time.
     """
+    floor = _uncalibrated(model, least)
 
     def find(some: list[int]) -> list[Found]:
         side = len(cutouts[some[0]])
@@ -61,7 +67,7 @@ def detect(
             images = np.zeros((size, 1, side, side), dtype=np.float32)
             for image, index in zip(images[:, 0], some[part], strict=False):
                 image[:] = cutouts[index]
-            return _detect_batch(model, images)[: len(some[part])]
+            return _detect_batch(model, images, floor)[: len(some[part])]
 
         return in_batches(work, len(some), batch_size)
 
@@ -88,6 +94,17 @@ def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     fit = model.info.get("calibration", {})
     value = fit.get("slope", 1.0) * logit(raw) + fit.get("intercept", 0.0)
     return np.asarray(1 / (1 + np.exp(-value)))
+
+
+def _uncalibrated(model: Model, score: float) -> float:
+    """A raw score below which no calibrated one reaches ``score``."""
+    fit = model.info.get("calibration", {})
+    slope, intercept = fit.get("slope", 1.0), fit.get("intercept", 0.0)
+    if score <= 0 or slope <= 0:
+        return 0.0
+    value = (float(logit(np.array(score))) - intercept) / slope
+    # A little lower, so that rounding loses none.
+    return float(1 / (1 + np.exp(-value))) - 1e-5
 
 
 def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -117,10 +134,11 @@ def harden(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> Sof
 
 
 @torch.inference_mode()
-def _detect_batch(model: Model, images: npt.NDArray[np.float32]) -> list[Found]:
+def _detect_batch(model: Model, images: npt.NDArray[np.float32], floor: float) -> list[Found]:
     side = images.shape[-1]
     tensor = torch.from_numpy(images).to(model.device)
-    results = model.network(tensor.contiguous(memory_format=torch.channels_last))
+    tensor = tensor.contiguous(memory_format=torch.channels_last)
+    results = model.network(tensor, least=floor)
     found = []
     for result in results:
         boxes = result["mask_boxes"].float().cpu().numpy()

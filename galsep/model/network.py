@@ -301,8 +301,14 @@ class MaskRCNN(nn.Module):
         self.rpn = rpn
         self.roi_heads = roi_heads
 
-    def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> Any:
-        """Give losses or detections of ``FloatTensor[N, 1, 120, 120]``."""
+    def forward(
+        self,
+        images: Tensor,
+        targets: list[dict[str, Tensor]] | None = None,
+        *,
+        least: float = 0.0,
+    ) -> Any:
+        """Give losses or detections of ``FloatTensor[N, 1, s, s]``, these from a raw score on."""
         features = self.backbone(images)
         shapes = [(images.shape[2], images.shape[3])] * len(images)
         stamps = ImageList(images, shapes)
@@ -310,7 +316,7 @@ class MaskRCNN(nn.Module):
             proposals, _ = self.rpn(stamps, features)
             # They come best first, and what is small holds few.
             few = self.rpn.post_nms_top_n() * images.shape[3] // STAMP_SIZE
-            return self.roi_heads(features, [boxes[:few] for boxes in proposals], shapes)
+            return self.roi_heads(features, [boxes[:few] for boxes in proposals], shapes, least)
         if targets is None:
             raise ValueError("training needs targets")
         truths = collect(targets)

@@ -102,7 +102,8 @@ class Separating:
         rngs = [np.random.default_rng([_SEEN, example.seed]) for example in batch]
         batch = [_observed(*pair) for pair in zip(batch, rngs, strict=True)]
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            found = detect(self._model, [one.image for one in batch], len(batch))
+            least = self._model.threshold * THRESHOLDS[0]
+            found = detect(self._model, [one.image for one in batch], len(batch), least)
         scenes = []
         for example, here, rng in zip(batch, found, rngs, strict=True):
             level = self._model.threshold * rng.uniform(*THRESHOLDS)

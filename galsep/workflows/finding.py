@@ -215,7 +215,7 @@ def find_sources(
     config = config or DeblendConfig()
     if threshold is None:
         threshold = config.threshold or model.threshold
-    for prepared, found in run_network(images, model, config, planes):
+    for prepared, found in run_network(images, model, config, planes, threshold):
         yield finish(prepared, found, model, config, threshold)
 
 
@@ -224,10 +224,12 @@ def run_network(
     model: Model,
     config: DeblendConfig,
     planes: Planes | None = None,
+    least: float = 0.0,
 ) -> Iterator[tuple[Prepared, Iterable[Found]]]:
     """Prepare images and run the network on their cutouts, several small images a batch.
 
-    What is in a large image is found while it is asked for, as often as it is.
+    What is in a large image is found while it is asked for, as often as it is. Sources with a
+    calibrated score below ``least`` are left out.
     """
     planes = planes or Planes()
     waiting: list[Prepared] = []
@@ -235,11 +237,11 @@ def run_network(
     for image in images:
         waiting.append(prepare(image, config, limits, planes, small=small))
         if len(waiting) == 1 and len(waiting[0].tiling) > MANY_CUTOUTS:
-            yield waiting[0], _InTurn(waiting.pop(), model, config)
+            yield waiting[0], _InTurn(waiting.pop(), model, config, least)
         elif sum(len(prepared.tiling) for prepared in waiting) >= 4 * config.batch_size:
-            yield from _run_waiting(waiting, model, config)
+            yield from _run_waiting(waiting, model, config, least)
             waiting = []
-    yield from _run_waiting(waiting, model, config)
+    yield from _run_waiting(waiting, model, config, least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,7 @@ class _InTurn(Iterable[Found]):
     prepared: Prepared
     model: Model
     config: DeblendConfig
+    least: float
 
     def __iter__(self) -> Iterator[Found]:
         size = self.config.batch_size
@@ -257,7 +260,9 @@ class _InTurn(Iterable[Found]):
             self.prepared.cutouts(slice(start, start + 16 * size))
             for start in range(0, len(self.prepared.tiling), 16 * size)
         )
-        for found in self.model.each(functools.partial(detect, batch_size=size), few):
+        for found in self.model.each(
+            functools.partial(detect, batch_size=size, least=self.least), few
+        ):
             yield from found
 
 
@@ -309,12 +314,12 @@ def _psf_limits(model: Model) -> tuple[float, float] | None:
 
 
 def _run_waiting(
-    waiting: list[Prepared], model: Model, config: DeblendConfig
+    waiting: list[Prepared], model: Model, config: DeblendConfig, least: float
 ) -> Iterator[tuple[Prepared, Iterable[Found]]]:
     if not waiting:
         return
     cutouts = [cutout for prepared in waiting for cutout in prepared.cutouts(slice(None))]
-    found = detect(model, cutouts, config.batch_size)
+    found = detect(model, cutouts, config.batch_size, least)
     start = 0
     for prepared in waiting:
         stop = start + len(prepared.tiling)

@@ -20,7 +20,7 @@ def test_unfolding_gives_back_the_mask_that_was_trained_on(centre, radius):
     box = expand(torch.tensor(edges, dtype=torch.float32), 0.2)
     layer = torch.from_numpy(mask.astype(np.float32))[None, None]
     target = sample_layers(layer, box[None, None], 28)[0, 0, 0].numpy()
-    found = _unfold(target, box.numpy()).footprint(0.5).to_full((120, 120))
+    found = _unfold(target, box.numpy(), 120).footprint(0.5).to_full((120, 120))
     shared = (found & mask).sum() / (found | mask).sum()
     assert shared > 0.97
     assert abs(np.nonzero(found)[1].mean() - columns.mean()) < 0.1
@@ -94,10 +94,10 @@ def test_too_little_device_memory_halves_the_batch(monkeypatch, room, halved):
     enough = detect(model, cutouts, 8)
     forward = type(model.network).forward
 
-    def cramped(network, images):
+    def cramped(network, images, **settings):
         if len(images) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(network, images)
+        return forward(network, images, **settings)
 
     monkeypatch.setattr(type(model.network), "forward", cramped)
     with warnings.catch_warnings(record=True) as caught:
@@ -114,7 +114,7 @@ def test_too_little_device_memory_halves_the_batch(monkeypatch, room, halved):
 def test_no_room_for_one_cutout_is_an_error(monkeypatch):
     model = load_model(device="cpu")
 
-    def full(network, images):
+    def full(network, images, **settings):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(type(model.network), "forward", full)
