@@ -41,7 +41,7 @@ __all__ = [
     "window",
 ]
 
-SIDES = (32, 48, 64, 96, 128)
+SIDES = (32, 40, 48, 56, 64, 80, 96, 112, 128)
 """Sides of the crops, pixels."""
 
 MARGIN = 14
@@ -73,10 +73,10 @@ NOISE_SCALE = 100.0
 Said = tuple[npt.NDArray[np.float32], ...]
 """Of one source: claims and noiseless light on its crop, growth and spread of its flux."""
 
-BATCH = {32: 64, 48: 32, 64: 16, 96: 8, 128: 4}
+BATCH = {side: (2 * SIDES[-1]) ** 2 // side**2 for side in SIDES}
 """Crops that go through the network at a time, by side."""
 
-CPU_BATCH = {32: 4, 48: 2, 64: 2, 96: 2, 128: 2}
+CPU_BATCH = {side: 4 if side < 48 else 2 for side in SIDES}
 """... and on a CPU, which gains next to nothing from more."""
 
 

@@ -80,6 +80,26 @@ def test_composed_scenes_have_unit_noise_and_light_under_their_masks(pairs):
     assert np.median(sky) == pytest.approx(1, abs=0.1)
 
 
+def test_every_other_batch_of_composed_scenes_is_of_small_stamps(pairs):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=8, small_every=2)
+    batches = list(maker.batches(40, 8, np.random.default_rng(2)))
+    assert [{one.side for one in batch} for batch in batches] == [{120}, {64}, {120}, {64}, {120}]
+    small = [maker.make(planned) for batch in batches[1::2] for planned in batch]
+    assert sum(len(example.footprints) for example in small) > 10
+    for example in small:
+        shapes = {array.shape[-2:] for array in (example.image, example.total, example.light)}
+        assert shapes == {(64, 64)}
+        for xmin, ymin, xmax, ymax in (*example.ignored, *(f.bounds for f in example.footprints)):
+            assert 0 <= xmin <= xmax < 64
+            assert 0 <= ymin <= ymax < 64
+    images, targets = to_batch(small[:8], torch.device("cpu"))
+    assert images.shape == (8, 1, 64, 64)
+    assert all(target["masks"].shape[1:] == (64, 64) for target in targets)
+    # Blends that are shown as they are stay as large as they are.
+    shown = ExampleMaker(pairs, "train", augment=True, compose=False, small_every=2)
+    assert {p.side for b in shown.batches(40, 8, np.random.default_rng(2)) for p in b} == {120}
+
+
 def test_an_epoch_shows_each_blend_once_before_any_again(pairs):
     maker = ExampleMaker(pairs, "train", augment=False, compose=False)
     n = len(maker)

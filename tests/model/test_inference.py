@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from galsep.model.inference import _unfold, detect
+from galsep.model.inference import _unfold, calibrated, detect
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.pooling import expand, sample_layers
 from galsep.model.weights import Model, load_model, save_weights
@@ -41,6 +41,37 @@ def test_a_cutouts_result_does_not_depend_on_its_company(tmp_path):
         for kind in ("masks", "shares"):
             for a, b in zip(getattr(alone, kind), getattr(together[index], kind), strict=True):
                 assert np.array_equal(a.probability, b.probability)
+
+
+def test_cutouts_of_two_sides_come_back_in_order():
+    model = load_model(device="cpu")
+    cutouts = [np.zeros((side, side), dtype=np.float32) for side in (120, 64, 64, 120, 64)]
+    for cutout, y in zip(cutouts, (70, 20, 40, 30, 30), strict=True):
+        rows, columns = np.indices(cutout.shape)
+        cutout += np.arcsinh(40 * np.exp(-((rows - y) ** 2 + (columns - 32) ** 2) / 8))
+    found = detect(model, cutouts, 2)
+    for here, y in zip(found, (70, 20, 40, 30, 30), strict=True):
+        best = here.masks[int(here.scores.argmax())].footprint(0.5)
+        xmin, ymin, xmax, ymax = best.bounds
+        assert (ymin + ymax) / 2 == pytest.approx(y, abs=1)
+        assert (xmin + xmax) / 2 == pytest.approx(32, abs=1)
+
+
+def test_what_scores_too_low_is_left_out_and_the_rest_is_the_same():
+    model = load_model(device="cpu")
+    rng = np.random.default_rng(0)
+    cutouts = [rng.normal(size=(64, 64)).astype(np.float32) for _ in range(4)]
+    for cutout in cutouts:
+        cutout[28:36, 28:36] += 2
+    everything, few = detect(model, cutouts, 4), detect(model, cutouts, 4, least=0.5)
+    assert sum(len(here.scores) for here in everything) > sum(len(here.scores) for here in few)
+    for all_of, some in zip(everything, few, strict=True):
+        kept = np.flatnonzero(calibrated(model, all_of.scores) >= 0.5)
+        assert kept.size
+        assert set(all_of.scores[kept]) <= set(some.scores)
+        for k in kept:
+            other = some.masks[some.scores.tolist().index(all_of.scores[k])]
+            assert np.array_equal(all_of.masks[k].probability, other.probability)
 
 
 def test_no_cutouts(tmp_path):
