@@ -106,7 +106,7 @@ class SeparationNetwork(nn.Module):
         # Two layers at four pixels a cell, filled up: a CPU sums few channels in an order that
         # depends on the number of threads.
         self.out = nn.Conv2d(a, 16, 3, padding=1)
-        self.summary = nn.Sequential(nn.Linear(2 * c, 64), nn.ReLU(), nn.Linear(64, 2))
+        self.summary = nn.Sequential(_Linear(2 * c, 64), nn.ReLU(), _Linear(64, 2))
 
     def forward(self, light: Tensor, layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Look at crops of one size.
@@ -187,6 +187,16 @@ def _turned(pictures: Tensor, about: Tensor) -> Tensor:
     opposite = 2 * about[:, :, None] - step
     rows, columns = (1 - (opposite[..., None] - step).abs()).clamp_min(0).unbind(1)
     return rows[:, None] @ pictures @ columns[:, None].transpose(2, 3)
+
+
+class _Linear(nn.Linear):
+    """A small linear layer whose sums depend neither on threads nor on the size of the batch.
+
+    Those of matrix products do, on some processors.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] * self.weight).sum(-1) + self.bias
 
 
 class _Residual(nn.Module):

@@ -126,13 +126,13 @@ def test_crops_hold_their_mask_in_the_middle_and_see_nothing_beyond_the_image():
     corner = SoftMask(0, 220, np.ones((6, 10), dtype=np.float32))
     crops = cut_crops(light, usable, [*masks, corner], [*claims, None])
     assert crops.side.tolist() == [32, 40, 80, 40]
-    assert (crops.y0[3], crops.x0[3]) == (-21, 201)
-    assert crops.light[3][:21].sum() == 0
+    assert (crops.y0[3], crops.x0[3]) == (-17, 205)
+    assert crops.light[3][:17].sum() == 0
     own, claim, rivals, _, seen = crops.layers[3]
     assert own.sum() == claim.sum() == 60
     assert rivals.sum() == 0
-    assert seen[21:, :29].all()
-    assert not seen[:21].any()
+    assert seen[17:, :25].all()
+    assert not seen[:17].any()
     assert crops.layers[0][2].sum() > 0
     assert not crops.layers[0][4][105 - crops.y0[0]].any()
 
