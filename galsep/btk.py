@@ -23,8 +23,9 @@ class GalsepDeblender(Deblender):
     """Deblend one band of BTK's blends.
 
     ``segmentation`` holds the whole masks, which may overlap, ``deblended_images`` each source's
-    own light, both in the order of the catalogue: ``ra`` and ``dec`` in arcsec as BTK has them,
-    ``x_peak`` and ``y_peak`` the centroids in pixels, ``score``, ``class_star`` and ``flags``.
+    noiseless model, which goes on beyond its mask, both in the order of the catalogue: ``ra`` and
+    ``dec`` in arcsec as BTK has them, ``x_peak`` and ``y_peak`` the centroids in pixels, ``score``,
+    ``class_star`` and ``flags``.
 
     Parameters
     ----------

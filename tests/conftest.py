@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ def test_data() -> Path:
 
 CLUSTER = """
 import sys
+import tempfile
 from distributed import LocalCluster
 
 if __name__ == "__main__":
@@ -130,15 +132,17 @@ def browse(tmp_path_factory) -> Callable[..., Shown]:
         copy = folder / "page.html"
         copy.write_text(page.read_text(encoding="utf-8") + CHECK.replace("__MORE__", script))
         screenshot = folder / "page.png"
-        done = subprocess.run(
-            [
-                program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-                "--enable-logging=stderr", "--virtual-time-budget=20000",
-                f"--user-data-dir={folder / 'profile'}", f"--window-size={width},1600",
-                f"--screenshot={screenshot}", "--dump-dom", copy.as_uri(),
-            ],
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        # The profile takes more room than all pages.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+            done = subprocess.run(
+                [
+                    program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                    "--enable-logging=stderr", "--virtual-time-budget=20000",
+                    f"--user-data-dir={profile}", f"--window-size={width},1600",
+                    f"--screenshot={screenshot}", "--dump-dom", copy.as_uri(),
+                ],
+                capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
         console = re.findall(r"INFO:CONSOLE.*", done.stderr)
         return Shown(done.stdout, console, screenshot)
 

@@ -12,6 +12,7 @@ from galsep.cli.help import Command
 from galsep.cli.inputs import input_paths
 from galsep.cli.options import (
     DEVICE_HELP,
+    DEVICES,
     OUTPUT,
     WEIGHTS_HELP,
     ConfigOption,
@@ -103,6 +104,7 @@ def deblend(
             "Format of the catalogue",
             metavar="|".join(CATALOG_FORMATS),
             group=OUTPUT,
+            values=tuple(CATALOG_FORMATS),
         ),
     ] = None,
     preview: Annotated[
@@ -272,7 +274,8 @@ def deblend(
         ),
     ] = None,
     device: Annotated[
-        str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_FINDING)
+        str | None,
+        _setting("device", DEVICE_HELP, metavar="NAME", group=_FINDING, values=DEVICES),
     ] = None,
     batch_size: Annotated[
         int | None,

@@ -10,6 +10,7 @@ from galsep.cli.console import ConsoleReporter, emit, render
 from galsep.cli.help import Command
 from galsep.cli.options import (
     DEVICE_HELP,
+    DEVICES,
     OUTPUT,
     WEIGHTS_HELP,
     ConfigOption,
@@ -79,7 +80,8 @@ def evaluate(
         option("--no-baselines", text="Leave SEP and photutils out", group=_JUDGING),
     ] = False,
     device: Annotated[
-        str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_JUDGING)
+        str | None,
+        _setting("device", DEVICE_HELP, metavar="NAME", group=_JUDGING, values=DEVICES),
     ] = None,
     workers: Annotated[
         int | None,

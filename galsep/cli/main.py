@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -31,6 +32,16 @@ COMPLETION = "_GALSEP_COMPLETE"
 """Set by a shell that asks what could be typed next."""
 
 SHELLS = ("bash", "zsh", "fish")
+
+ZSH_SCRIPT = Path(".zfunc") / "_galsep"
+"""Where typer installs the script of zsh, below the home folder."""
+
+FIRST_TAB = """
+# zsh reads this file at the first TAB, which would else complete nothing.
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  _galsep_completion "$@"
+fi
+"""
 
 app = typer.Typer(
     name="galsep",
@@ -77,8 +88,18 @@ def _complete(ctx: typer.Context, param: typer.CallbackParam, wanted: bool) -> N
         if named and named not in SHELLS:
             raise UsageError(f"completion is for {', '.join(SHELLS)}, not for {named!r}")
         act = install_callback if param.name == "_install_completion" else show_callback
-        # True lets typer see which shell is running.
-        act(ctx, param, named or True)
+        try:
+            # True lets typer see which shell is running.
+            act(ctx, param, named or True)
+        finally:
+            if param.name == "_install_completion":
+                _complete_at_the_first_tab(Path.home() / ZSH_SCRIPT)
+
+
+def _complete_at_the_first_tab(script: Path) -> None:
+    """Add to zsh's script, where it was installed, what typer leaves out."""
+    if script.is_file() and FIRST_TAB not in (text := script.read_text(encoding="utf-8")):
+        script.write_text(f"{text.rstrip()}\n{FIRST_TAB}", encoding="utf-8")
 
 
 # Options of its own for help and completion: the parser's would load pydantic, and with it every

@@ -1,7 +1,7 @@
 """Options that commands share, and how an option names the default of the setting it changes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +19,7 @@ from galsep.config import (
 from galsep.errors import UsageError
 
 __all__ = [
+    "DEVICES",
     "DEVICE_HELP",
     "OUTPUT",
     "WEIGHTS_HELP",
@@ -40,10 +41,28 @@ OUTPUT = "Output"
 GENERAL = "General"
 
 
-def option(*names: str, text: str, metavar: str | None = None, group: str | None = None) -> Any:
-    """Describe an option without a default; flags have no ``metavar``."""
+def option(
+    *names: str,
+    text: str,
+    metavar: str | None = None,
+    group: str | None = None,
+    values: Sequence[str] = (),
+) -> Any:
+    """Describe an option without a default; flags have no ``metavar``.
+
+    A shell completes the option with ``values``, or with file names where there are none.
+    """
+
+    def begun(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
     return typer.Option(
-        *names, help=text, metavar=metavar, show_default=False, rich_help_panel=group
+        *names,
+        help=text,
+        metavar=metavar,
+        show_default=False,
+        rich_help_panel=group,
+        autocompletion=begun if values else None,
     )
 
 
@@ -51,7 +70,8 @@ def setting(config: type[Any]) -> Callable[..., Any]:
     """Make a function that describes the options of one configuration.
 
     That function takes the field's name, the help text and optionally ``metavar``, ``group``,
-    other option names and what to call the default; it adds the default to the text.
+    other option names, what to call the default and the ``values`` to choose from; it adds the
+    default to the text.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
 
@@ -62,6 +82,7 @@ def setting(config: type[Any]) -> Callable[..., Any]:
         metavar: str,
         group: str | None = None,
         default: str | None = None,
+        values: Sequence[str] = (),
     ) -> Any:
         value = _as_text(defaults[field]) if default is None else default
         return option(
@@ -69,6 +90,7 @@ def setting(config: type[Any]) -> Callable[..., Any]:
             text=f"{text} [default: {value}]" if value else text,
             metavar=metavar,
             group=group,
+            values=values,
         )
 
     return describe
@@ -94,6 +116,7 @@ def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DEVICE_HELP = "auto, cpu, cuda, cuda:N or mps; one asked for by name is never replaced"
 WEIGHTS_HELP = "Network weights: a safetensors file of galsep train, or a packaged name"
 

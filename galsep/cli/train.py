@@ -11,6 +11,7 @@ from galsep.cli.console import ConsoleReporter, duration, emit, render
 from galsep.cli.help import Command
 from galsep.cli.options import (
     DEVICE_HELP,
+    DEVICES,
     OUTPUT,
     ConfigOption,
     DebugOption,
@@ -109,6 +110,7 @@ def train(
             "compact (3 million parameters, a CPU will do) or paper (Kamath's ResNet-50)",
             metavar="NAME",
             group=_TRAINING,
+            values=tuple(RECIPES),
         ),
     ] = None,
     init: Annotated[
@@ -131,7 +133,8 @@ def train(
     batch_size: Annotated[int | None, _by_recipe("batch_size", "Stamps in a step", "N")] = None,
     seed: Annotated[int | None, _setting("seed", "Seed", metavar="N", group=_TRAINING)] = None,
     device: Annotated[
-        str | None, _setting("device", DEVICE_HELP, metavar="NAME", group=_TRAINING)
+        str | None,
+        _setting("device", DEVICE_HELP, metavar="NAME", group=_TRAINING, values=DEVICES),
     ] = None,
     patience: Annotated[
         int | None,

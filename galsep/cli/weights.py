@@ -93,6 +93,8 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
+        if any(isinstance(item, Mapping) for item in value):
+            return f"[{'; '.join(_as_text(item) for item in value)}]"
         return f"[{','.join(_as_text(item) for item in value)}]"
     return str(value)
 

@@ -56,13 +56,15 @@ def distributions(
         edges = _edges(values[good], unit=name != brightness_name).tolist()
         axes.hist(values[good], edges, color=BAR_COLOR, label="all")
         axes.hist(values[good & shared], edges, color=PART_COLOR, label="blendedness ≥ 0.05")
+        shown = name
         if name == "score":
             axes.axvline(threshold, color=INK, lw=1, ls="--")
+            shown = f"score (dashed: threshold {threshold:.2g})"
         if name == "blendedness":
             scale_counts(axes)
         if name == brightness_name:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-        axes.set_xlabel(name)
+        axes.set_xlabel(shown)
         axes.set_ylabel("sources")
         _in_ink(axes)
         pages.append(figure_svg(figure))

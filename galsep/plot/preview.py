@@ -166,7 +166,8 @@ def _draw_large(preview: Preview, path: Path) -> None:
             path_effects=[withStroke(linewidth=3, foreground="black")],
         )  # fmt: skip
         _draw_region(axes, preview, x0, y0)
-        axes.set_title(f"{number}: x {x0}, y {y0}", fontsize=14)
+        middle = x0 + REGION // 2, y0 + REGION // 2
+        axes.set_title(f"{number}: around x {middle[0]}, y {middle[1]}", fontsize=14)
     save_figure(figure, path, dpi=DPI)
 
 

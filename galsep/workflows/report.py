@@ -23,6 +23,7 @@ from galsep.flags import Flag
 from galsep.image.background import sampled
 from galsep.io.atomic import write_text
 from galsep.io.image import Plane
+from galsep.io.wcs import sky_place
 from galsep.plot.canvas import Shown
 from galsep.plot.colors import outline_color
 from galsep.plot.distributions import distributions
@@ -67,7 +68,16 @@ BECAME = {
 }
 """What each of :data:`galsep.workflows.finding.STATUSES` says."""
 
-OF_A_SOURCE = ("label", "x_centroid", "y_centroid", "deblend_flux", "mag", "blendedness", "score")
+OF_A_SOURCE = (
+    "label",
+    "x_centroid",
+    "y_centroid",
+    "deblend_flux",
+    "mag",
+    "blendedness",
+    "class_star",
+    "score",
+)
 """Columns of the catalogue that a source is described by, where they exist."""
 
 
@@ -255,15 +265,21 @@ def _about_image(
         "extension": f"{plane.ext} {plane.extname}".rstrip(),
         "size": f"{width}×{height} px",
         "unit": plane.unit or "not known",
-        "sky coordinates": "yes" if plane.wcs is not None else "none",
     }
+    sky = None if plane.wcs is None else sky_place(plane.wcs, (height, width))
+    if sky is None:
+        rows["sky coordinates"] = "none" if plane.wcs is None else "yes; the centre is off the sky"
+    else:
+        rows["centre, ICRS"] = f"ra {sky.ra:.5f}°, dec {sky.dec:+.5f}°"
+        rows["pixel scale"] = f"{sky.pixel_scale:.4g}″"
     if valid.any():
         rows["background, median"] = f"{np.median(sampled(found.background)[valid]):.4g}"
         rows["noise of a pixel, median"] = f"{rms:.4g}"
     if "PSFFWHM" in meta:
         k = meta["RESAMPLE"]
         seen = f", the network sees means of {k}×{k} px" if k > 1 else ""
-        rows["PSF FWHM"] = f"{meta['PSFFWHM']} px{seen}"
+        angle = "" if sky is None else f", {meta['PSFFWHM'] * sky.pixel_scale:.3g}″"
+        rows["PSF FWHM"] = f"{meta['PSFFWHM']} px{angle}{seen}"
     if "RMSPLANE" in meta:
         rows["noise plane"] = f"{meta['RMSPLANE']}, times {meta['RMSSCALE']:.3g}"
     if "DQPLANE" in meta:
@@ -357,6 +373,10 @@ def _figures(row: Any) -> dict[str, str]:
         if name in row.colnames:
             form = "d" if name == "label" else ".4g" if "flux" in name else ".2f"
             figures[name] = format(row[name], form)
+        if name == "deblend_flux":
+            bands = [column for column in row.colnames if column.startswith("deblend_flux_")]
+            errors = "deblend_flux_err"
+            figures |= {n: format(row[n], ".4g") for n in bands if not n.startswith(errors)}
     return figures
 
 

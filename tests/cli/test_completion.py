@@ -44,6 +44,13 @@ def test_options(ask):
     assert bash(ask, "--sh") == ["--show-completion"]
 
 
+def test_values(ask):
+    formats = {"fits", "ecsv", "csv", "vot", "parquet"}
+    assert set(bash(ask, "deblend", "--catalog-format", "")) == formats
+    assert bash(ask, "train", "pairs", "--device", "c") == ["cpu", "cuda"]
+    assert bash(ask, "train", "--recipe", "p") == ["paper"]
+
+
 @pytest.mark.parametrize(
     "words", [("deblend", "im"), ("deblend", "--output", "im"), ("deblend", "--weights", "im")]
 )
@@ -125,3 +132,31 @@ def test_show_and_install_for_the_shell_that_is_running(tmp_path):
     installed = tmp_path / ".bash_completions" / "galsep.sh"
     assert installed.read_text().strip() == shown.stdout.strip()
     assert "galsep.sh" in (tmp_path / ".bashrc").read_text()
+
+
+TYPED = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1=; fpath+=$HOME/.zfunc; autoload -Uz compinit; compinit -u; echo rea''dy"
+zpty -r shell out '*ready*'
+zpty -w -n shell $'galsep deblend --isol\t'
+zpty -r shell out '*--isolated*'
+print -r -- "$out"
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_completes_at_the_first_tab(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):
+        installed = [sys.executable, "-m", "galsep", "--install-completion", "zsh"]
+        subprocess.run(installed, capture_output=True, check=True)
+    assert (tmp_path / ".zfunc" / "_galsep").read_text().count("loadautofunc") == 1
+    command = tmp_path / "galsep"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m galsep "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    run = subprocess.run(
+        ["zsh", "-f", "-c", TYPED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "--isolated" in run.stdout

@@ -59,3 +59,10 @@ def test_unusable_files(galsep, tmp_path, content):
     outcome = galsep("weights", path)
     assert outcome.code == 1
     assert "w.safetensors" in outcome.error
+
+
+def test_joined_data_sets_stay_apart():
+    entry = {"file": "a.safetensors", "sha256": "0", "bytes": 1}
+    joined = [{"n": 1, "counts": {"test": 5}}, {"n": 2}]
+    text = describe("a", {**entry, "dataset": {"joined": joined, "bands": ["g", "r"]}})
+    assert "joined [n 1, counts.test 5; n 2], bands [g,r]" in " ".join(text.split())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from galsep.flags import Flag
@@ -48,8 +49,12 @@ def test_large_images_show_their_most_blended_regions(tmp_path, monkeypatch):
     # The most blended first, neighbours once, inside the image.
     assert regions == [(540, 240), (40, 40), (780, 380), (240, 240)]
     assert regions_of_interest(many, 2) == regions[:2]
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text, **_: titles.append(text))
     plot_preview(many, tmp_path / "p.png")
     assert imread(tmp_path / "p.png").shape[:2] == (1300, 2500)
+    # Where to look for them in another viewer.
+    assert titles[:2] == ["1: around x 600, y 300", "2: around x 100, y 100"]
 
 
 def test_a_large_image_without_sources(tmp_path, monkeypatch):

@@ -228,6 +228,27 @@ def test_a_browser_shows_an_evaluation(evaluation, browse):
         assert int(shown.data("wider")) <= 0
 
 
+def test_the_image_is_described(pages):
+    text, empty = (page.read_text() for page in pages[:2])
+    assert re.search(r'scope="row">centre, ICRS</th><td>ra \d+\.\d{5}°, dec [+-]', text)
+    assert 'scope="row">pixel scale</th><td>0.2″' in text
+    assert 'scope="row">sky coordinates</th><td>none' in empty
+    assert "score (dashed: threshold 0." in text
+
+
+def test_fluxes_in_each_band_are_told(pages, tmp_path):
+    image = next(pages[0].parent.parent.glob("*a&b*.fits"))
+    config = DeblendConfig(device="cpu", report=True, band=(f"g={image}", f"r={image}"))
+    (done,) = deblend_files([], tmp_path, config)
+    text = (tmp_path / f"{image.stem}_report.html").read_text()
+    tip = re.search(r'data-tip="([^"]*)"', text)[1]
+    row = {name: done.catalog[name][int(tip.split()[1]) - 1] for name in done.catalog.colnames}
+    assert f"deblend_flux_g {row['deblend_flux_g']:.4g}\n" in tip
+    assert f"deblend_flux_r {row['deblend_flux_r']:.4g}\n" in tip
+    assert f"class_star {row['class_star']:.2f}\n" in tip
+    assert "_err" not in tip
+
+
 def test_the_title_names_the_colours():
     grey, colour = (types.SimpleNamespace(bands=dict.fromkeys(names)) for names in ("gr", "grz"))
     assert shown_title("sky.fits", types.SimpleNamespace(bands={})) == "sky.fits"
