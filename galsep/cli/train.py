@@ -148,6 +148,16 @@ def train(
             "threads", "CPU threads", metavar="N", group=_TRAINING, default="PyTorch's choice"
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        _setting(
+            "workers",
+            "Processes that make stamps ahead of the one that trains; 0: none (Linux)",
+            metavar="N",
+            group=_TRAINING,
+            default="none on a CPU; on CUDA one for each core but one, at most 8",
+        ),
+    ] = None,
     config: ConfigOption = None,
     dump_config: DumpOption = False,
     quiet: QuietOption = False,
@@ -167,6 +177,7 @@ def train(
         "patience": patience,
         "tensorboard": tensorboard or None,
         "threads": threads,
+        "workers": workers,
     }
     settings = resolve_settings(output if resume else None, config, given)
     if dump_config:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from galsep.errors import DeviceError
 
@@ -17,6 +18,8 @@ __all__ = [
     "flushed_denormals",
     "in_batches",
     "keep_memory",
+    "moved",
+    "numbers",
     "on_own_cores",
     "peak_memory",
 ]
@@ -131,6 +134,16 @@ def fast_bfloat16(device: torch.device) -> bool:
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to CUDA from pinned memory, or of a few KiB, without waiting."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def numbers(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Make a small tensor on a device without waiting for what the device is at."""
+    return moved(torch.tensor(values), device)
 
 
 @contextlib.contextmanager

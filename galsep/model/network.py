@@ -27,7 +27,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from galsep.model.assignment import collect
+from galsep.model.assignment import Truths
 from galsep.model.heads import SourceHeads
 from galsep.model.proposals import ProposalNetwork, SteadyRPNHead
 
@@ -161,15 +161,12 @@ def build_network(architecture: Architecture) -> "MaskRCNN":
     Returns
     -------
     MaskRCNN
-        In training mode it takes ``(images, targets)`` and returns the dictionary of losses; in
+        In training mode it takes ``(images, truths)`` and returns the dictionary of losses; in
         evaluation mode it takes images and returns, for each, ``boxes`` ``FloatTensor[n, 4]``,
         ``scores`` ``FloatTensor[n]``, ``class_star`` ``FloatTensor[n]``, and over ``mask_boxes``
         ``FloatTensor[n, 4]`` the layers ``masks`` and ``shares`` ``FloatTensor[n, 28, 28]``: the
         probability that a bin belongs to the source's mask, and the share of the light there
-        that is its own. Targets hold ``boxes``, ``labels``, ``masks``
-        ``UInt8Tensor[n, 120, 120]``, ``light`` ``FloatTensor[n, 120, 120]`` and ``total``
-        ``FloatTensor[120, 120]``, each source's and all noiseless light in sky rms, ``ignored``
-        ``FloatTensor[k, 4]`` and ``seed`` ``IntTensor[]`` of what is drawn at random in the loss.
+        that is its own.
     """
     a = architecture
     backbone: nn.Module = (
@@ -286,7 +283,7 @@ class _ResNetBackbone(nn.Module):
 class MaskRCNN(nn.Module):
     """Backbone, region proposal network and the heads for what it proposes.
 
-    In training mode it takes ``(images, targets)`` and returns the dictionary of losses; in
+    In training mode it takes ``(images, truths)`` and returns the dictionary of losses; in
     evaluation mode it takes images and returns the detections of each. See :func:`build_network`.
     """
 
@@ -296,7 +293,7 @@ class MaskRCNN(nn.Module):
         self.rpn = rpn
         self.roi_heads = roi_heads
 
-    def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> Any:
+    def forward(self, images: Tensor, truths: Truths | None = None) -> Any:
         """Give losses or detections of ``FloatTensor[N, 1, 120, 120]``."""
         features = self.backbone(images)
         shapes = [(images.shape[2], images.shape[3])] * len(images)
@@ -304,9 +301,8 @@ class MaskRCNN(nn.Module):
         if not self.training:
             proposals, _ = self.rpn(stamps, features)
             return self.roi_heads(features, proposals, shapes)
-        if targets is None:
-            raise ValueError("training needs targets")
-        truths = collect(targets)
+        if truths is None:
+            raise ValueError("training needs truths")
         trained, losses = self.rpn.learn(stamps, features, truths)
         return self.roi_heads.learn(features, trained, truths) | losses
 

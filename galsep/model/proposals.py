@@ -113,7 +113,8 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         levels = list(features.values())
         by_level = self.head(levels)
         # All stamps have the same anchors.
-        anchors = self.anchor_generator(images, levels)[0]
+        one = ImageList(images.tensors, images.image_sizes[:1])
+        anchors = self.anchor_generator(one, levels)[0]
         counts = [part[0].numel() for part in by_level[0]]
         objectness, deltas = concat_box_prediction_layers(*by_level)
         objectness = objectness.float().view(len(truths.real), -1)
@@ -134,16 +135,17 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
     ) -> Proposals:
         """The best anchors' boxes without doubles, as torchvision chooses them."""
         index = self._get_top_n_idx(objectness, counts)
-        level = torch.repeat_interleave(torch.tensor(counts, device=index.device))[index]
+        taken = [min(self.pre_nms_top_n(), count) for count in counts]
+        level = torch.cat([index.new_full((n,), number) for number, n in enumerate(taken)])
         scores = torch.sigmoid(objectness.gather(1, index))
         best = deltas.gather(1, index[..., None].expand(-1, -1, 4)).flatten(0, 1)
         boxes = self.box_coder.decode_single(best, anchors[index].flatten(0, 1))
         boxes = box_ops.clip_boxes_to_image(boxes, shape).view(*index.shape, 4)
         kept = index.new_zeros((len(index), KEPT_TRAINED))
         real = torch.zeros_like(kept, dtype=torch.bool)
-        for stamp, (box, score, where) in enumerate(zip(boxes, scores, level, strict=True)):
+        for stamp, (box, score) in enumerate(zip(boxes, scores, strict=True)):
             large = box_ops.remove_small_boxes(box, SMALLEST)
-            keep = box_ops.batched_nms(box[large], score[large], where[large], self.nms_thresh)
+            keep = box_ops.batched_nms(box[large], score[large], level[large], self.nms_thresh)
             keep = large[keep[:KEPT_TRAINED]]
             kept[stamp, : len(keep)] = keep
             real[stamp, : len(keep)] = True
