@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from galsep.conventions import (
@@ -475,8 +476,6 @@ def _noise(rng: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
     """Sky noise of unit rms: white, now and then correlated as resampled images have it."""
     noise = rng.standard_normal((side, side), dtype=np.float32)
     if rng.random() < 0.2:
-        from scipy.ndimage import gaussian_filter
-
         noise = gaussian_filter(noise, rng.uniform(0.3, 0.8), mode="wrap")
         noise /= noise.std()
     return noise
