@@ -181,15 +181,15 @@ class SourceHeads(nn.Module):
         self, levels: list[Tensor], proposals: Proposals, truths: Truths
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            boxes, stamp, labels, offsets = self._sample(proposals, truths)
+            boxes, stamp, labels, offsets, chosen = self._sample(proposals, truths)
         pooled = pool_boxes(levels, self.strides, boxes, stamp, BOX_BINS)
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        return _assigned_losses(logits, deltas, labels, offsets)
+        return _assigned_losses(logits, deltas, labels, offsets, chosen)
 
     def _sample(
         self, proposals: Proposals, truths: Truths
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Choose proposals, true boxes among them.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Choose as many proposals of each stamp, true boxes among them.
 
         Returns
         -------
@@ -199,6 +199,8 @@ class SourceHeads(nn.Module):
             Classes of the truths that each holds.
         offsets : FloatTensor[k, p, 4]
             From each to them.
+        chosen : BoolTensor[k]
+            Which are no fillers, boxes of one pixel where there are too few.
         """
         boxes = torch.cat([proposals.boxes, truths.boxes], 1)
         real = torch.cat([proposals.real, truths.real], 1)
@@ -211,16 +213,18 @@ class SourceHeads(nn.Module):
             self._sampled,
             int(self._sampled * POSITIVE_FRACTION),
         )
-        stamp, place = torch.where(chosen)
-        index = index[stamp, place]
+        stamp = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
+        index, chosen = index.flatten(), chosen.flatten()
         boxes, labels, matched = (part[stamp, index] for part in (boxes, labels, matched))
+        pixel = numbers((0.0, 0.0, 1.0, 1.0), boxes.device)
+        boxes, labels = torch.where(chosen[:, None], boxes, pixel), labels * chosen[:, None]
         slots = labels.shape[1]
         if not truths.real.shape[1]:
-            return boxes, stamp, labels, boxes.new_zeros((len(boxes), slots, 4))
+            return boxes, stamp, labels, boxes.new_zeros((len(boxes), slots, 4)), chosen
         wanted = truths.boxes[stamp[:, None], matched].flatten(0, 1)
         weights = numbers(BOX_WEIGHTS, boxes.device)
         offsets = encode_boxes(wanted, boxes.repeat_interleave(slots, 0), weights)
-        return boxes, stamp, labels, offsets.view(len(boxes), slots, 4)
+        return boxes, stamp, labels, offsets.view(len(boxes), slots, 4), chosen
 
     def _held(self, boxes: Tensor, truths: Truths) -> tuple[Tensor, Tensor]:
         """Classes and numbers of the true sources that each box holds, closest first.
@@ -336,7 +340,7 @@ def _own_keys(proposals: Proposals, truths: Truths) -> Tensor:
 
 
 def _assigned_losses(
-    logits: Tensor, deltas: Tensor, labels: Tensor, offsets: Tensor
+    logits: Tensor, deltas: Tensor, labels: Tensor, offsets: Tensor, chosen: Tensor
 ) -> dict[str, Tensor]:
     """Losses with each proposal's predictions assigned to its truths where that costs least.
 
@@ -347,6 +351,8 @@ def _assigned_losses(
     labels : IntTensor[k, p]
         Classes of the truths, 0 where there is none.
     offsets : FloatTensor[k, p, 4]
+    chosen : BoolTensor[k]
+        Which count.
     """
     orders = [(labels, offsets), (labels.flip(1), offsets.flip(1))][: labels.shape[1]]
     of_class, of_box = [], []
@@ -358,8 +364,8 @@ def _assigned_losses(
     by_class, off = torch.stack(of_class), torch.stack(of_box)
     best = (by_class + off).detach().argmin(0, keepdim=True)
     return {
-        "loss_classifier": batch_mean(by_class.gather(0, best).sum(), len(labels)),
-        "loss_box_reg": batch_mean(off.gather(0, best).sum(), len(labels)),
+        "loss_classifier": batch_mean((by_class.gather(0, best)[0] * chosen).sum(), chosen.sum()),
+        "loss_box_reg": batch_mean((off.gather(0, best)[0] * chosen).sum(), chosen.sum()),
     }
 
 

@@ -200,10 +200,10 @@ def distinct(boxes: Sequence[Tensor], real: Sequence[Tensor], threshold: float) 
         Which are left.
     """
     rivals = [(box_ious(each, each) > threshold).float().triu_(1) for each in boxes]
-    left, before = list(real), [torch.zeros_like(each) for each in real]
+    left = list(real)
     # Ones and zeros are counted, in the precision in which they are.
     with torch.autocast(boxes[0].device.type, enabled=False):
-        while not torch.equal(torch.cat(left, 1), torch.cat(before, 1)):
+        while True:
             for _ in range(ROUNDS):
                 before = left
                 dropped = [
@@ -211,7 +211,8 @@ def distinct(boxes: Sequence[Tensor], real: Sequence[Tensor], threshold: float) 
                     for each, against in zip(left, rivals, strict=True)
                 ]
                 left = [each & ~gone for each, gone in zip(real, dropped, strict=True)]
-    return left
+            if torch.equal(torch.cat(left, 1), torch.cat(before, 1)):
+                return left
 
 
 def _match(anchors: Tensor, truths: Truths) -> tuple[Tensor, Tensor]:

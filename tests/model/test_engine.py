@@ -3,6 +3,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from galsep.config import TrainConfig, resolve
 from galsep.errors import TrainingError, UsageError, WeightsError
@@ -77,6 +78,33 @@ def test_workers_change_no_bit(pairs):
                 assert one[f"{kind}_{name}"] == other[f"{kind}_{name}"]
     for a, b in zip(*(run.average.parameters() for run in runs), strict=True):
         assert torch.equal(a, b)
+
+
+class Looks(TorchDispatchMode):
+    """Counts what a GPU would be waited for: values that Python or the next shape depends on."""
+
+    names = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "nms", "repeat_interleave")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        given = args[1] if name.startswith("index") else ()
+        masks = [t for t in given if isinstance(t, torch.Tensor) and t.dtype == torch.bool]
+        if name in self.names or masks:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_the_device_once(pairs):
+    run = trainer(small())
+    maker = makers(pairs)[0]
+    batch = collate([maker.make(one) for one in maker.plan(3, np.random.default_rng(1))])
+    with Looks() as looks:
+        run._gradients(run._step(), batch)
+    assert looks.seen == ["equal"]  # whether suppression has come to its end
 
 
 def test_losses_that_are_looked_at_later_are_the_same(pairs):
