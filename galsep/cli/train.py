@@ -152,10 +152,10 @@ def train(
         int | None,
         _setting(
             "workers",
-            "Processes that make stamps ahead of the one that trains; 0: none (Linux)",
+            "Processes that make batches ahead; 0: the one that trains makes them",
             metavar="N",
             group=_TRAINING,
-            default="none on a CPU; on CUDA one for each core but one, at most 8",
+            default="0; with CUDA on Linux, all cores but one, at most 8",
         ),
     ] = None,
     config: ConfigOption = None,
