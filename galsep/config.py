@@ -124,7 +124,8 @@ class TrainConfig:
     after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience`` epochs,
     its training ends (0: it does not). With ``fixed_statistics``, batch normalisation keeps the
     means and variances of the starting weights, while its scales and offsets are trained; random
-    weights have none to keep, so that from these they are learnt.
+    weights have none to keep, so that from these they are learnt. ``workers`` is how many processes
+    make examples ahead of the one that trains: −1 as suits the device, 0 none.
     """
 
     recipe: str = "compact"
@@ -157,6 +158,7 @@ class TrainConfig:
     seed: int = 1
     device: str = "auto"
     threads: int = 0
+    workers: int = -1
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -178,6 +180,7 @@ class TrainConfig:
         if self.patience and not self.f1_size:
             raise UsageError("patience needs an F1 to look at: give f1_size a value above 0")
         _at_least("threads", self.threads, 0)
+        _at_least("workers", self.workers, -1)
         _between("ema", self.ema, 0.0, 0.99999)
         if self.optimizer not in ("adamw", "sgd"):
             raise UsageError(f"optimizer is adamw or sgd, got {self.optimizer!r}")

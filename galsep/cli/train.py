@@ -151,6 +151,16 @@ def train(
             "threads", "CPU threads", metavar="N", group=_TRAINING, default="PyTorch's choice"
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        _setting(
+            "workers",
+            "Processes that make batches ahead; 0: the one that trains makes them",
+            metavar="N",
+            group=_TRAINING,
+            default="0; with CUDA on Linux, all cores but one, at most 8",
+        ),
+    ] = None,
     config: ConfigOption = None,
     dump_config: DumpOption = False,
     quiet: QuietOption = False,
@@ -170,6 +180,7 @@ def train(
         "patience": patience,
         "tensorboard": tensorboard or None,
         "threads": threads,
+        "workers": workers,
     }
     settings = resolve_settings(output if resume else None, config, given)
     if dump_config:

@@ -1,7 +1,7 @@
 """What each anchor and each proposal should say, for a whole batch of stamps at once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -27,13 +27,15 @@ class Truths:
         Which are no fillers.
     ignored : FloatTensor[N, K, 4]
         Sources that are neither positive nor negative; fillers are empty.
-    masks : UInt8Tensor[M, 120, 120]
+    masks : UInt8Tensor[M, s, s]
         Of all real sources in order.
-    light : FloatTensor[M, 120, 120]
+    light : FloatTensor[M, s, s]
         Their noiseless light, sky rms.
-    total : FloatTensor[N, 120, 120]
+    total : FloatTensor[N, s, s]
         All noiseless light of each stamp.
     seed : IntTensor[N]
+    stamp, place : IntTensor[M]
+        Where each real source is among those of all stamps.
     """
 
     boxes: Tensor
@@ -44,18 +46,45 @@ class Truths:
     light: Tensor
     total: Tensor
     seed: Tensor
+    stamp: Tensor
+    place: Tensor
 
-    @property
-    def stamp(self) -> Tensor:
-        """Stamp of each of the ``M`` real sources."""
-        return torch.where(self.real)[0]
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Truths":
+        """Change all tensors alike, as when they are moved to a device."""
+        return Truths(*(change(getattr(self, field.name)) for field in fields(self)))
+
+    def part(self, start: int, stop: int) -> "Truths":
+        """Those of some of the stamps, still filled up as all were."""
+        first, last = torch.searchsorted(self.stamp, torch.tensor([start, stop])).tolist()
+        stamps, sources = slice(start, stop), slice(first, last)
+        return Truths(
+            boxes=self.boxes[stamps],
+            labels=self.labels[stamps],
+            real=self.real[stamps],
+            ignored=self.ignored[stamps],
+            masks=self.masks[sources],
+            light=self.light[sources],
+            total=self.total[stamps],
+            seed=self.seed[stamps],
+            stamp=self.stamp[sources] - start,
+            place=self.place[sources],
+        )
 
 
 def collect(targets: Sequence[dict[str, Tensor]]) -> Truths:
-    """Join the targets of stamps, as :func:`galsep.model.network.build_network` describes them."""
+    """Join the targets of stamps.
+
+    Parameters
+    ----------
+    targets : sequence of dict
+        Of each stamp: ``boxes`` ``FloatTensor[n, 4]``, ``labels`` ``IntTensor[n]``, ``masks``
+        ``UInt8Tensor[n, s, s]``, ``light`` ``FloatTensor[n, s, s]``, ``total``
+        ``FloatTensor[s, s]``, ``ignored`` ``FloatTensor[k, 4]`` and ``seed`` ``IntTensor[]``.
+    """
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
     boxes = pad_sequence([target["boxes"] for target in targets], batch_first=True)
     real = labels > 0
+    stamp, place = torch.where(real)
     pixel = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
     return Truths(
         boxes=torch.where(real[..., None], boxes, pixel),
@@ -66,6 +95,8 @@ def collect(targets: Sequence[dict[str, Tensor]]) -> Truths:
         light=torch.cat([target["light"] for target in targets]),
         total=torch.stack([target["total"] for target in targets]),
         seed=torch.stack([target["seed"] for target in targets]),
+        stamp=stamp,
+        place=place,
     )
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from galsep.errors import DeviceError
 
@@ -17,6 +18,8 @@ __all__ = [
     "flushed_denormals",
     "in_batches",
     "keep_memory",
+    "moved",
+    "numbers",
     "on_own_cores",
     "peak_memory",
 ]
@@ -135,6 +138,16 @@ def fast_bfloat16(device: torch.device) -> bool:
         intel = "intel" in str(capabilities.get("cpu_name", "")).lower()
         return bool(capabilities.get("avx512_bf16", False)) and not intel
     return False
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to CUDA from pinned memory, or of a few KiB, without waiting."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def numbers(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Make a small tensor on a device without waiting for what the device is at."""
+    return moved(torch.tensor(values), device)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["ANCHORS", "BOXES", "PROPOSALS", "TRUTHS", "keys", "normal"]
+__all__ = ["ANCHORS", "BOXES", "PROPOSALS", "TRUTHS", "keys", "keys_at", "normal"]
 
 ANCHORS = 1
 PROPOSALS = 2
@@ -40,9 +40,13 @@ def keys(seeds: Tensor, count: int, purpose: int) -> Tensor:
     IntTensor[n, count]
         The first numbers are the same for any ``count``.
     """
-    place = torch.arange(1, count + 1, device=seeds.device)
+    return keys_at(seeds, torch.arange(count, device=seeds.device), purpose)
+
+
+def keys_at(seeds: Tensor, place: Tensor, purpose: int) -> Tensor:
+    """Draw those of the numbers of :func:`keys` that are at ``IntTensor[n, k]`` places."""
     start = _mixed(_mixed(seeds) + purpose)
-    return _shifted(_mixed(start[:, None] + place * _GAMMA), 1)
+    return _shifted(_mixed(start[:, None] + (place + 1) * _GAMMA), 1)
 
 
 def normal(seeds: Tensor, count: int, purpose: int) -> Tensor:

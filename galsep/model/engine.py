@@ -10,7 +10,9 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from galsep.config import TrainConfig
 from galsep.errors import TrainingError, UsageError, WeightsError
 from galsep.model.device import fast_bfloat16
-from galsep.model.examples import Example, ExampleMaker, to_batch
+from galsep.model.examples import Batch, Example, ExampleMaker, Planned, collate
+from galsep.model.loading import Prepared, batches_ahead, worker_count
 from galsep.model.parallel import mean_over_processes, own_share, processes, share_statistics
 from galsep.model.weights import write_tensors
 
@@ -41,10 +44,13 @@ class Objective(Protocol):
 
     parts: Mapping[str, str]
 
+    def prepare(self, examples: list[Example]) -> Prepared:
+        """Make a batch of examples, in memory: workers do so while the device is busy."""
+
     def __call__(
-        self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
+        self, network: nn.Module, batch: Any, device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
-        """Parts of the loss of a batch."""
+        """Parts of the loss of what :meth:`prepare` has made, or of a slice of it."""
 
 
 class Detecting:
@@ -59,13 +65,17 @@ class Detecting:
         "loss_rpn_box_reg": "region proposal network: where",
     }
 
+    def prepare(self, examples: list[Example]) -> Batch:
+        """Join examples."""
+        return collate(examples)
+
     def __call__(
-        self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
+        self, network: nn.Module, batch: Batch, device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
         """Parts of the loss of a batch."""
-        images, targets = to_batch(batch, device)
+        batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            losses: dict[str, Tensor] = network(images, targets)
+            losses: dict[str, Tensor] = network(batch.images, batch.truths)
         return losses
 
 
@@ -133,7 +143,7 @@ class _Step(nn.Module):
         self._device = device
         self._autocast = autocast
 
-    def forward(self, batch: list[Example]) -> dict[str, Tensor]:
+    def forward(self, batch: Prepared) -> dict[str, Tensor]:
         parts = self._objective(self.network, batch, self._device, autocast=self._autocast)
         return {"loss": torch.stack([part.float() for part in parts.values()]).sum(), **parts}
 
@@ -174,7 +184,11 @@ class Trainer:
         self.optimizer = _optimizer(self.network, config)
         self.autocast = config.amp and fast_bfloat16(device)
         self.epoch = 0
+        self._workers = worker_count(config.workers, device)
+        self._names = ("loss", *self.objective.parts)
         self._parts = 1
+        # Looked at at once, a step's losses would keep the next step waiting for the device.
+        self._behind = 1 if device.type == "cuda" else 0
         self.history: list[dict[str, float]] = []
 
     @property
@@ -256,29 +270,49 @@ class Trainer:
         self.network.train()
         if self.config.fixed_statistics and self.config.init != "random":
             _fix_statistics(self.network)
-        means = _Means(self.objective.parts)
-        for index, batch in enumerate(training.batches(size, self.config.batch_size, rng)):
-            step = (epoch - 1) * self.steps_per_epoch + index
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.config, step, self.steps_per_epoch)
-            self.optimizer.zero_grad(set_to_none=True)
-            values = self._gradients(
-                step_losses, [training.make(planned) for planned in own_share(batch)]
-            )
-            if not math.isfinite(values["loss"]):
-                raise TrainingError(
-                    f"the loss is {values['loss']} at epoch {epoch}, step {index + 1} "
-                    f"({step + 1} in all); lower the learning rate or check the data set"
-                )
-            if self.config.clip_norm:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-            self.optimizer.step()
-            self._follow(step)
-            means.add(values, len(batch))
-            on_step(len(batch), values["loss"])
+        first = (epoch - 1) * self.steps_per_epoch
+        means = _Means(self._names)
+        coming = deque[tuple[_Coming, int]]()
+        done = 0
+
+        def look(left: int) -> None:
+            """Look at the losses of all steps but the last ones."""
+            nonlocal done
+            while len(coming) > left:
+                losses, images = coming.popleft()
+                values = losses.read()
+                done += 1
+                if not math.isfinite(values[0]):
+                    raise TrainingError(
+                        f"the loss is {values[0]} at epoch {epoch}, step {done} "
+                        f"({first + done} in all); lower the learning rate or check the data set"
+                    )
+                means.add(values, images)
+                on_step(images, values[0])
+
+        batches = list(training.batches(size, self.config.batch_size, rng))
+        with self._made_ahead(training, batches) as ready:
+            for step, (batch, prepared) in enumerate(zip(batches, ready, strict=True), first):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(self.config, step, self.steps_per_epoch)
+                self.optimizer.zero_grad(set_to_none=True)
+                coming.append((_Coming(self._gradients(step_losses, prepared)), len(batch)))
+                look(self._behind)
+                if self.config.clip_norm:
+                    nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+                self.optimizer.step()
+                self._follow(step)
+            look(0)
         return means.result()
 
-    def _gradients(self, step: nn.Module, batch: list[Example]) -> dict[str, float]:
+    def _made_ahead(
+        self, examples: ExampleMaker, batches: Sequence[Sequence[Planned]]
+    ) -> AbstractContextManager[Iterator[Prepared]]:
+        """Have this process's parts of batches made ahead."""
+        own = [own_share(batch) for batch in batches]
+        return batches_ahead(examples, own, self.objective.prepare, self._workers, self.device)
+
+    def _gradients(self, step: nn.Module, batch: Prepared) -> Tensor:
         """Add up a batch's gradients, of parts of it where the device's memory is too small.
 
         Processes that share a batch would wait for one another, so with several an error it is.
@@ -287,14 +321,13 @@ class Trainer:
             size = math.ceil(len(batch) / self._parts)
             try:
                 parts = [batch[start : start + size] for start in range(0, len(batch), size)]
-                sums: dict[str, float] = {}
+                values = []
                 for part in parts:
                     losses = step(part)
                     share = len(part) / len(batch)
                     (share * losses["loss"]).backward()
-                    for name, value in _values(losses).items():
-                        sums[name] = sums.get(name, 0.0) + share * value
-                return sums
+                    values.append(share * self._values(losses))
+                return torch.stack(values).sum(0)
             except torch.OutOfMemoryError:
                 if size == 1 or processes() > 1:
                     raise
@@ -308,6 +341,11 @@ class Trainer:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    def _values(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """A batch's losses, over all processes, still on the device."""
+        together = [losses[name].detach().float() for name in self._names]
+        return mean_over_processes(torch.stack(together))
 
     def _step(self) -> nn.Module:
         """The module of a training step, with gradients averaged over processes."""
@@ -340,11 +378,13 @@ class Trainer:
         _fix_statistics(self.average)
         _check_shares("validation_size", size, self.config.batch_size)
         rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
-        means = _Means(self.objective.parts)
         step = _Step(self.average, self.objective, self.device, autocast=self.autocast)
-        for batch in validation.batches(size, self.config.batch_size, rng):
-            losses = step([validation.make(planned) for planned in own_share(batch)])
-            means.add(_values(losses), len(batch))
+        batches = list(validation.batches(size, self.config.batch_size, rng))
+        with self._made_ahead(validation, batches) as ready:
+            losses = [self._values(step(prepared)) for prepared in ready]
+        means = _Means(self._names)
+        for batch, values in zip(batches, losses, strict=True):
+            means.add(values.tolist(), len(batch))
         return means.result()
 
     def save(self, path: Path) -> None:
@@ -416,22 +456,35 @@ def _check_shares(name: str, size: int, batch_size: int) -> None:
             )
 
 
-def _values(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """A batch's losses, over all processes."""
-    together = torch.stack([part.detach().float() for part in losses.values()])
-    return dict(zip(losses, mean_over_processes(together).tolist(), strict=True))
+class _Coming:
+    """Numbers on their way from the device, which goes on meanwhile."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._there: torch.cuda.Event | None = None
+        self._values = values
+        if values.is_cuda:
+            self._values = values.to("cpu", non_blocking=True)
+            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._there.record()
+
+    def read(self) -> list[float]:
+        """Wait until they are there."""
+        if self._there is not None:
+            self._there.synchronize()
+        numbers: list[float] = self._values.tolist()
+        return numbers
 
 
 class _Means:
-    """Mean of each loss part over images."""
+    """Mean of each loss over images."""
 
-    def __init__(self, parts: Iterable[str]) -> None:
-        self._sums: dict[str, float] = dict.fromkeys(("loss", *parts), 0.0)
+    def __init__(self, names: Sequence[str]) -> None:
+        self._sums: dict[str, float] = dict.fromkeys(names, 0.0)
         self._images = 0
 
-    def add(self, losses: Mapping[str, float], images: int) -> None:
-        for name in self._sums:
-            self._sums[name] += losses[name] * images
+    def add(self, losses: Sequence[float], images: int) -> None:
+        for name, loss in zip(self._sums, losses, strict=True):
+            self._sums[name] += loss * images
         self._images += images
 
     def result(self) -> dict[str, float]:

@@ -8,12 +8,13 @@ without data.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from galsep.conventions import (
@@ -25,12 +26,14 @@ from galsep.conventions import (
     bounds_to_boxes,
 )
 from galsep.io.dataset import Dataset
+from galsep.model.assignment import Truths, collect
+from galsep.model.device import moved
 from galsep.model.heads import GALAXY, STAR
 from galsep.model.network import normalise
 from galsep.model.separation import window
 from galsep.scene import Footprint
 
-__all__ = ["Example", "ExampleMaker", "Planned", "to_batch", "turn"]
+__all__ = ["Batch", "Example", "ExampleMaker", "Planned", "collate", "turn"]
 
 ORIENTATIONS = 8
 """Four rotations, each plain and mirrored."""
@@ -124,6 +127,37 @@ class Planned:
     orientation: int = 0
     seed: int = 0
     side: int = STAMP_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Stamps of one size, ``s`` × ``s`` pixels, and what Mask R-CNN should say of them.
+
+    Parameters
+    ----------
+    images : FloatTensor[N, 1, s, s]
+    truths : Truths
+    """
+
+    images: Tensor
+    truths: Truths
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, part: slice) -> "Batch":
+        """Some of the stamps, of a batch that is not on a device yet."""
+        start, stop, _ = part.indices(len(self))
+        return Batch(self.images[part], self.truths.part(start, stop))
+
+    def pin_memory(self) -> "Batch":
+        """Copy it to memory that a CUDA device can read by itself."""
+        return Batch(self.images.pin_memory(), self.truths.each(Tensor.pin_memory))
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move it to a device, without waiting where its memory is pinned."""
+        images = moved(self.images, device).contiguous(memory_format=torch.channels_last)
+        return Batch(images, self.truths.each(lambda tensor: moved(tensor, device)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,31 +357,26 @@ class ExampleMaker:
         return [int(self._blends[planned.position]), *blends[1:].tolist()]
 
 
-def to_batch(
-    examples: list[Example], device: torch.device
-) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Stack examples into what the network takes in training."""
-    images = torch.from_numpy(np.stack([example.image for example in examples])[:, None])
-    images = images.to(device).contiguous(memory_format=torch.channels_last)
-    targets = []
-    for example in examples:
-        masks = np.zeros((len(example.footprints), *example.image.shape), dtype=np.uint8)
-        for layer, footprint in zip(masks, example.footprints, strict=True):
-            layer[footprint.slices] = footprint.mask
-        bounds = np.array([footprint.bounds for footprint in example.footprints])
-        ignored = np.array(example.ignored)
-        targets.append(
-            {
-                "boxes": torch.from_numpy(bounds_to_boxes(bounds)).to(device),
-                "labels": torch.tensor(example.labels, dtype=torch.int64, device=device),
-                "masks": torch.from_numpy(masks).to(device),
-                "light": torch.from_numpy(example.light[: len(masks)]).to(device),
-                "total": torch.from_numpy(example.total).to(device),
-                "ignored": torch.from_numpy(bounds_to_boxes(ignored)).to(device),
-                "seed": torch.tensor(example.seed, device=device),
-            }
-        )
-    return images, targets
+def collate(examples: Sequence[Example]) -> Batch:
+    """Join examples into what Mask R-CNN takes in training."""
+    images = np.stack([example.image for example in examples])[:, None]
+    return Batch(torch.from_numpy(images), collect([_target(example) for example in examples]))
+
+
+def _target(example: Example) -> dict[str, Tensor]:
+    masks = np.zeros((len(example.footprints), *example.image.shape), dtype=np.uint8)
+    for layer, footprint in zip(masks, example.footprints, strict=True):
+        layer[footprint.slices] = footprint.mask
+    bounds = np.array([footprint.bounds for footprint in example.footprints])
+    return {
+        "boxes": torch.from_numpy(bounds_to_boxes(bounds)),
+        "labels": torch.tensor(example.labels, dtype=torch.int64),
+        "masks": torch.from_numpy(masks),
+        "light": torch.from_numpy(example.light[: len(masks)]),
+        "total": torch.from_numpy(example.total),
+        "ignored": torch.from_numpy(bounds_to_boxes(np.array(example.ignored))),
+        "seed": torch.tensor(example.seed),
+    }
 
 
 def _example(
@@ -447,8 +476,6 @@ def _noise(rng: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
     """Sky noise of unit rms: white, now and then correlated as resampled images have it."""
     noise = rng.standard_normal((side, side), dtype=np.float32)
     if rng.random() < 0.2:
-        from scipy.ndimage import gaussian_filter
-
         noise = gaussian_filter(noise, rng.uniform(0.3, 0.8), mode="wrap")
         noise /= noise.std()
     return noise

@@ -20,6 +20,7 @@ from torchvision.ops import boxes as box_ops
 
 from galsep.model import draws
 from galsep.model.assignment import Truths, box_ious, near_ignored, sample
+from galsep.model.device import numbers
 from galsep.model.parallel import batch_mean
 from galsep.model.pooling import expand, image_of, pool_boxes, sample_layers
 from galsep.model.proposals import Proposals
@@ -196,15 +197,15 @@ class SourceHeads(nn.Module):
         self, levels: list[Tensor], proposals: Proposals, truths: Truths
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            boxes, stamp, labels, offsets = self._sample(proposals, truths)
+            boxes, stamp, labels, offsets, chosen = self._sample(proposals, truths)
         pooled = pool_boxes(levels, self.strides, boxes, stamp, BOX_BINS)
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        return _assigned_losses(logits, deltas, labels, offsets)
+        return _assigned_losses(logits, deltas, labels, offsets, chosen)
 
     def _sample(
         self, proposals: Proposals, truths: Truths
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Choose proposals, true boxes among them.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Choose as many proposals of each stamp, true boxes among them.
 
         Returns
         -------
@@ -214,6 +215,8 @@ class SourceHeads(nn.Module):
             Classes of the truths that each holds.
         offsets : FloatTensor[k, p, 4]
             From each to them.
+        chosen : BoolTensor[k]
+            Which are no fillers, boxes of one pixel where there are too few.
         """
         boxes = torch.cat([proposals.boxes, truths.boxes], 1)
         real = torch.cat([proposals.real, truths.real], 1)
@@ -226,16 +229,18 @@ class SourceHeads(nn.Module):
             self._sampled,
             int(self._sampled * POSITIVE_FRACTION),
         )
-        stamp, place = torch.where(chosen)
-        index = index[stamp, place]
+        stamp = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
+        index, chosen = index.flatten(), chosen.flatten()
         boxes, labels, matched = (part[stamp, index] for part in (boxes, labels, matched))
+        pixel = numbers((0.0, 0.0, 1.0, 1.0), boxes.device)
+        boxes, labels = torch.where(chosen[:, None], boxes, pixel), labels * chosen[:, None]
         slots = labels.shape[1]
         if not truths.real.shape[1]:
-            return boxes, stamp, labels, boxes.new_zeros((len(boxes), slots, 4))
+            return boxes, stamp, labels, boxes.new_zeros((len(boxes), slots, 4)), chosen
         wanted = truths.boxes[stamp[:, None], matched].flatten(0, 1)
-        weights = torch.tensor(BOX_WEIGHTS, device=boxes.device)
+        weights = numbers(BOX_WEIGHTS, boxes.device)
         offsets = encode_boxes(wanted, boxes.repeat_interleave(slots, 0), weights)
-        return boxes, stamp, labels, offsets.view(len(boxes), slots, 4)
+        return boxes, stamp, labels, offsets.view(len(boxes), slots, 4), chosen
 
     def _held(self, boxes: Tensor, truths: Truths) -> tuple[Tensor, Tensor]:
         """Classes and numbers of the true sources that each box holds, closest first.
@@ -264,7 +269,8 @@ class SourceHeads(nn.Module):
 
     def _mask_losses(self, levels: list[Tensor], truths: Truths) -> dict[str, Tensor]:
         stamp = truths.stamp
-        boxes = expand(_jittered(truths.boxes, truths.seed)[truths.real], self.mask_margin)
+        about = _jittered(truths.boxes, truths.seed)[stamp, truths.place]
+        boxes = expand(about, self.mask_margin)
         around = boxes.flatten(0, 1)
         logits = self._mask_logits(levels, around, stamp.repeat_interleave(MASK_SAMPLES))
         layers = torch.stack([truths.masks.float(), truths.light, truths.total[stamp]], 1)
@@ -277,7 +283,7 @@ class SourceHeads(nn.Module):
             logits[:, 1], share, weight=lit, reduction="sum"
         )
         return {
-            "loss_mask": batch_mean(of_mask, torch.tensor(mask.numel(), device=mask.device)),
+            "loss_mask": batch_mean(of_mask, mask.numel()),
             "loss_share": batch_mean(of_share, lit.sum()),
         }
 
@@ -343,16 +349,12 @@ def _own_keys(proposals: Proposals, truths: Truths) -> Tensor:
 
     Where scores are all but equal, rounding orders them.
     """
-    anchors = int(proposals.anchor.max()) + 1
-    sources = truths.real.shape[1]
-    keys = draws.keys(truths.seed, anchors, draws.PROPOSALS)
-    return torch.cat(
-        [keys.gather(1, proposals.anchor), draws.keys(truths.seed, sources, draws.TRUTHS)], 1
-    )
+    keys = draws.keys_at(truths.seed, proposals.anchor, draws.PROPOSALS)
+    return torch.cat([keys, draws.keys(truths.seed, truths.real.shape[1], draws.TRUTHS)], 1)
 
 
 def _assigned_losses(
-    logits: Tensor, deltas: Tensor, labels: Tensor, offsets: Tensor
+    logits: Tensor, deltas: Tensor, labels: Tensor, offsets: Tensor, chosen: Tensor
 ) -> dict[str, Tensor]:
     """Losses with each proposal's predictions assigned to its truths where that costs least.
 
@@ -363,22 +365,21 @@ def _assigned_losses(
     labels : IntTensor[k, p]
         Classes of the truths, 0 where there is none.
     offsets : FloatTensor[k, p, 4]
+    chosen : BoolTensor[k]
+        Which count.
     """
-    slots = labels.shape[1]
-    orders = [list(range(slots)), list(reversed(range(slots)))][:slots]
+    orders = [(labels, offsets), (labels.flip(1), offsets.flip(1))][: labels.shape[1]]
     of_class, of_box = [], []
-    for order in orders:
-        wanted, where = labels[:, order], offsets[:, order]
+    for wanted, where in orders:
         by_class = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none").sum(1)
         off = F.smooth_l1_loss(deltas, where, beta=1 / 9, reduction="none").sum(2)
         of_class.append(by_class)
         of_box.append((off * (wanted > 0)).sum(1))
     by_class, off = torch.stack(of_class), torch.stack(of_box)
     best = (by_class + off).detach().argmin(0, keepdim=True)
-    count = torch.tensor(len(labels), device=labels.device)
     return {
-        "loss_classifier": batch_mean(by_class.gather(0, best).sum(), count),
-        "loss_box_reg": batch_mean(off.gather(0, best).sum(), count),
+        "loss_classifier": batch_mean((by_class.gather(0, best)[0] * chosen).sum(), chosen.sum()),
+        "loss_box_reg": batch_mean((off.gather(0, best)[0] * chosen).sum(), chosen.sum()),
     }
 
 

@@ -4,7 +4,7 @@ Two architectures. ``resnet50`` is the report's: ResNet-50-FPN with anchors scal
 images. ``compact`` is a narrow residual network whose finest features have stride 2, since
 galaxies are 6 to 20 px wide and their neighbours sit 2 to 12 px away.
 
-Both take ``float32[N, 1, 120, 120]``, background-subtracted light in units of the sky rms,
+Both take ``float32[N, 1, s, s]``, background-subtracted light in units of the sky rms,
 asinh-stretched (see :func:`normalise`). Boxes are ``xyxy`` along pixel edges. Class 0 is the
 background, 1 a galaxy, 2 a star. The first stage is in :mod:`galsep.model.proposals`, the second in
 :mod:`galsep.model.heads`.
@@ -28,7 +28,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from galsep.conventions import STAMP_SIZE
-from galsep.model.assignment import collect
+from galsep.model.assignment import Truths
 from galsep.model.heads import SourceHeads
 from galsep.model.proposals import ProposalNetwork, SteadyRPNHead
 
@@ -166,15 +166,12 @@ def build_network(architecture: Architecture) -> "MaskRCNN":
     Returns
     -------
     MaskRCNN
-        In training mode it takes ``(images, targets)`` and returns the dictionary of losses; in
+        In training mode it takes ``(images, truths)`` and returns the dictionary of losses; in
         evaluation mode it takes images and returns, for each, ``boxes`` ``FloatTensor[n, 4]``,
         ``scores`` ``FloatTensor[n]``, ``class_star`` ``FloatTensor[n]``, and over ``mask_boxes``
         ``FloatTensor[n, 4]`` the layers ``masks`` and ``shares`` ``FloatTensor[n, 28, 28]``: the
         probability that a bin belongs to the source's mask, and the share of the light there
-        that is its own. Targets hold ``boxes``, ``labels``, ``masks``
-        ``UInt8Tensor[n, 120, 120]``, ``light`` ``FloatTensor[n, 120, 120]`` and ``total``
-        ``FloatTensor[120, 120]``, each source's and all noiseless light in sky rms, ``ignored``
-        ``FloatTensor[k, 4]`` and ``seed`` ``IntTensor[]`` of what is drawn at random in the loss.
+        that is its own.
     """
     a = architecture
     backbone: nn.Module = (
@@ -291,7 +288,7 @@ class _ResNetBackbone(nn.Module):
 class MaskRCNN(nn.Module):
     """Backbone, region proposal network and the heads for what it proposes.
 
-    In training mode it takes ``(images, targets)`` and returns the dictionary of losses; in
+    In training mode it takes ``(images, truths)`` and returns the dictionary of losses; in
     evaluation mode it takes images and returns the detections of each. See :func:`build_network`.
     """
 
@@ -301,13 +298,7 @@ class MaskRCNN(nn.Module):
         self.rpn = rpn
         self.roi_heads = roi_heads
 
-    def forward(
-        self,
-        images: Tensor,
-        targets: list[dict[str, Tensor]] | None = None,
-        *,
-        least: float = 0.0,
-    ) -> Any:
+    def forward(self, images: Tensor, truths: Truths | None = None, *, least: float = 0.0) -> Any:
         """Give losses or detections of ``FloatTensor[N, 1, s, s]``, these from a raw score on."""
         features = self.backbone(images)
         shapes = [(images.shape[2], images.shape[3])] * len(images)
@@ -317,9 +308,8 @@ class MaskRCNN(nn.Module):
             # They come best first, and what is small holds few.
             few = self.rpn.post_nms_top_n() * images.shape[3] // STAMP_SIZE
             return self.roi_heads(features, [boxes[:few] for boxes in proposals], shapes, least)
-        if targets is None:
-            raise ValueError("training needs targets")
-        truths = collect(targets)
+        if truths is None:
+            raise ValueError("training needs truths")
         trained, losses = self.rpn.learn(stamps, features, truths)
         return self.roi_heads.learn(features, trained, truths) | losses
 

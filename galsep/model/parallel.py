@@ -114,16 +114,17 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total / processes()
 
 
-def batch_mean(total: Tensor, count: Tensor) -> Tensor:
+def batch_mean(total: Tensor, count: Tensor | int) -> Tensor:
     """Divide a sum over this process's share of a batch by the whole batch's count per process.
 
     Parameters
     ----------
     total : FloatTensor
-    count : Tensor
+    count : Tensor or int
         How many terms the sum has. Where the whole batch has none, the result is 0.
     """
-    return total / mean_over_processes(count.to(total.dtype)).clamp_min(1 / processes())
+    own = total.new_full((), count) if isinstance(count, int) else count.to(total.dtype)
+    return total / mean_over_processes(own).clamp_min(1 / processes())
 
 
 def share_statistics(network: nn.Module) -> None:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from galsep.model.device import numbers
+
 __all__ = ["expand", "image_of", "pool_boxes", "sample_layers"]
 
 CELLS_PER_BOX = 14
@@ -56,21 +58,20 @@ def pool_boxes(
     device = features[0].device
     # One row a cell; channels-last features need no copy but the one that joins the levels.
     table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in features])
-    heights = torch.tensor([level.shape[2] for level in features], device=device)
-    widths = torch.tensor([level.shape[3] for level in features], device=device)
+    heights, widths = zip(*(level.shape[2:] for level in features), strict=True)
     cells = [level.shape[0] * level.shape[2] * level.shape[3] for level in features]
-    starts = torch.tensor([sum(cells[:index]) for index in range(len(cells))], device=device)
+    starts = [sum(cells[:index]) for index in range(len(cells))]
+    known = numbers([heights, widths, starts, strides], device)
     boxes = boxes.to(torch.float32)
     side = (boxes[:, 2:] - boxes[:, :2]).clamp_min(1e-3).prod(1).sqrt()
     level = torch.floor(torch.log2(side / (strides[0] * CELLS_PER_BOX)) + 1)
     level = level.clamp(0, len(features) - 1).long()
-    stride = torch.tensor(strides, device=device, dtype=torch.float32)[level]
-    height, width = heights[level], widths[level]
+    height, width, start, stride = known[:, level]
     y_low, y_high, y_part = _along(boxes[:, 1], boxes[:, 3], stride, height, size)
     x_low, x_high, x_part = _along(boxes[:, 0], boxes[:, 2], stride, width, size)
-    row = (starts[level] + image * height * width)[:, None] + torch.stack(
-        [y_low, y_high], -1
-    ).flatten(1) * width[:, None]
+    row = (start + image * height * width)[:, None] + torch.stack([y_low, y_high], -1).flatten(
+        1
+    ) * width[:, None]
     column = torch.stack([x_low, x_high], -1)
     index = row.view(-1, size, 1, 2, 1) + column.view(-1, 1, size, 1, 2)
     y_weight = torch.stack([1 - y_part, y_part], -1)

@@ -4,6 +4,7 @@ What it learns is what torchvision's learns, but that anchors on undetectable so
 of the loss; how anchors are sampled depends on each stamp's own seed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ from galsep.model import draws
 from galsep.model.assignment import Truths, box_ious, near_ignored, sample
 from galsep.model.parallel import batch_mean
 
-__all__ = ["ProposalNetwork", "Proposals", "SteadyRPNHead"]
+__all__ = ["ProposalNetwork", "Proposals", "SteadyRPNHead", "distinct"]
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.6, 0.3
 SAMPLED, POSITIVES = 128, 64
@@ -31,6 +32,9 @@ SAMPLED, POSITIVES = 128, 64
 BEST_TRAINED, KEPT_TRAINED, BEST = 200, 150, 100
 """In training, so many of the best anchors of each level become proposals, of which so many are
 kept; at inference, so many of the best."""
+
+ROUNDS = 8
+"""Rounds of suppression before it is looked at whether they were enough."""
 
 SMALLEST = 1e-3
 """Proposals of smaller sides, in pixels, are dropped."""
@@ -113,7 +117,8 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         levels = list(features.values())
         by_level = self.head(levels)
         # All stamps have the same anchors.
-        anchors = self.anchor_generator(images, levels)[0]
+        one = ImageList(images.tensors, images.image_sizes[:1])
+        anchors = self.anchor_generator(one, levels)[0]
         counts = [part[0].numel() for part in by_level[0]]
         objectness, deltas = concat_box_prediction_layers(*by_level)
         objectness = objectness.float().view(len(truths.real), -1)
@@ -134,21 +139,17 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
     ) -> Proposals:
         """The best anchors' boxes without doubles, as torchvision chooses them."""
         index = self._get_top_n_idx(objectness, counts)
-        level = torch.repeat_interleave(torch.tensor(counts, device=index.device))[index]
+        taken = [min(self.pre_nms_top_n(), count) for count in counts]
         scores = torch.sigmoid(objectness.gather(1, index))
         best = deltas.gather(1, index[..., None].expand(-1, -1, 4)).flatten(0, 1)
         boxes = self.box_coder.decode_single(best, anchors[index].flatten(0, 1))
         boxes = box_ops.clip_boxes_to_image(boxes, shape).view(*index.shape, 4)
-        kept = index.new_zeros((len(index), KEPT_TRAINED))
-        real = torch.zeros_like(kept, dtype=torch.bool)
-        for stamp, (box, score, where) in enumerate(zip(boxes, scores, level, strict=True)):
-            large = box_ops.remove_small_boxes(box, SMALLEST)
-            keep = box_ops.batched_nms(box[large], score[large], where[large], self.nms_thresh)
-            keep = large[keep[:KEPT_TRAINED]]
-            kept[stamp, : len(keep)] = keep
-            real[stamp, : len(keep)] = True
-        chosen = boxes.gather(1, kept[..., None].expand(-1, -1, 4))
-        return Proposals(chosen, index.gather(1, kept), real)
+        large = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST).all(2)
+        left = torch.cat(distinct(boxes.split(taken, 1), large.split(taken, 1), self.nms_thresh), 1)
+        order = torch.where(left, scores, -1).argsort(dim=1, descending=True, stable=True)
+        order = order[:, :KEPT_TRAINED]
+        chosen = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        return Proposals(chosen, index.gather(1, order), left.gather(1, order))
 
     def _assign(self, anchors: Tensor, truths: Truths) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sample anchors of each stamp.
@@ -174,6 +175,44 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         one = torch.ones(4, device=wanted.device)
         offsets = encode_boxes(wanted, anchors[index].flatten(0, 1), one)
         return index, chosen, labels, offsets.view(*index.shape, 4)
+
+
+def distinct(boxes: Sequence[Tensor], real: Sequence[Tensor], threshold: float) -> list[Tensor]:
+    """Non-maximum suppression of many short lists at once.
+
+    A box is left unless it overlaps a better one that is left. A round applies this rule to all
+    boxes; the first settles the best, each further one those that are decided by boxes settled
+    before. Whether that is all is looked at after some rounds, not for each list: on a GPU, looking
+    is waiting.
+
+    Parameters
+    ----------
+    boxes : sequence of FloatTensor[n, k, 4]
+        Lists of any length ``k``, the same of ``n`` stamps; by falling score.
+    real : sequence of BoolTensor[n, k]
+        Which are no fillers.
+    threshold : float
+        IoU above which the worse of two is dropped.
+
+    Returns
+    -------
+    list of BoolTensor[n, k]
+        Which are left.
+    """
+    rivals = [(box_ious(each, each) > threshold).float().triu_(1) for each in boxes]
+    left = list(real)
+    # Ones and zeros are counted, in the precision in which they are.
+    with torch.autocast(boxes[0].device.type, enabled=False):
+        while True:
+            for _ in range(ROUNDS):
+                before = left
+                dropped = [
+                    torch.bmm(each.float()[:, None], against)[:, 0] > 0
+                    for each, against in zip(left, rivals, strict=True)
+                ]
+                left = [each & ~gone for each, gone in zip(real, dropped, strict=True)]
+            if torch.equal(torch.cat(left, 1), torch.cat(before, 1)):
+                return left
 
 
 def _match(anchors: Tensor, truths: Truths) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ lost, doubled or moved at random. What each should get is the noiseless light of
 that its mask agrees with best.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, window
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 
-__all__ = ["Separating"]
+__all__ = ["Seen", "Separating"]
 
 THRESHOLDS = (0.7, 1.15)
 """Range of the score threshold in training, relative to the detector's own."""
@@ -75,6 +76,21 @@ class _Scene:
     electrons: float
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An example as it is seen on an image, and what its random numbers come from.
+
+    Parameters
+    ----------
+    example : Example
+    rng : Generator
+        For all that is drawn after its background was.
+    """
+
+    example: Example
+    rng: np.random.Generator
+
+
 class Separating:
     """The loss of the separation network, on what a trained Mask R-CNN finds.
 
@@ -95,17 +111,23 @@ class Separating:
     def __init__(self, model: Model) -> None:
         self._model = model
 
+    def prepare(self, examples: list[Example]) -> list[Seen]:
+        """Have examples seen as images are."""
+        rngs = [np.random.default_rng([_SEEN, example.seed]) for example in examples]
+        return [Seen(_observed(*pair), pair[1]) for pair in zip(examples, rngs, strict=True)]
+
     def __call__(
-        self, network: nn.Module, batch: list[Example], device: torch.device, *, autocast: bool
+        self, network: nn.Module, batch: list[Seen], device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
         """Parts of the loss of a batch."""
-        rngs = [np.random.default_rng([_SEEN, example.seed]) for example in batch]
-        batch = [_observed(*pair) for pair in zip(batch, rngs, strict=True)]
+        images = [seen.example.image for seen in batch]
+        least = self._model.threshold * THRESHOLDS[0]
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            least = self._model.threshold * THRESHOLDS[0]
-            found = detect(self._model, [one.image for one in batch], len(batch), least)
+            found = detect(self._model, images, len(batch), least)
         scenes = []
-        for example, here, rng in zip(batch, found, rngs, strict=True):
+        for seen, here in zip(batch, found, strict=True):
+            # A batch can be asked for again: what is drawn for it is the same.
+            example, rng = seen.example, copy.deepcopy(seen.rng)
             level = self._model.threshold * rng.uniform(*THRESHOLDS)
             masks, claims = [], []
             for k in np.flatnonzero(calibrated(self._model, here.scores) >= level).tolist():
@@ -248,7 +270,7 @@ def _scene_losses(
     # A canvas for each scene, wide enough for crops that reach beyond their stamp.
     border = SIDES[-1]
     reach = STAMP_SIZE + 2 * border
-    count = torch.tensor(len(crops.side), device=device)
+    count = len(crops.side)
     if not len(crops.side):
         # Nothing was found on any of them.
         nothing = torch.stack([p.sum() for p in network.parameters()]).sum() * 0

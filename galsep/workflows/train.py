@@ -57,7 +57,9 @@ METRICS_FILE, LOSSES_FILE = "metrics.csv", "losses.png"
 SEPARATION = "separation_"
 """Begins the names of what belongs to the separation network."""
 
-_RESUMABLE_CHANGES = frozenset({"device", "threads", "calibrate", "patience", "tensorboard"})
+_RESUMABLE_CHANGES = frozenset(
+    {"device", "threads", "workers", "calibrate", "patience", "tensorboard"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,8 +487,10 @@ def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """Settings, without the folders that are none but this machine's."""
-    return {**dataclasses.asdict(config), "init": Path(config.init).name}
+    """Settings that make the weights what they are, without folders."""
+    settings = {**dataclasses.asdict(config), "init": Path(config.init).name}
+    del settings["workers"]
+    return settings
 
 
 def _about(data: Dataset) -> dict[str, Any]:

@@ -1,7 +1,12 @@
 """``galsep train``: exit codes and the run it leaves."""
 
 import csv
+import os
+import signal
+import sys
+import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +75,49 @@ def test_a_dry_run_measures_and_writes_nothing(galsep, dataset, tmp_path, monkey
     assert separator.startswith("separation network")
     assert total.startswith("all")
     assert names(tmp_path) == ["quick.toml"]
+
+
+def workers_of(pid):
+    """Processes that make batches for another one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            name = (folder / "comm").read_text().strip()
+        except FileNotFoundError:
+            continue
+        if parent == pid and name == "pt_data_worker":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked")
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGKILL, 1, "error: DataLoader worker (pid {}) is killed by signal: Killed; "),
+    ],
+)
+def test_however_it_ends_no_worker_is_left(process, dataset, tmp_path, quick, number, code, said):
+    settings = (*SMALL, *quick, "--epoch-size", 4000, "--workers", 2, "-q")
+    with process(
+        "train", dataset, "--output", tmp_path / "run", *settings, start_new_session=True
+    ) as run:
+        until = time.monotonic() + 120
+        while len(workers := workers_of(run.pid)) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(1)
+        if number == signal.SIGKILL:
+            os.kill(workers[0], number)
+        else:
+            os.killpg(run.pid, number)
+        out, err = run.communicate(timeout=120)
+    assert (run.returncode, out) == (code, "")
+    assert err.splitlines()[-1].startswith(said.format(workers[0]))
+    assert len(err.splitlines()) == 1 + (number == signal.SIGINT)  # where its weights are
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
 def test_resuming_takes_the_settings_of_the_run(galsep, tmp_path):

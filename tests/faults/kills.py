@@ -60,7 +60,9 @@ def train_command(folder: Path) -> Callable[[Path], list[str]]:
     assert run(simulate, None, 0) == 0
     settings.write_text("validation_size = 2\nf1_size = 2\ncalibrate = false\n")
     sizes = ["--epochs", "2", "--separation-epochs", "1", "--epoch-size", "4", "--batch-size", "2"]
+    ahead = "1" if sys.platform == "linux" else "0"
     fixed = [*sizes, "--config", str(settings), "--device", "cpu", "--threads", "1", "-q"]
+    fixed += ["--workers", ahead]
     return lambda output: ["train", str(data), "--output", str(output), "--resume", *fixed]
 
 

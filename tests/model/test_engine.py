@@ -3,12 +3,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from galsep.config import TrainConfig, resolve
 from galsep.errors import TrainingError, UsageError, WeightsError
 from galsep.model import engine
 from galsep.model.engine import Detecting, Trainer, learning_rate, part_is_trained
-from galsep.model.examples import ExampleMaker, to_batch
+from galsep.model.examples import ExampleMaker, collate
 from galsep.model.network import ARCHITECTURES, build_network
 
 CPU = torch.device("cpu")
@@ -64,17 +65,73 @@ def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
         trainer(small()).restore(path)
 
 
+def test_workers_change_no_bit(pairs):
+    runs = []
+    for workers in (0, 2):
+        run = trainer(small(workers=workers))
+        for _ in range(2):
+            run.run_epoch(*makers(pairs), lambda _n, _loss: None)
+        runs.append(run)
+    for one, other in zip(*(run.history for run in runs), strict=True):
+        for name in ("loss", *Detecting.parts):
+            for kind in ("train", "validation"):
+                assert one[f"{kind}_{name}"] == other[f"{kind}_{name}"]
+    for a, b in zip(*(run.average.parameters() for run in runs), strict=True):
+        assert torch.equal(a, b)
+
+
+class Looks(TorchDispatchMode):
+    """Counts what a GPU would be waited for: values that Python or the next shape depends on."""
+
+    names = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "nms", "repeat_interleave")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        given = args[1] if name.startswith("index") else ()
+        masks = [t for t in given if isinstance(t, torch.Tensor) and t.dtype == torch.bool]
+        if name in self.names or masks:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_the_device_once(pairs):
+    run = trainer(small())
+    maker = makers(pairs)[0]
+    batch = collate([maker.make(one) for one in maker.plan(3, np.random.default_rng(1))])
+    with Looks() as looks:
+        run._gradients(run._step(), batch)
+    assert looks.seen == ["equal"]  # whether suppression has come to its end
+
+
+def test_losses_that_are_looked_at_later_are_the_same(pairs):
+    """As on a CUDA device, which is not waited for."""
+    told = []
+    for behind in (0, 1):
+        run, seen = trainer(small(epochs=1, stages=(("all", 1, 1e-3),))), []
+        run._behind = behind
+        figures = run.run_epoch(*makers(pairs), lambda n, loss, seen=seen: seen.append((n, loss)))
+        told.append((seen, figures["train_loss"]))
+    assert told[0] == told[1]
+    assert [n for n, _ in told[0][0]] == [3, 3]
+
+
 def test_a_process_without_a_part_of_a_batch_is_refused(monkeypatch):
     monkeypatch.setattr(engine, "processes", lambda: 3)
     with pytest.raises(UsageError, match="epoch_size = 8 with batch_size = 3 makes a batch of 2"):
         trainer(small(epoch_size=8))
 
 
-def test_a_loss_that_is_not_finite_names_the_step(pairs):
+@pytest.mark.parametrize("behind", [0, 1])
+def test_a_loss_that_is_not_finite_names_the_step(pairs, behind):
     broken = trainer(small())
     with torch.no_grad():
         broken.network.rpn.head.cls_logits.bias.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="epoch 1, step 1"):
+    broken._behind = behind
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1 \(1 in all\)"):
         broken.run_epoch(*makers(pairs), lambda _n, _loss: None)
 
 
@@ -87,12 +144,14 @@ class Brightness:
         self.room = room
         self.sizes = []
 
+    def prepare(self, examples):
+        return collate(examples)
+
     def __call__(self, network, batch, device, *, autocast):
         if network.training and len(batch) > self.room:
             raise torch.OutOfMemoryError("no room")
         self.sizes.append(len(batch))
-        images, _ = to_batch(batch, device)
-        return {"loss_square": network(images.asinh()).square().mean()}
+        return {"loss_square": network(batch.images.asinh()).square().mean()}
 
 
 def with_room(room, pairs):

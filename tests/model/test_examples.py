@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from galsep.conventions import STAMP_SIZE
-from galsep.model.examples import ExampleMaker, _cut, _Placed, to_batch, turn
+from galsep.model.examples import ExampleMaker, _cut, _Placed, collate, turn
 from galsep.model.heads import GALAXY, STAR
 
 
@@ -92,9 +94,9 @@ def test_every_other_batch_of_composed_scenes_is_of_small_stamps(pairs):
         for xmin, ymin, xmax, ymax in (*example.ignored, *(f.bounds for f in example.footprints)):
             assert 0 <= xmin <= xmax < 64
             assert 0 <= ymin <= ymax < 64
-    images, targets = to_batch(small[:8], torch.device("cpu"))
-    assert images.shape == (8, 1, 64, 64)
-    assert all(target["masks"].shape[1:] == (64, 64) for target in targets)
+    batch = collate(small[:8])
+    assert batch.images.shape == (8, 1, 64, 64)
+    assert batch.truths.masks.shape[1:] == batch.truths.total.shape[1:] == (64, 64)
     # Blends that are shown as they are stay as large as they are.
     shown = ExampleMaker(pairs, "train", augment=True, compose=False, small_every=2)
     assert {p.side for b in shown.batches(40, 8, np.random.default_rng(2)) for p in b} == {120}
@@ -117,24 +119,45 @@ def test_an_epoch_of_four_times_the_blends_shows_four_orientations_of_each(pairs
     assert all(blends.count(blend) == 4 for blend in set(blends))
 
 
-def test_batches_have_the_shapes_torchvision_wants(pairs):
+def test_a_batch_holds_the_truth_of_all_its_stamps(pairs):
     maker = ExampleMaker(pairs, "train", augment=False, compose=False)
-    images, targets = to_batch([maker.plain(0), maker.plain(1)], torch.device("cpu"))
-    assert images.shape == (2, 1, 120, 120)
-    for target, position in zip(targets, range(2), strict=True):
-        n = len(maker.plain(position).footprints)
-        assert target["boxes"].shape == (n, 4)
-        assert target["masks"].shape == (n, 120, 120)
-        assert target["masks"].dtype == torch.uint8
-        assert target["ignored"].shape[1] == 4
-        assert target["light"].shape == (n, 120, 120)
-        # A mask is where a source's own light exceeds 1.5 sky rms.
-        assert torch.equal(target["light"] > 1.5, target["masks"] > 0)
-        assert (target["total"] >= target["light"].sum(0) * 0.9999).all()
+    examples = [maker.plain(k) for k in range(4)]
+    batch = collate(examples)
+    truths = batch.truths
+    counts = [len(example.footprints) for example in examples]
+    assert batch.images.shape == (4, 1, 120, 120)
+    assert truths.boxes.shape == (4, max(counts), 4)
+    assert truths.real.sum(1).tolist() == counts
+    assert truths.ignored.shape == (4, max(len(example.ignored) for example in examples), 4)
+    assert truths.masks.shape == truths.light.shape == (sum(counts), 120, 120)
+    assert truths.masks.dtype == torch.uint8
+    # A mask is where a source's own light exceeds 1.5 sky rms.
+    assert torch.equal(truths.light > 1.5, truths.masks > 0)
+    for stamp, place, mask in zip(truths.stamp, truths.place, truths.masks, strict=True):
         # Boxes run along pixel edges.
-        rows, columns = np.nonzero(target["masks"][0].numpy())
+        rows, columns = np.nonzero(mask.numpy())
         expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert target["boxes"][0].tolist() == expected
+        assert truths.boxes[stamp, place].tolist() == expected
+    for stamp, total in enumerate(truths.total):
+        assert (total >= truths.light[truths.stamp == stamp].sum(0) * 0.9999).all()
+
+
+def test_a_part_of_a_batch_is_a_batch_of_its_examples(pairs):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=3)
+    examples = list(epoch(maker, 5, np.random.default_rng(1)))
+    whole = collate(examples)
+    parts = [whole[start : start + 2] for start in range(0, 5, 2)]
+    assert [len(part) for part in parts] == [2, 2, 1]
+    for part, start in zip(parts, range(0, 5, 2), strict=True):
+        alone = collate(examples[start : start + 2])
+        assert torch.equal(part.images, alone.images)
+        for field in dataclasses.fields(alone.truths):
+            mine, own = (getattr(truths, field.name) for truths in (part.truths, alone.truths))
+            if field.name in ("boxes", "labels", "real", "ignored"):
+                # Filled up as the whole batch is.
+                mine = mine[:, : own.shape[1]]
+            assert torch.equal(mine, own), field.name
+        assert part.truths.real.sum() == alone.truths.real.sum()
 
 
 def test_composed_scenes_differ_in_depth_and_some_are_empty(pairs):

@@ -46,7 +46,7 @@ def proposed(boxes):
 def test_a_proposal_holds_both_of_a_close_pair():
     pair = truth([(10, 10, 30, 30), (13, 10, 33, 30), (80, 80, 90, 90)])
     proposals = proposed([[11.0, 10, 32, 30], [79, 80, 90, 91], [50, 50, 60, 60]])
-    boxes, _, labels, offsets = heads()._sample(proposals, pair)
+    boxes, _, labels, offsets, _ = heads()._sample(proposals, pair)
     both = (labels > 0).all(1)
     assert both.sum() == 3  # the first proposal and the two true boxes, which are proposals too
     single = labels[:, 0] > 0
@@ -63,9 +63,30 @@ def test_a_proposal_holds_both_of_a_close_pair():
 
 def test_undetectable_sources_are_neither_positive_nor_negative():
     proposals = proposed([[50.0, 50, 60, 60], [90, 90, 100, 100]])
-    boxes, _, labels, _ = heads()._sample(proposals, truth([], ignored=[(50, 50, 60, 60)]))
-    assert boxes.tolist() == [[90, 90, 100, 100]]
-    assert labels.tolist() == [[0, 0]]
+    boxes, stamp, labels, _, chosen = heads()._sample(
+        proposals, truth([], ignored=[(50, 50, 60, 60)])
+    )
+    assert boxes[chosen].tolist() == [[90, 90, 100, 100]]
+    assert labels[chosen].tolist() == [[0, 0]]
+    assert len(boxes) == len(stamp) == 32
+
+
+def test_places_that_are_not_taken_change_no_loss_and_no_gradient():
+    stage = heads()
+    levels = [torch.randn(1, 8, 60, 60), torch.randn(1, 8, 30, 30)]
+    proposals = proposed([[11.0, 10, 32, 30], [79, 80, 90, 91], [50, 50, 60, 60]])
+    pair = truth([(10, 10, 30, 30), (80, 80, 90, 90)])
+    found = []
+    for sampled in (16, 32):
+        stage._sampled = sampled
+        stage.zero_grad()
+        losses = stage._box_losses(levels, proposals, pair)
+        sum(losses.values()).backward()
+        found.append((losses, stage.box_head.fc6.weight.grad.clone()))
+    assert stage._sample(proposals, pair)[-1].sum() == 5
+    for name, loss in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], loss)
+    torch.testing.assert_close(found[1][1], found[0][1])
 
 
 def test_the_order_of_predictions_does_not_matter():
@@ -73,8 +94,9 @@ def test_the_order_of_predictions_does_not_matter():
     logits, deltas = torch.randn(6, 2, 3), torch.randn(6, 2, 4)
     labels = torch.tensor([[1, 2], [1, 0], [0, 0], [2, 1], [2, 0], [1, 1]])
     offsets = torch.randn(6, 2, 4)
-    given = _assigned_losses(logits, deltas, labels, offsets)
-    swapped = _assigned_losses(logits.flip(1), deltas.flip(1), labels, offsets)
+    chosen = torch.arange(6) != 4
+    given = _assigned_losses(logits, deltas, labels, offsets, chosen)
+    swapped = _assigned_losses(logits.flip(1), deltas.flip(1), labels, offsets, chosen)
     for name, value in given.items():
         torch.testing.assert_close(swapped[name], value)
 
@@ -84,7 +106,8 @@ def test_a_perfect_prediction_costs_nothing_in_either_order():
     offsets = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.0, 0, 0, 0]]])
     logits = torch.tensor([[[50.0, 0, 0], [0, 50.0, 0]]])
     deltas = torch.tensor([[[9.0, 9, 9, 9], [0.1, 0.2, 0.3, 0.4]]])
-    for value in _assigned_losses(logits, deltas, labels, offsets).values():
+    chosen = torch.ones(1, dtype=torch.bool)
+    for value in _assigned_losses(logits, deltas, labels, offsets, chosen).values():
         assert value == pytest.approx(0, abs=1e-6)
 
 
@@ -96,7 +119,7 @@ def test_of_one_prediction_losses_are_torchvisions():
     by_class, off = fastrcnn_loss(
         logits[:, 0], deltas.expand(-1, 3, -1).flatten(1), [labels[:, 0]], [offsets[:, 0]]
     )
-    found = _assigned_losses(logits, deltas, labels, offsets)
+    found = _assigned_losses(logits, deltas, labels, offsets, torch.ones(40, dtype=torch.bool))
     torch.testing.assert_close(found["loss_classifier"], by_class)
     torch.testing.assert_close(found["loss_box_reg"], off)
 

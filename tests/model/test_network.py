@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from galsep.model.assignment import collect
 from galsep.model.network import (
     ARCHITECTURES,
     Architecture,
@@ -42,7 +43,8 @@ def test_an_architecture_survives_json():
 def test_training_gives_all_losses_even_without_sources():
     torch.manual_seed(0)
     network = build_network(ARCHITECTURES["compact"]).train()
-    losses = network(torch.randn(2, 1, 120, 120), [target([(10, 10, 20, 22)]), target([])])
+    truths = collect([target([(10, 10, 20, 22)]), target([])])
+    losses = network(torch.randn(2, 1, 120, 120), truths)
     assert set(losses) == {
         "loss_classifier", "loss_box_reg", "loss_mask", "loss_share",
         "loss_objectness", "loss_rpn_box_reg",
@@ -55,7 +57,7 @@ def test_training_gives_all_losses_even_without_sources():
 def test_paper_network_trains_a_step():
     torch.manual_seed(0)
     network = build_network(ARCHITECTURES["paper"]).train()
-    losses = network(torch.randn(1, 1, 120, 120), [target([(10, 10, 30, 32)])])
+    losses = network(torch.randn(1, 1, 120, 120), collect([target([(10, 10, 30, 32)])]))
     assert all(torch.isfinite(value) for value in losses.values())
 
 

@@ -5,10 +5,11 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import nms
 
 from galsep.model import draws
 from galsep.model.assignment import collect, sample
-from galsep.model.proposals import ProposalNetwork, SteadyRPNHead, _match
+from galsep.model.proposals import ProposalNetwork, SteadyRPNHead, _match, distinct
 
 
 def target(boxes, ignored=(), seed=1):
@@ -77,6 +78,24 @@ def test_losses_and_gradients_are_torchvisions(stage):
         torch.testing.assert_close(gradient, parameter.grad)
     for mine, real, theirs in zip(proposals.boxes, proposals.real, boxes, strict=True):
         assert torch.equal(mine[real], theirs)
+
+
+def test_doubles_are_suppressed_as_torchvision_does():
+    """In a crowd, and where each is a rival of the one before alone: the longest way to the end."""
+    torch.manual_seed(5)
+    crowd = torch.rand(3, 60, 4) * 20
+    crowd[..., 2:] = crowd[..., :2] + 20
+    row = torch.tensor([0.0, 0, 4, 9]) + torch.arange(40.0)[:, None] * torch.tensor([1, 0, 1, 0])
+    row = row.expand(3, -1, -1)
+    lists = crowd, row
+    real = [torch.rand(3, 60) < 0.9, torch.ones(3, 40, dtype=torch.bool)]
+    left = distinct(lists, real, 0.5)
+    for boxes, there, kept in zip(lists, real, left, strict=True):
+        for box, wanted, found in zip(boxes, there, kept, strict=True):
+            number = torch.where(wanted)[0]
+            ours = nms(box[number], torch.arange(len(number), 0, -1).float(), 0.5)
+            assert torch.equal(torch.where(found)[0], number[ours])
+            assert 0 < len(ours) < len(number)
 
 
 def test_anchors_are_matched_as_torchvision_does(stage):

@@ -123,8 +123,8 @@ def gradients(heads, loss):
 def test_box_losses_and_gradients_are_torchvisions(stage):
     heads, features = stage
     proposed, truths = proposals(), collect(TARGETS)
-    boxes, stamp, labels, _ = heads._sample(proposed, truths)
-    assert 6 <= int((labels > 0).sum()) < len(labels) == 72
+    boxes, stamp, labels, _, chosen = heads._sample(proposed, truths)
+    assert 6 <= int((labels > 0).sum()) < int(chosen.sum()) == len(labels) == 72
     given = [box[real] for box, real in zip(proposed.boxes, proposed.real, strict=True)]
     candidates = [torch.cat([box, t["boxes"]]) for box, t in zip(given, TARGETS, strict=True)]
     theirs = torchvisions(heads, Given(candidates, boxes, stamp))

@@ -245,7 +245,7 @@ def test_the_detector_says_what_is_seen(examples, network):
     def loss(seed):
         seeded = [dataclasses.replace(example, seed=seed) for example in examples[:2]]
         with torch.no_grad():
-            return objective(network, seeded, CPU, autocast=False)
+            return objective(network, objective.prepare(seeded), CPU, autocast=False)
 
     first, again, other = loss(1), loss(1), loss(3)
     assert set(first) == set(Separating.parts)
@@ -267,5 +267,5 @@ def test_of_an_empty_stamp_nothing_is_asked(examples, network):
     )
     objective = Separating(load_model(device="cpu"))
     with torch.no_grad():
-        found = objective(network, [empty], CPU, autocast=False)
+        found = objective(network, objective.prepare([empty]), CPU, autocast=False)
     assert all(torch.isfinite(part) for part in found.values())

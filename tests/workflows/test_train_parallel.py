@@ -2,6 +2,7 @@
 
 import csv
 import socket
+import sys
 
 import pytest
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ config = TrainConfig(
     init="compact", epochs=1, separation_epochs=1, separation_rate=1e-5, epoch_size=6,
     batch_size=4, optimizer="sgd", warmup=0, schedule="steps", stages=(("all", 1, 1e-2),),
     amp=False, max_groups=3, validation_size=2, f1_size=2, calibrate=False, device="cpu", threads=1,
+    workers=workers,
 )
 train(data, run, config)
 """
@@ -50,7 +52,13 @@ def runs(tmp_path_factory, forked):
         ("two", [environment(rank, 2, port) for rank in range(2)]),
     ):
         children = [
-            forked(PROGRAM, environment=each, data=folder / "set", run=folder / name)
+            forked(
+                PROGRAM,
+                environment=each,
+                data=folder / "set",
+                run=folder / name,
+                workers=len(environments) - 1 if sys.platform == "linux" else 0,
+            )
             for each in environments
         ]
         for child in children:

@@ -1,0 +1,182 @@
+"""Batches for training, made ahead by worker processes.
+
+The workers are those of PyTorch's DataLoader, forked from the process that trains: they share the
+memory that holds the data set, and touch no other device. What is drawn at random for an example
+depends on its plan alone, so that their number changes no bit of a batch.
+"""
+
+import contextlib
+import ctypes
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from galsep.errors import UsageError, WorkerError
+from galsep.model.examples import Example, ExampleMaker, Planned
+
+__all__ = ["Prepared", "batches_ahead", "worker_count"]
+
+MOST_WORKERS = 8
+"""Workers where nothing else is asked for."""
+
+AHEAD = 2
+"""Batches that each worker may be ahead."""
+
+_OWN = (signal.SIGINT, signal.SIGTERM)
+"""Signals that the process that trains answers for all."""
+
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+
+
+class Prepared(Protocol):
+    """A batch as an objective wants it, in memory; some of it is such a batch, too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> "Prepared": ...
+
+
+def worker_count(asked: int, device: torch.device) -> int:
+    """How many workers make examples.
+
+    Parameters
+    ----------
+    asked : int
+        −1 leaves it to the device: none for a CPU, which training keeps busy; for CUDA one for each
+        core but one that the processes of this machine have between them, at most eight each.
+    device : torch.device
+
+    Raises
+    ------
+    UsageError
+        When some are asked for where processes cannot share the data set.
+    """
+    if sys.platform != "linux":
+        if asked > 0:
+            raise UsageError("workers share the data set on Linux alone; leave the setting out")
+        return 0
+    if asked >= 0:
+        return asked
+    if device.type != "cuda":
+        return 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min(MOST_WORKERS, cores - 1))
+
+
+@contextlib.contextmanager
+def batches_ahead(
+    examples: ExampleMaker,
+    batches: Sequence[Sequence[Planned]],
+    prepare: Callable[[list[Example]], Prepared],
+    workers: int,
+    device: torch.device,
+) -> Iterator[Iterator[Prepared]]:
+    """Have batches made while others are worked on; at the end of the block all workers are gone.
+
+    Parameters
+    ----------
+    examples : ExampleMaker
+    batches : sequence of sequence of Planned
+    prepare : callable
+        Makes a batch of examples; what it leaves is pinned for a CUDA device where it can be.
+    workers : int
+        With none, a batch is made when it is asked for.
+    device : torch.device
+        Of the training.
+
+    Yields
+    ------
+    iterator of Prepared
+        In the order of ``batches``.
+
+    Raises
+    ------
+    WorkerError
+        When a worker dies.
+    """
+    workers = min(workers, len(batches))
+    crew: set[multiprocessing.process.BaseProcess] = set()
+    try:
+        with _held(), warnings.catch_warnings():
+            # Of more workers than cores; of a fork beside the threads of torch: a worker has one.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
+            before = set(multiprocessing.active_children())
+            ready = iter(
+                DataLoader(
+                    _Batches(examples, prepare),
+                    batch_size=None,
+                    # What is planned takes the place of numbers: it is what a worker is sent.
+                    sampler=batches,
+                    num_workers=workers,
+                    collate_fn=_as_it_is,
+                    pin_memory=device.type == "cuda",
+                    worker_init_fn=functools.partial(_begin, os.getpid()),
+                    multiprocessing_context="fork" if workers else None,
+                    prefetch_factor=AHEAD if workers else None,
+                    # Without one, the DataLoader draws from torch's own.
+                    generator=torch.Generator(),
+                )
+            )
+            crew = set(multiprocessing.active_children()) - before
+        yield ready
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        how = str(error).split(". ")[0].rstrip(". ")
+        raise WorkerError(
+            f"{how}; memory, or the part of it that /dev/shm may take, is perhaps too small: "
+            "go on with --resume and fewer --workers"
+        ) from error
+    finally:
+        if crew:
+            with _held():
+                ready._shutdown_workers()  # type: ignore[attr-defined]
+                for worker in crew:
+                    worker.kill()
+                    worker.join()
+
+
+class _Batches(Dataset[Prepared]):
+    """Batches, each looked up by how its examples are planned."""
+
+    def __init__(
+        self, examples: ExampleMaker, prepare: Callable[[list[Example]], Prepared]
+    ) -> None:
+        self._examples = examples
+        self._prepare = prepare
+
+    def __getitem__(self, planned: Sequence[Planned]) -> Prepared:
+        return self._prepare([self._examples.make(one) for one in planned])
+
+
+def _as_it_is(batch: Prepared) -> Prepared:
+    return batch
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """Let signals wait while workers start or leave: none may be left behind half-way."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_OWN, signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(parent: int, number: int) -> None:  # noqa: ARG001 (PyTorch's signature)
+    """Leave Ctrl-C and SIGTERM to the process that trains, and end when it ends in any way."""
+    for one in _OWN:
+        signal.signal(one, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
