@@ -128,6 +128,17 @@ def test_the_catsim_sample(test_data):
         CatsimCatalog(path, SURVEY, 25.3)
 
 
+def test_varied_real_galaxies_keep_their_light_and_change_their_shape(test_data):
+    plain, varied = (
+        CosmosCatalog(test_data / "cosmos", SURVEY, 25.3, varied=varied) for varied in (False, True)
+    )
+    for seed in range(4):
+        one, other = (each.draw(np.random.default_rng(seed)) for each in (plain, varied))
+        assert 0.7 < other.half_light_radius / one.half_light_radius < 1.4
+        assert other.profile.flux == pytest.approx(one.profile.flux, rel=1e-6)
+        assert other.profile != one.profile
+
+
 def test_the_cosmos_sample(test_data):
     catalog = CosmosCatalog(test_data / "cosmos", SURVEY, 25.3)
     drawn = [catalog.draw(np.random.default_rng(seed)) for seed in (1, 1, 2)]

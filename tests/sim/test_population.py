@@ -171,13 +171,19 @@ def test_varied_galaxies_are_of_all_kinds():
         assert galaxy.half_light_radius > 0
         assert math.hypot(galaxy.e1, galaxy.e2) <= 0.9
     inner = [getattr(galaxy.profile, "original", galaxy.profile) for galaxy in drawn]
-    sersic = [profile for profile in inner if isinstance(profile, galsim.Sersic)]
+    sersic = [profile for profile in inner if type(profile) is galsim.Sersic]
     assert {profile.n for profile in sersic} == set(SERSIC_INDICES)
     parts = [profile.obj_list[1] for profile in inner if isinstance(profile, galsim.Sum)]
     knotty = [part for part in parts if isinstance(part, galsim.RandomKnots)]
     assert len(sersic) / len(drawn) == pytest.approx(0.3, abs=0.05)
     assert len(knotty) / len(drawn) == pytest.approx(0.2, abs=0.05)
     assert {knots.npoints for knots in knotty} == set(range(5, 31))
+    # The arms of spirals are the first part of theirs, of eight clumps each.
+    arms = [profile.obj_list[0] for profile in inner if isinstance(profile, galsim.Sum)]
+    clumps = [len(part.original.obj_list) for part in arms if hasattr(part, "original")
+              and isinstance(part.original, galsim.Sum)]  # fmt: skip
+    assert set(clumps) == {16, 24}
+    assert len(clumps) / len(drawn) == pytest.approx(0.1, abs=0.03)
 
 
 def test_varied_galaxies_come_again_from_the_same_seed():
