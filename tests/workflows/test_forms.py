@@ -65,7 +65,7 @@ def fake(monkeypatch):
         torch.nn.Identity(), ARCHITECTURES["compact"], {}, "0" * 64, torch.device("cpu")
     )
     monkeypatch.setattr(
-        finding, "detect", lambda model, batch, size: [outline(cutout) for cutout in batch]
+        finding, "detect", lambda model, batch, size, least: [outline(cutout) for cutout in batch]
     )
     for module in (filing, deblending):
         monkeypatch.setattr(module, "load_model", lambda *_: network)
@@ -331,7 +331,9 @@ def test_an_array_with_its_noise():
 def test_a_wide_psf_sees_the_noise_pattern_too(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        finding, "detect", lambda model, batch, size: [seen.append(c) or outline(c) for c in batch]
+        finding,
+        "detect",
+        lambda model, batch, size, least: [seen.append(c) or outline(c) for c in batch],
     )
     monkeypatch.setattr(finding, "_psf_limits", lambda model: (0.5, 1.0))
     monkeypatch.setattr(finding, "estimate_fwhm", lambda *_: 2.0)
