@@ -150,6 +150,11 @@ class Batch:
         start, stop, _ = part.indices(len(self))
         return Batch(self.images[part], self.truths.part(start, stop))
 
+    def share_memory(self) -> None:
+        """Move it to memory that other processes can read."""
+        self.images.share_memory_()  # type: ignore[no-untyped-call]
+        self.truths.each(Tensor.share_memory_)
+
     def pin_memory(self) -> "Batch":
         """Copy it to memory that a CUDA device can read by itself."""
         return Batch(self.images.pin_memory(), self.truths.each(Tensor.pin_memory))

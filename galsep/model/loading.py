@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from galsep.errors import UsageError, WorkerError
 from galsep.model.examples import Example, ExampleMaker, Planned
@@ -118,7 +118,7 @@ def batches_ahead(
                     # What is planned takes the place of numbers: it is what a worker is sent.
                     sampler=batches,
                     num_workers=workers,
-                    collate_fn=_as_it_is,
+                    collate_fn=_shared,
                     pin_memory=device.type == "cuda",
                     worker_init_fn=functools.partial(_begin, os.getpid()),
                     multiprocessing_context="fork" if workers else None,
@@ -130,9 +130,9 @@ def batches_ahead(
             crew = set(multiprocessing.active_children()) - before
         yield ready
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        how = _of_worker(str(error))
+        if how is None:
             raise
-        how = str(error).split(". ")[0].rstrip(". ")
         raise WorkerError(
             f"{how}; memory, or the part of it that /dev/shm may take, is perhaps too small: "
             "go on with --resume and fewer --workers"
@@ -159,8 +159,21 @@ class _Batches(Dataset[Prepared]):
         return self._prepare([self._examples.make(one) for one in planned])
 
 
-def _as_it_is(batch: Prepared) -> Prepared:
+def _shared(batch: Prepared) -> Prepared:
+    """Move what can be to shared memory; on its way, a worker without room for it is not heard."""
+    move = getattr(batch, "share_memory", None)
+    if move is not None and get_worker_info() is not None:
+        move()
     return batch
+
+
+def _of_worker(text: str) -> str | None:
+    """What has become of a worker, if that is what an error tells."""
+    if text.startswith("DataLoader worker"):
+        return text.split(". ")[0].rstrip(". ")
+    if text.startswith("Caught RuntimeError in DataLoader worker") and "shared memory" in text:
+        return "a worker found no shared memory for a batch"
+    return None
 
 
 @contextlib.contextmanager

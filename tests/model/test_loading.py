@@ -12,7 +12,7 @@ import torch
 
 from galsep.errors import UsageError, WorkerError
 from galsep.model import loading
-from galsep.model.examples import ExampleMaker, collate
+from galsep.model.examples import Batch, ExampleMaker, collate
 from galsep.model.loading import batches_ahead, worker_count
 
 CPU = torch.device("cpu")
@@ -72,6 +72,21 @@ def test_a_worker_that_is_killed_ends_the_training_with_one_line(examples):
     with pytest.raises(WorkerError, match=r"killed by signal: Killed; .* fewer --workers") as told:
         made()
     assert "\n" not in str(told.value)
+    assert not crew()
+
+
+def test_a_worker_without_shared_memory_ends_the_training_with_one_line(examples, monkeypatch):
+    def full(batch):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>")
+
+    monkeypatch.setattr(Batch, "share_memory", full)
+    with batches_ahead(examples, plan(examples), collate, 0, CPU) as ready:
+        assert len(list(ready)) == 4
+    with (
+        pytest.raises(WorkerError, match=r"no shared memory .* fewer --workers"),
+        batches_ahead(examples, plan(examples), collate, 2, CPU) as ready,
+    ):
+        next(ready)
     assert not crew()
 
 
