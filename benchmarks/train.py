@@ -75,11 +75,14 @@ class Bench:
     workers: int
 
     def galsep(self, recipe: str, **settings: Any) -> TrainConfig:
-        """Settings of a short run of a recipe, for the detector alone, from random weights."""
+        """Settings of a short run of a recipe, for the detector alone, from random weights.
+
+        All stamps are as large as the reference's.
+        """
         given = {
             "recipe": recipe, "init": "random", "batch_size": self.batch_size,
             "device": str(self.device), "separation_epochs": 0, "calibrate": False,
-            "validation_size": 1, "f1_size": 0, **settings,
+            "validation_size": 1, "f1_size": 0, "small_every": 0, **settings,
         }  # fmt: skip
         return resolve(TrainConfig, None, given)
 
