@@ -126,9 +126,9 @@ def simulate(
         bool,
         option(
             "--varied",
-            text="Galaxies of all kinds (bulge + disk, Sérsic, irregular, spiral) with more scatter "
-            "in size, real ones mirrored, stretched and sheared, stars down to magnitude 15, PSFs "
-            "of varied profile and ellipticity",
+            text="Galaxies of all kinds (bulge + disk, Sérsic, irregular, spiral) with more "
+            "scatter in size, real ones mirrored, stretched and sheared, stars down to magnitude "
+            "15, PSFs of varied profile and ellipticity",
             group=_SCENES,
         ),
     ] = False,

@@ -41,7 +41,7 @@ SCORE_FLOOR = 0.05
 VOTING_IOU = 0.6
 """Suppressed boxes that overlap a kept one more than this vote on where it is."""
 
-MASK_SAMPLES = 1
+MASK_SAMPLES = 2
 CENTRE_JITTER, SIZE_JITTER = 0.06, 0.08
 """How far boxes to learn masks on lie off the true ones, in box sizes (1 sigma)."""
 

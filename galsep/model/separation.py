@@ -2,10 +2,8 @@
 
 It runs after Mask R-CNN, once a source, on a crop about the source's mask. It sees the image, the
 two layers that Mask R-CNN gives the source (mask and share of the light), and the sums of its
-neighbours' layers; and the image turned by half about the source's centroid, for galaxies are
-nearly symmetric: where a neighbour covers one side, the other shows what lies beneath. It answers,
-for every pixel of the crop, with the logarithm of the source's claim to the light and with an
-estimate of all noiseless light there.
+neighbours' layers. It answers, for every pixel of the crop, with the logarithm of the source's
+claim to the light and with an estimate of all noiseless light there.
 
 The claims of all sources at a pixel, and that of the leftover, which is 1, are normalised
 together: ``share = claim / (1 + Σ claims)``, a softmax over sources and leftover. So shares are
@@ -41,7 +39,7 @@ __all__ = [
     "window",
 ]
 
-SIDES = (32, 40, 48, 56, 64, 80, 96, 112, 128)
+SIDES = (32, 48, 64, 96, 128)
 """Sides of the crops, pixels."""
 
 MARGIN = 14
@@ -52,12 +50,6 @@ WIDTHS = (64, 96, 128)
 
 LAYERS = 5
 """Own mask, own share, neighbours' masks, neighbours' shares, usable pixels."""
-
-PICTURES = 3
-"""The image stretched, its detail, its contrast."""
-
-TURNED = 4
-"""The image turned by half, the image minus that, neighbours' shares and usable pixels turned."""
 
 DETAIL_SIGMA = 1.0
 """Detail is what differs from an average of this width, pixels."""
@@ -73,10 +65,10 @@ NOISE_SCALE = 100.0
 Said = tuple[npt.NDArray[np.float32], ...]
 """Of one source: claims and noiseless light on its crop, growth and spread of its flux."""
 
-BATCH = {side: (2 * SIDES[-1]) ** 2 // side**2 for side in SIDES}
+BATCH = {32: 64, 48: 32, 64: 16, 96: 8, 128: 4}
 """Crops that go through the network at a time, by side."""
 
-CPU_BATCH = {side: 4 if side < 48 else 2 for side in SIDES}
+CPU_BATCH = {32: 4, 48: 2, 64: 2, 96: 2, 128: 2}
 """... and on a CPU, which gains next to nothing from more."""
 
 
@@ -93,7 +85,7 @@ class SeparationNetwork(nn.Module):
         super().__init__()
         a, b, c = widths
         self.widths = (a, b, c)
-        self.stem = nn.Conv2d(4 * (PICTURES + LAYERS + TURNED), a, 3, padding=1)
+        self.stem = nn.Conv2d(4 * (3 + LAYERS), a, 3, padding=1)
         self.first = nn.Sequential(_Residual(a), _Residual(a))
         self.down = nn.Conv2d(a, b, 2, stride=2)
         self.second = nn.Sequential(_Residual(b), _Residual(b))
@@ -132,10 +124,7 @@ class SeparationNetwork(nn.Module):
         with torch.autocast(light.device.type, enabled=False):
             light = light[:, None]
             detail = torch.asinh(light - smoothed(light, DETAIL_SIGMA))
-            turned = _turned(torch.cat([light, layers[:, 3:]], 1), _centroids(light, layers))
-            beneath, rivals, there = turned[:, :1], turned[:, 1:2], turned[:, 2:]
-            symmetry = [torch.asinh(beneath), torch.asinh(light - beneath), rivals, there]
-            x = torch.cat([torch.asinh(light), detail, contrast(light), layers, *symmetry], 1)
+            x = torch.cat([torch.asinh(light), detail, contrast(light), layers], 1)
             x = F.relu(self.stem(F.pixel_unshuffle(x, 2)))
         first = self.first(x)
         second = self.second(F.relu(self.down(first)))
@@ -152,41 +141,6 @@ class SeparationNetwork(nn.Module):
             # Bounded, since a step too large would else overflow their exponentials.
             summary = self.summary(pooled.float()).clamp(-SUMMARY_LIMIT, SUMMARY_LIMIT)
             return claims, total, summary
-
-
-def _centroids(light: Tensor, layers: Tensor) -> Tensor:
-    """Where the light is that Mask R-CNN gives to each source.
-
-    Parameters
-    ----------
-    light : FloatTensor[n, 1, s, s]
-    layers : FloatTensor[n, 5, s, s]
-
-    Returns
-    -------
-    FloatTensor[n, 2]
-        Row and column; the middle of the crop where there is no light.
-    """
-    own = (layers[:, 0] > 0) * layers[:, 1] * light[:, 0].clamp_min(0)
-    step = torch.arange(own.shape[-1], device=own.device, dtype=own.dtype) - (own.shape[-1] - 1) / 2
-    weight = own.sum((1, 2)).clamp_min(1e-6)
-    rows, columns = (own.sum(2) * step).sum(1), (own.sum(1) * step).sum(1)
-    return (torch.stack([rows, columns], 1) / weight[:, None]) + (own.shape[-1] - 1) / 2
-
-
-def _turned(pictures: Tensor, about: Tensor) -> Tensor:
-    """Pictures turned by half, interpolated linearly; 0 comes from beyond their edges.
-
-    Parameters
-    ----------
-    pictures : FloatTensor[n, c, s, s]
-    about : FloatTensor[n, 2]
-        Row and column that stay where they are.
-    """
-    step = torch.arange(pictures.shape[-1], device=pictures.device, dtype=pictures.dtype)
-    opposite = 2 * about[:, :, None] - step
-    rows, columns = (1 - (opposite[..., None] - step).abs()).clamp_min(0).unbind(1)
-    return rows[:, None] @ pictures @ columns[:, None].transpose(2, 3)
 
 
 class _Linear(nn.Linear):

@@ -41,7 +41,7 @@ outline alone."""
 LEAST_AGREEMENT = 0.1
 """A source and a true one belong together from this ratio of pixels shared to pixels covered."""
 
-SYSTEMATIC = 0.02
+SYSTEMATIC = 0.03
 """Errors count less where they are below this share of all light at a pixel."""
 
 FLUX_SYSTEMATIC = 0.01
@@ -345,10 +345,10 @@ def _losses(
     # Student's t with four degrees of freedom: a few outliers do not widen the rest.
     spread = torch.log(error / formal) + 2.5 * torch.log1p(pull**2 / 4)
     return {
-        "loss_model": 2 * torch.log1p(off.sum((1, 2)) / 40),
+        "loss_model": torch.log1p(off.sum((1, 2)) / 20),
         "loss_total": 0.3 * torch.log1p(off_total.sum((1, 2)) / 40),
         "loss_claim": 0.5 * claim.sum((1, 2)) / lit.sum((1, 2)).clamp_min(1),
-        "loss_flux": 1.5 * torch.log1p(((measured - flux) / noise) ** 2 / 12),
+        "loss_flux": 0.5 * torch.log1p(((measured - flux) / noise) ** 2 / 4),
         "loss_spread": 0.1 * spread,
     }
 

@@ -57,6 +57,7 @@ TOML_ONLY = {
         "augment",
         "compose",
         "max_groups",
+        "small_every",
         "separation_rate",
         "separation_groups",
         "separation_depth",

@@ -6,8 +6,6 @@ from galsep.model.separation import (
     SIDES,
     FluxFit,
     SeparationNetwork,
-    _centroids,
-    _turned,
     cut_crops,
     exclusive,
     separate,
@@ -62,29 +60,6 @@ def test_a_softmax_over_sources_and_leftover():
     assert shares[2] == pytest.approx(torch.sigmoid(torch.tensor(0.5)))
 
 
-def test_pictures_are_turned_by_half_about_any_point():
-    picture = torch.arange(64.0).view(1, 1, 8, 8)
-    middle = torch.tensor([[3.5, 3.5]])
-    assert torch.equal(_turned(picture, middle), picture.flip(2, 3))
-    # Between two pixels the mean of them; nothing comes from beyond the edge.
-    spot = torch.zeros(1, 1, 8, 8)
-    spot[0, 0, 2, 1] = 1
-    turned = _turned(spot, torch.tensor([[3.0, 2.25]]))[0, 0]
-    assert turned[4, 3] == turned[4, 4] == 0.5
-    assert turned.sum() == 1
-    assert _turned(spot, torch.tensor([[7.0, 1.0]])).sum() == 0
-
-
-def test_the_centroid_is_that_of_the_sources_own_light():
-    light, layers = torch.zeros(2, 1, 32, 32), torch.zeros(2, 5, 32, 32)
-    layers[0, :2, 4:12, 4:12] = 1
-    light[0, 0, 6, 7], light[0, 0, 6, 8], light[0, 0, 20, 20] = 2, 2, 9
-    about = _centroids(light, layers)
-    assert about[0].tolist() == [6, 7.5]
-    # Of no light, the middle.
-    assert about[1].tolist() == [15.5, 15.5]
-
-
 def test_threads_do_not_change_gradients():
     rng = torch.Generator().manual_seed(4)
     claims = torch.randn(500_000, generator=rng).requires_grad_()
@@ -125,14 +100,14 @@ def test_crops_hold_their_mask_in_the_middle_and_see_nothing_beyond_the_image():
     usable[105:110] = False
     corner = SoftMask(0, 220, np.ones((6, 10), dtype=np.float32))
     crops = cut_crops(light, usable, [*masks, corner], [*claims, None])
-    assert crops.side.tolist() == [32, 40, 80, 40]
-    assert (crops.y0[3], crops.x0[3]) == (-17, 205)
-    assert crops.light[3][:17].sum() == 0
+    assert crops.side.tolist() == [32, 48, 96, 48]
+    assert (crops.y0[3], crops.x0[3]) == (-21, 201)
+    assert crops.light[3][:21].sum() == 0
     own, claim, rivals, _, seen = crops.layers[3]
     assert own.sum() == claim.sum() == 60
     assert rivals.sum() == 0
-    assert seen[17:, :25].all()
-    assert not seen[:17].any()
+    assert seen[21:, :29].all()
+    assert not seen[:21].any()
     assert crops.layers[0][2].sum() > 0
     assert not crops.layers[0][4][105 - crops.y0[0]].any()
 
