@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from galsep.errors import UsageError, WorkerError
 from galsep.model.examples import Example, ExampleMaker, Planned
 
-__all__ = ["Prepared", "batches_ahead", "worker_count"]
+__all__ = ["Prepared", "batches_ahead", "dead_workers_told", "worker_count"]
 
 MOST_WORKERS = 8
 """Workers where nothing else is asked for."""
@@ -106,29 +107,54 @@ def batches_ahead(
     workers = min(workers, len(batches))
     crew: set[multiprocessing.process.BaseProcess] = set()
     try:
-        with _held(), warnings.catch_warnings():
-            # Of more workers than cores; of a fork beside the threads of torch: a worker has one.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
-            before = set(multiprocessing.active_children())
-            ready = iter(
-                DataLoader(
-                    _Batches(examples, prepare),
-                    batch_size=None,
-                    # What is planned takes the place of numbers: it is what a worker is sent.
-                    sampler=batches,
-                    num_workers=workers,
-                    collate_fn=_shared,
-                    pin_memory=device.type == "cuda",
-                    worker_init_fn=functools.partial(_begin, os.getpid()),
-                    multiprocessing_context="fork" if workers else None,
-                    prefetch_factor=AHEAD if workers else None,
-                    # Without one, the DataLoader draws from torch's own.
-                    generator=torch.Generator(),
+        with dead_workers_told():
+            with _held(), warnings.catch_warnings():
+                # Of more workers than cores; of a fork beside torch's threads: a worker has one.
+                warnings.filterwarnings("ignore", message="This DataLoader will create")
+                warnings.filterwarnings(
+                    "ignore", message=".*use of fork", category=DeprecationWarning
                 )
-            )
-            crew = set(multiprocessing.active_children()) - before
-        yield ready
+                before = set(multiprocessing.active_children())
+                ready = iter(
+                    DataLoader(
+                        _Batches(examples, prepare),
+                        batch_size=None,
+                        # What is planned takes the place of numbers: it is what a worker is sent.
+                        sampler=batches,
+                        num_workers=workers,
+                        collate_fn=_shared,
+                        pin_memory=device.type == "cuda",
+                        worker_init_fn=functools.partial(_begin, os.getpid()),
+                        multiprocessing_context="fork" if workers else None,
+                        prefetch_factor=AHEAD if workers else None,
+                        # Without one, the DataLoader draws from torch's own.
+                        generator=torch.Generator(),
+                    )
+                )
+                crew = set(multiprocessing.active_children()) - before
+            yield ready
+    finally:
+        if crew:
+            with _held(), _unwatched():
+                ready._shutdown_workers()  # type: ignore[attr-defined]
+                for worker in crew:
+                    worker.kill()
+                    worker.join()
+
+
+@contextlib.contextmanager
+def dead_workers_told() -> Iterator[None]:
+    """Turn PyTorch's error for a worker that died into one that says what to do.
+
+    It comes from a signal's handler, so from anywhere, not only from where batches are taken.
+
+    Raises
+    ------
+    WorkerError
+        When a worker dies.
+    """
+    try:
+        yield
     except RuntimeError as error:
         how = _of_worker(str(error))
         if how is None:
@@ -137,13 +163,6 @@ def batches_ahead(
             f"{how}; memory, or the part of it that /dev/shm may take, is perhaps too small: "
             "go on with --resume and fewer --workers"
         ) from error
-    finally:
-        if crew:
-            with _held():
-                ready._shutdown_workers()  # type: ignore[attr-defined]
-                for worker in crew:
-                    worker.kill()
-                    worker.join()
 
 
 class _Batches(Dataset[Prepared]):
@@ -184,6 +203,22 @@ def _held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _unwatched() -> Iterator[None]:
+    """Keep PyTorch from raising its error for workers that are meant to end.
+
+    Other threads take signals that this one holds, and then the handler runs all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _begin(parent: int, number: int) -> None:  # noqa: ARG001 (PyTorch's signature)

@@ -21,6 +21,7 @@ from galsep.io.dataset import Dataset, join_datasets, load_dataset
 from galsep.model.device import flushed_denormals, keep_memory
 from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
+from galsep.model.loading import dead_workers_told
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.parallel import from_first, is_first, joined
 from galsep.model.separation import SeparationNetwork
@@ -131,7 +132,7 @@ def train(
         After ``weights.safetensors`` has been written, when interrupted.
     """
     config = config or TrainConfig()
-    with joined(config.device) as device, flushed_denormals():
+    with dead_workers_told(), joined(config.device) as device, flushed_denormals():
         first = (reporter or Reporter()) if is_first() else Reporter()
         return _train_on(
             device,
