@@ -30,6 +30,9 @@ DISTRICT = 4 * CELL
 MARGIN = 10
 """Pixels between a blob and its cutout's edge, where the image goes on beyond it."""
 
+SMALL_MARGIN = 18
+"""The same of a small cutout: what fills it would be scored too low."""
+
 LARGE_STRIDE = 60
 """Distance of the cutouts that cover a blob too large for one."""
 
@@ -121,8 +124,8 @@ def lay_cutouts(
         else:
             x, y = _centre(box)
             cells[y // CELL, x // CELL].append(blob)
-    fits_large = _fits_into(STAMP_SIZE, shape)
-    fits = _fits_into(SMALL_STAMP_SIZE, shape) if small else fits_large
+    fits_large = _fits_into(STAMP_SIZE, MARGIN, shape)
+    fits = _fits_into(SMALL_STAMP_SIZE, SMALL_MARGIN, shape) if small else fits_large
     districts: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
     for (row, column), blobs in cells.items():
         y, x = row * CELL, column * CELL
@@ -272,13 +275,13 @@ def _join(tiles: list[_Tile], fits: _Fits, worth: Callable[[list[_Tile]], bool])
     return joined
 
 
-def _fits_into(side: int, shape: tuple[int, int]) -> _Fits:
+def _fits_into(side: int, margin: int, shape: tuple[int, int]) -> _Fits:
     """Whether bounds fit into a cutout with a margin, where the image goes on beyond it."""
 
     def fits(bounds: _Bounds) -> bool:
         xmin, ymin, xmax, ymax = bounds
-        width = min(xmax + MARGIN, shape[1] - 1) - max(xmin - MARGIN, 0) + 1
-        height = min(ymax + MARGIN, shape[0] - 1) - max(ymin - MARGIN, 0) + 1
+        width = min(xmax + margin, shape[1] - 1) - max(xmin - margin, 0) + 1
+        height = min(ymax + margin, shape[0] - 1) - max(ymin - margin, 0) + 1
         return max(width, height) <= side
 
     return fits
