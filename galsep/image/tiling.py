@@ -31,7 +31,7 @@ MARGIN = 10
 """Pixels between a blob and its cutout's edge, where the image goes on beyond it."""
 
 SMALL_MARGIN = 18
-"""The same of a small cutout: what fills it would be scored too low."""
+"""The same of a small cutout, wider, since crowded blends that fill one are scored too low."""
 
 LARGE_STRIDE = 60
 """Distance of the cutouts that cover a blob too large for one."""
