@@ -269,8 +269,9 @@ def _join(tiles: list[_Tile], fits: _Fits, worth: Callable[[list[_Tile]], bool])
                 some.append(other)
         if len(some) > 1 and worth(some):
             tile = together
-            taken = {other.cells[0] for other in some}
-            waiting = [other for other in waiting if other.cells[0] not in taken]
+            # By themselves, for blobs of one centre that do not fit together share their cell.
+            taken = {id(other) for other in some}
+            waiting = [other for other in waiting if id(other) not in taken]
         joined.append(tile)
     return joined
 

@@ -122,3 +122,12 @@ def test_without_small_cutouts_all_are_large():
     bounds = random_bounds(np.random.default_rng(3), 60, (600, 600))
     tiling = lay_cutouts(bounds, (600, 600), segm_of(bounds, (600, 600)), small=False)
     assert set(tiling.sides.tolist()) == {STAMP_SIZE}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_a_blob_and_the_ring_about_it_are_both_owned(order):
+    # Of one centre, and a neighbour that fits into a small cutout with the inner one alone.
+    bounds = np.array([[128, 128, 132, 132], [100, 100, 160, 160], [140, 128, 144, 132]])
+    bounds = bounds[list(order)]
+    tiling = lay_cutouts(bounds, (400, 400), segm_of(bounds, (400, 400)))
+    assert (tiling.owner >= 0).all()
