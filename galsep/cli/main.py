@@ -177,26 +177,26 @@ def main(arguments: Sequence[str]) -> int:
         What follows the program's name; with ``--debug`` among it, tracebacks are shown.
     """
     debug = "--debug" in arguments
-    command = get_command(app)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command = get_command(app)
             with command.make_context("galsep", list(arguments), obj=arguments) as context:
                 command.invoke(context)
-        except typer.Exit as leave:
-            return leave.exit_code
-        except SystemExit as leave:
-            code = leave.code if isinstance(leave.code, int) else FAILED
-            if code == TERMINATED:
-                say("terminated")
-            return code
-        except KeyboardInterrupt:
-            say("interrupted")
-            return INTERRUPTED
-        except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
-            if debug:
-                traceback.print_exc()
-            return _explain(error, arguments)
+    except typer.Exit as leave:
+        return leave.exit_code
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else FAILED
+        if code == TERMINATED:
+            say("terminated")
+        return code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
+        if debug:
+            traceback.print_exc()
+        return _explain(error, arguments)
     return 0
 
 

@@ -3,8 +3,8 @@
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "moved",
     "numbers",
     "on_own_cores",
+    "one_ahead",
     "peak_memory",
 ]
 
@@ -124,6 +125,31 @@ def on_own_cores(
         pool.shutdown(cancel_futures=True)
         # What one thread asks for, those that start later get.
         torch.set_num_threads(threads)
+
+
+def one_ahead(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+    """Apply a function to tasks in another thread, while what came of the one before is looked at.
+
+    Results come in the order of the tasks; a task is taken before the one before it is done.
+
+    Parameters
+    ----------
+    function : callable
+        Spends its time where Python lets other threads run.
+    tasks : iterable
+        Taken in the thread that takes the results.
+    """
+    worker = ThreadPoolExecutor(1)
+    try:
+        waiting: list[Future[Result]] = []
+        for task in tasks:
+            waiting.append(worker.submit(function, task))
+            if len(waiting) > 1:
+                yield waiting.pop(0).result()
+        for last in waiting:
+            yield last.result()
+    finally:
+        worker.shutdown(cancel_futures=True)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ Loading never runs code. ``.pth`` files, which are pickles, are read in one plac
 :func:`initial_weights`, with ``weights_only=True``.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -23,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from galsep.errors import WeightsError
 from galsep.io.atomic import whole_file
-from galsep.model.device import choose_device
+from galsep.model.device import choose_device, one_ahead
 from galsep.model.network import Architecture, build_network
 from galsep.model.separation import FluxFit, SeparationNetwork
 
@@ -105,10 +106,13 @@ class Model:
     def each(
         self, function: Callable[["Model", Batch], Result], batches: Iterable[Batch]
     ) -> Iterator[Result]:
-        """Apply a function of the model and a batch to batches; results come in their order."""
+        """Apply a function of the model and a batch to batches; results come in their order.
+
+        The next batch is worked on while what came of one is looked at.
+        """
         if self.spread is not None:
             return self.spread(function, batches)
-        return (function(self, batch) for batch in batches)
+        return one_ahead(functools.partial(function, self), batches)
 
     @property
     def threshold(self) -> float:

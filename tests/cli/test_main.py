@@ -245,6 +245,15 @@ def test_interrupted(galsep, raising):
     assert (outcome.code, outcome.err) == (130, "interrupted\n")
 
 
+def test_interrupted_before_a_command_is_known(galsep, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("galsep.cli.main.get_command", interrupt)
+    outcome = galsep("weights")
+    assert (outcome.code, outcome.err) == (130, "interrupted\n")
+
+
 def test_help_loads_nothing_heavy():
     script = (
         "import sys; from galsep.cli.main import main; main(['--help']); main(['deblend', '-h']); "

@@ -80,9 +80,15 @@ def run(arguments: Sequence[str], delay: float | None, number: int) -> int:
     int
         Its exit code, or minus the signal that ended it.
     """
+    # A signal that comes too early ends the process as if it had not begun.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, CODES)
     pid = os.fork()
     if not pid:
+        for heard in CODES:
+            signal.signal(heard, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _become(arguments)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if delay is not None:
         time.sleep(delay)
         with contextlib.suppress(ProcessLookupError):
@@ -91,12 +97,12 @@ def run(arguments: Sequence[str], delay: float | None, number: int) -> int:
 
 
 def _become(arguments: Sequence[str]) -> None:
-    signal.signal(signal.SIGTERM, program._terminate)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     code = 99
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        signal.signal(signal.SIGTERM, program._terminate)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = program.main(arguments)
     finally:
         os._exit(code)

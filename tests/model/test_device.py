@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from galsep.model.device import on_own_cores
+from galsep.model.device import on_own_cores, one_ahead
 
 CPU = torch.device("cpu")
 
@@ -50,3 +50,35 @@ def test_an_error_ends_it():
     with pytest.raises(ValueError, match="1"):
         on_own_cores(fail, [1, 2, 3], CPU)
     assert torch.get_num_threads() == 4
+
+
+def test_the_next_task_is_worked_on_while_a_result_is_looked_at():
+    began = [threading.Event() for _ in range(4)]
+
+    def work(task):
+        began[task].set()
+        return task, threading.get_ident()
+
+    done = []
+    for task, thread in one_ahead(work, iter(range(4))):
+        if task < 3:
+            assert began[task + 1].wait(10)
+        assert thread != threading.get_ident()
+        done.append(task)
+    assert done == [0, 1, 2, 3]
+    assert list(one_ahead(work, [])) == []
+
+
+def test_what_fails_ahead_is_told_in_its_turn_and_nothing_is_left_running():
+    def work(task):
+        return 6 // task
+
+    results = one_ahead(work, [3, 0, 2])
+    assert next(results) == 2
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    before = threading.active_count()
+    results = one_ahead(work, [3, 2, 1])
+    assert next(results) == 2
+    results.close()
+    assert threading.active_count() == before
