@@ -370,6 +370,12 @@ class Trainer:
                 else:
                     mean.copy_(value)
 
+    @property
+    def sound(self) -> bool:
+        """Whether the averaged weights are all finite."""
+        values = self.average.state_dict().values()
+        return all(bool(value.isfinite().all()) for value in values)
+
     @torch.no_grad()
     def validate(self, validation: ExampleMaker, size: int) -> dict[str, float]:
         """Losses of the averaged weights on the same stamps each epoch."""
