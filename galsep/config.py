@@ -121,12 +121,14 @@ class TrainConfig:
     ``rescoring_rate`` on and on scenes of at most ``rescoring_groups`` blends; then so is the
     separation network, on scenes ``separation_depth`` magnitudes deeper: of sources that are
     barely found, there is little to learn about their light. Every ``small_every`` th batch of Mask
-    R-CNN's composed scenes is of small cutouts (0: none). F1 is measured on ``f1_size`` validation
-    blends after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience``
-    epochs, its training ends (0: it does not). With ``fixed_statistics``, normalisation keeps the
-    means and variances of the starting weights, while its scales and offsets are trained; random
-    weights have none to keep, so that from these they are learnt. ``workers`` is how many processes
-    make examples ahead of the one that trains: −1 as suits the device, 0 none.
+    R-CNN's composed scenes is of small cutouts (0: none), and every ``shown_every`` th blend is
+    shown as it is (0: none), as half of what the rescoring network sees. F1 is measured on
+    ``f1_size`` validation blends after each epoch of Mask R-CNN (0: it is not); without a better
+    one for ``patience`` epochs, its training ends (0: it does not). With ``fixed_statistics``,
+    normalisation keeps the means and variances of the starting weights, while its scales and
+    offsets are trained; random weights have none to keep, so that from these they are learnt.
+    ``workers`` is how many processes make examples ahead of the one that trains: −1 as suits the
+    device, 0 none.
     """
 
     recipe: str = "compact"
@@ -153,6 +155,7 @@ class TrainConfig:
     compose: bool = True
     max_groups: int = 8
     small_every: int = 2
+    shown_every: int = 0
     validation_size: int = 500
     f1_size: int = 200
     patience: int = 0
@@ -181,6 +184,7 @@ class TrainConfig:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_groups", self.max_groups, 1)
         _at_least("small_every", self.small_every, 0)
+        _at_least("shown_every", self.shown_every, 0)
         _at_least("validation_size", self.validation_size, 1)
         _at_least("f1_size", self.f1_size, 0)
         _at_least("patience", self.patience, 0)

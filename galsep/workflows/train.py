@@ -462,9 +462,9 @@ def separation_config(config: TrainConfig) -> TrainConfig:
 def rescoring_config(config: TrainConfig) -> TrainConfig:
     """How the rescoring network is trained in a run."""
     epochs, rate = config.rescoring_epochs, config.rescoring_rate
-    # Each candidate is judged by the sources about it: where blends are to be shown as they are, so
-    # they are here.
-    return replace(_beside(config, epochs, rate, config.rescoring_groups), compose=config.compose)
+    beside = _beside(config, epochs, rate, config.rescoring_groups)
+    # Composed scenes are more crowded than the sky, and how likely a companion is depends on that.
+    return replace(beside, compose=config.compose, shown_every=2)
 
 
 def _beside(config: TrainConfig, epochs: int, rate: float, groups: int) -> TrainConfig:
@@ -483,6 +483,7 @@ def _beside(config: TrainConfig, epochs: int, rate: float, groups: int) -> Train
         compose=True,
         max_groups=groups,
         small_every=0,
+        shown_every=0,
         patience=0,
     )
 
@@ -531,6 +532,7 @@ def example_makers(
             max_groups=config.max_groups,
             depth=depth,
             small_every=config.small_every,
+            shown_every=config.shown_every,
         )
 
     return maker("train"), maker("validation")
