@@ -11,7 +11,7 @@
 #     PYTHON=python3      WORK=h200 (data, runs, results)       DEVICE=cuda     LIMIT=520 (seconds)
 #     DATASET=$WORK/pairs or $WORK/varied, drawn where there is none, of N=20000 blends
 #     WHEELS=             STEPS=50 (timed steps of bench)        BATCH_SIZE
-#     EPOCHS, EPOCH_SIZE, RESCORING_EPOCHS, SEPARATION_EPOCHS, INIT: those of the recipe. Smaller epochs shorten paper
+#     EPOCHS, EPOCH_SIZE, SEPARATION_EPOCHS, INIT: those of the recipe. Smaller epochs shorten paper
 #                         with all its stages, fewer cut off the last ones; INIT=FILE.pth or
 #                         INIT=random where COCO's weights cannot be downloaded
 #
@@ -88,7 +88,7 @@ draw() { # OPTIONS...
 }
 
 epochs() { # RUN
-    cat "$1/metrics.csv" "$1/rescoring_metrics.csv" "$1/separation_metrics.csv" 2>/dev/null | wc -l
+    cat "$1/metrics.csv" "$1/separation_metrics.csv" 2>/dev/null | wc -l
 }
 
 progress() { # RUN
@@ -97,9 +97,7 @@ import csv, pathlib, sys, tomllib
 
 run = pathlib.Path(sys.argv[1])
 for name, prefix, setting in (
-    ("Mask R-CNN", "", "epochs"),
-    ("rescoring network", "rescoring_", "rescoring_epochs"),
-    ("separation network", "separation_", "separation_epochs"),
+    ("Mask R-CNN", "", "epochs"), ("separation network", "separation_", "separation_epochs")
 ):
     file = run / f"{prefix}metrics.csv"
     if not file.is_file():
@@ -123,7 +121,6 @@ run() { # RECIPE
     if step "$PYTHON" -m galsep train "$DATASET" --output "$output" --recipe "$1" \
         --device "$DEVICE" --resume ${EPOCHS:+--epochs "$EPOCHS"} \
         ${EPOCH_SIZE:+--epoch-size "$EPOCH_SIZE"} ${BATCH_SIZE:+--batch-size "$BATCH_SIZE"} \
-        ${RESCORING_EPOCHS:+--rescoring-epochs "$RESCORING_EPOCHS"} \
         ${SEPARATION_EPOCHS:+--separation-epochs "$SEPARATION_EPOCHS"} ${INIT:+--init "$INIT"}; then
         progress "$output"
         judge "$1"

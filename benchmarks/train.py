@@ -81,8 +81,8 @@ class Bench:
         """
         given = {
             "recipe": recipe, "init": "random", "batch_size": self.batch_size,
-            "device": str(self.device), "rescoring_epochs": 0, "separation_epochs": 0,
-            "calibrate": False, "validation_size": 1, "f1_size": 0, "small_every": 0, **settings,
+            "device": str(self.device), "separation_epochs": 0, "calibrate": False,
+            "validation_size": 1, "f1_size": 0, "small_every": 0, **settings,
         }  # fmt: skip
         return resolve(TrainConfig, None, given)
 

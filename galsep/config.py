@@ -116,27 +116,21 @@ class TrainConfig:
     ``stages`` lists ``(first trainable part, last epoch, learning rate)``; the part is
     ``heads``, ``4+`` (backbone stage 4 and everything above) or ``all``. With ``schedule =
     "cosine"`` the one stage's rate warms up over ``warmup`` steps and falls to zero. When Mask
-    R-CNN has had its ``epochs`` (none: it stays as ``init`` has it), the rescoring network is
-    trained for ``rescoring_epochs`` (none: what ``init`` has stays), likewise from
-    ``rescoring_rate`` on and on scenes of at most ``rescoring_groups`` blends; then so is the
-    separation network, on scenes ``separation_depth`` magnitudes deeper: of sources that are
-    barely found, there is little to learn about their light. Every ``small_every`` th batch of Mask
-    R-CNN's composed scenes is of small cutouts (0: none), and every ``shown_every`` th blend is
-    shown as it is (0: none), as half of what the rescoring network sees. F1 is measured on
-    ``f1_size`` validation blends after each epoch of Mask R-CNN (0: it is not); without a better
-    one for ``patience`` epochs, its training ends (0: it does not). With ``fixed_statistics``,
-    normalisation keeps the means and variances of the starting weights, while its scales and
-    offsets are trained; random weights have none to keep, so that from these they are learnt.
-    ``workers`` is how many processes make examples ahead of the one that trains: −1 as suits the
-    device, 0 none.
+    R-CNN has had its ``epochs`` (none: it stays as ``init`` has it), the separation network is
+    trained for ``separation_epochs``, likewise from ``separation_rate`` on, on scenes of fewer
+    blends and ``separation_depth`` magnitudes more of depth: of sources that are barely found,
+    there is little to learn about their light. Every ``small_every`` th batch of Mask R-CNN's
+    composed scenes is of small cutouts (0: none). F1 is measured on ``f1_size`` validation blends
+    after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience`` epochs,
+    its training ends (0: it does not). With ``fixed_statistics``, batch normalisation keeps the
+    means and variances of the starting weights, while its scales and offsets are trained; random
+    weights have none to keep, so that from these they are learnt. ``workers`` is how many processes
+    make examples ahead of the one that trains: −1 as suits the device, 0 none.
     """
 
     recipe: str = "compact"
     init: str = "random"
     epochs: int = 20
-    rescoring_epochs: int = 4
-    rescoring_rate: float = 2e-3
-    rescoring_groups: int = 3
     separation_epochs: int = 12
     separation_rate: float = 1e-3
     separation_groups: int = 5
@@ -155,7 +149,6 @@ class TrainConfig:
     compose: bool = True
     max_groups: int = 8
     small_every: int = 2
-    shown_every: int = 0
     validation_size: int = 500
     f1_size: int = 200
     patience: int = 0
@@ -171,12 +164,9 @@ class TrainConfig:
         if self.recipe not in RECIPES:
             raise UsageError(f"recipe is one of {', '.join(sorted(RECIPES))}, got {self.recipe!r}")
         _at_least("epochs", self.epochs, 0)
-        _at_least("rescoring_epochs", self.rescoring_epochs, 0)
         _at_least("separation_epochs", self.separation_epochs, 0)
         if not self.epochs and self.init in ("random", "coco"):
             raise UsageError("epochs = 0 needs init to name weights that are trained already")
-        _between("rescoring_rate", self.rescoring_rate, 1e-6, 1.0)
-        _at_least("rescoring_groups", self.rescoring_groups, 1)
         _between("separation_rate", self.separation_rate, 1e-6, 1.0)
         _at_least("separation_groups", self.separation_groups, 1)
         _between("separation_depth", self.separation_depth, -5.0, 5.0)
@@ -184,7 +174,6 @@ class TrainConfig:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_groups", self.max_groups, 1)
         _at_least("small_every", self.small_every, 0)
-        _at_least("shown_every", self.shown_every, 0)
         _at_least("validation_size", self.validation_size, 1)
         _at_least("f1_size", self.f1_size, 0)
         _at_least("patience", self.patience, 0)

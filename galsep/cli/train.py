@@ -120,20 +120,11 @@ def train(
     epochs: Annotated[
         int | None, _by_recipe("epochs", "Epochs of Mask R-CNN; 0 leaves it as --init has it", "N")
     ] = None,
-    rescoring_epochs: Annotated[
-        int | None,
-        _setting(
-            "rescoring_epochs",
-            "Epochs of the rescoring network, which follow",
-            metavar="N",
-            group=_TRAINING,
-        ),
-    ] = None,
     separation_epochs: Annotated[
         int | None,
         _setting(
             "separation_epochs",
-            "Epochs of the separation network, which come last",
+            "Epochs of the separation network, which follow",
             metavar="N",
             group=_TRAINING,
         ),
@@ -181,7 +172,6 @@ def train(
         "recipe": recipe,
         "init": init,
         "epochs": epochs,
-        "rescoring_epochs": rescoring_epochs,
         "separation_epochs": separation_epochs,
         "epoch_size": epoch_size,
         "batch_size": batch_size,
@@ -212,7 +202,6 @@ def train(
         )
         reporter.info(
             f"wrote {result.weights}; epochs: {len(result.history)} of Mask R-CNN, "
-            f"{len(result.rescoring_history)} of the rescoring network, "
             f"{len(result.separation_history)} of the separation network"
         )
 

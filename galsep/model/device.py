@@ -1,6 +1,7 @@
 """Choosing the computing device."""
 
 import contextlib
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -130,7 +131,8 @@ def on_own_cores(
 def one_ahead(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
     """Apply a function to tasks in another thread, while what came of the one before is looked at.
 
-    Results come in the order of the tasks; a task is taken before the one before it is done.
+    Results come in the order of the tasks; a task is taken before the one before it is done. An
+    interrupt waits for the task at hand. A single task is done in this thread.
 
     Parameters
     ----------
@@ -139,15 +141,20 @@ def one_ahead(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iter
     tasks : iterable
         Taken in the thread that takes the results.
     """
+    left = iter(tasks)
+    some = list(itertools.islice(left, 2))
+    if len(some) < 2:
+        # Nothing to be ahead of; what runs in this thread can be interrupted.
+        yield from map(function, some)
+        return
     worker = ThreadPoolExecutor(1)
     try:
         waiting: list[Future[Result]] = []
-        for task in tasks:
+        for task in itertools.chain(some, left):
             waiting.append(worker.submit(function, task))
             if len(waiting) > 1:
                 yield waiting.pop(0).result()
-        for last in waiting:
-            yield last.result()
+        yield waiting.pop().result()
     finally:
         worker.shutdown(cancel_futures=True)
 

@@ -121,15 +121,12 @@ class Planned:
         Of all that is drawn at random for it.
     side : int
         Of the stamp, where it is composed.
-    composed : bool
-        Whether it is a new scene, not its blend as it is.
     """
 
     position: int
     orientation: int = 0
     seed: int = 0
     side: int = STAMP_SIZE
-    composed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +216,6 @@ class ExampleMaker:
         Magnitudes by which composed scenes are deeper than the data set, on average.
     small_every : int
         Every so many batches of composed scenes is of small stamps; 0 for none.
-    shown_every : int
-        Every so many blends is shown as it is instead of being composed into a scene; 0 for none.
     """
 
     def __init__(
@@ -233,7 +228,6 @@ class ExampleMaker:
         max_groups: int = 1,
         depth: float = 0.0,
         small_every: int = 0,
-        shown_every: int = 0,
     ) -> None:
         self._dataset = dataset
         self._blends = np.array(dataset.split(split), dtype=np.int64)
@@ -242,7 +236,6 @@ class ExampleMaker:
         self._max_groups = max_groups
         self._depth = depth
         self._small_every = small_every if compose else 0
-        self._shown_every = shown_every if compose else 1
         self._rms = dataset.meta.detection_rms
         # Neighbours in this order have nearly the same seeing.
         seeing = dataset.psf_fwhm[self._blends] / dataset.pixel_scale[self._blends]
@@ -263,16 +256,14 @@ class ExampleMaker:
         """
         n = len(self._blends)
         turns = np.zeros((n, ORIENTATIONS), dtype=np.int64)
-        if self._augment and self._shown_every:
+        if self._augment and not self._compose:
             turns = rng.permuted(np.tile(np.arange(ORIENTATIONS), (n, 1)), axis=1)
-        planned: list[Planned] = []
+        planned = []
         for start in range(0, size, max(n, 1)):
             orientation = turns[:, start // n % ORIENTATIONS]
             for position in rng.permutation(n)[: size - start].tolist():
                 seed = int(rng.integers(2**62))
-                shown = self._shown_every > 0 and len(planned) % self._shown_every == 0
-                turned = int(orientation[position]) if shown else 0
-                planned.append(Planned(position, turned, seed, composed=not shown))
+                planned.append(Planned(position, int(orientation[position]), seed))
         return planned
 
     def batches(
@@ -283,12 +274,14 @@ class ExampleMaker:
         for number, start in enumerate(range(0, size, batch_size), 1):
             batch = planned[start : start + batch_size]
             if self._small_every and number % self._small_every == 0:
-                batch = [replace(one, side=SMALL_STAMP_SIZE, composed=True) for one in batch]
+                batch = [replace(one, side=SMALL_STAMP_SIZE) for one in batch]
             yield batch
 
     def make(self, planned: Planned) -> Example:
         """Make an example: compose a scene about its blend, or show the blend as it is."""
-        return self._composed(planned) if planned.composed else self._shown(planned)
+        if self._compose:
+            return self._composed(planned)
+        return self._shown(planned)
 
     def plain(self, position: int) -> Example:
         """One blend of the split as it is."""

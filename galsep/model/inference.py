@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,10 @@ import torch
 
 from galsep.image.binning import linear_weights
 from galsep.model.device import in_batches, on_own_cores
-from galsep.model.rescoring import CANDIDATE, RescoringNetwork, cut_candidates, log_odds, rescore
 from galsep.model.weights import Model
 from galsep.scene import Footprint, SoftMask
 
-__all__ = ["Found", "calibrated", "candidates", "detect", "harden"]
+__all__ = ["Found", "calibrated", "detect", "harden", "logit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +36,6 @@ class Found:
     shares: list[SoftMask]
     scores: npt.NDArray[np.float64]
     class_star: npt.NDArray[np.float64]
-
-    def chosen(self, which: npt.NDArray[np.bool_]) -> "Found":
-        """Some of them."""
-        return Found(
-            [mask for mask, taken in zip(self.masks, which, strict=True) if taken],
-            [share for share, taken in zip(self.shares, which, strict=True) if taken],
-            self.scores[which],
-            self.class_star[which],
-        )
 
 
 def detect(
@@ -69,8 +59,6 @@ def detect(
         Calibrated score below which sources are left out, as their masks would cost time.
     """
     floor = _uncalibrated(model, least)
-    # A second look may raise scores.
-    looked_for = floor if model.rescorer is None else min(floor, CANDIDATE)
 
     def find(some: list[int]) -> list[Found]:
         side = len(cutouts[some[0]])
@@ -79,11 +67,7 @@ def detect(
             images = np.zeros((size, 1, side, side), dtype=np.float32)
             for image, index in zip(images[:, 0], some[part], strict=False):
                 image[:] = cutouts[index]
-            found = _detect_batch(model, images, looked_for)[: len(some[part])]
-            if model.rescorer is None:
-                return found
-            found = _rescored(model.rescorer, list(images[:, 0]), found)
-            return [here.chosen(here.scores >= floor) for here in found]
+            return _detect_batch(model, images, floor)[: len(some[part])]
 
         return in_batches(work, len(some), batch_size)
 
@@ -108,50 +92,8 @@ def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     p = 1 / (1 + exp(−(a · logit(raw) + b))) (Platt 1999); without a fit, a = 1 and b = 0.
     """
     fit = model.info.get("calibration", {})
-    value = fit.get("slope", 1.0) * log_odds(raw) + fit.get("intercept", 0.0)
+    value = fit.get("slope", 1.0) * logit(raw) + fit.get("intercept", 0.0)
     return np.asarray(1 / (1 + np.exp(-value)))
-
-
-def candidates(
-    found: Found, image: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What the rescoring network looks at in a cutout.
-
-    Parameters
-    ----------
-    found : Found
-        What Mask R-CNN finds in it, at least from :data:`galsep.model.rescoring.CANDIDATE` on.
-    image : (s, s) float32 array
-        Mask R-CNN's input.
-
-    Returns
-    -------
-    index : (n,) int array
-        Of the candidates among what was found.
-    pixels, layers
-        See :func:`galsep.model.rescoring.cut_candidates`.
-    """
-    index = np.flatnonzero(found.scores >= CANDIDATE)
-    masks, shares = ([parts[k] for k in index.tolist()] for parts in (found.masks, found.shares))
-    return index, *cut_candidates(image, masks, shares, found.scores[index])
-
-
-def _rescored(
-    network: RescoringNetwork, images: list[npt.NDArray[np.float32]], found: list[Found]
-) -> list[Found]:
-    """What was found in cutouts, with the scores that the rescoring network gives."""
-    parts = [candidates(here, image) for here, image in zip(found, images, strict=False)]
-    scores = [here.scores.copy() for here in found]
-    if not parts:
-        return found
-    raw = np.concatenate([own[index] for own, (index, _, _) in zip(scores, parts, strict=True)])
-    pixels, layers = (np.concatenate([part[k] for part in parts]) for k in (1, 2))
-    looked = rescore(network, pixels, layers, raw)
-    start = 0
-    for own, (index, _, _) in zip(scores, parts, strict=True):
-        own[index] = looked[start : start + len(index)]
-        start += len(index)
-    return [replace(here, scores=own) for here, own in zip(found, scores, strict=True)]
 
 
 def _uncalibrated(model: Model, score: float) -> float:
@@ -160,9 +102,15 @@ def _uncalibrated(model: Model, score: float) -> float:
     slope, intercept = fit.get("slope", 1.0), fit.get("intercept", 0.0)
     if score <= 0 or slope <= 0:
         return 0.0
-    value = (float(log_odds(np.array(score))) - intercept) / slope
+    value = (float(logit(np.array(score))) - intercept) / slope
     # A little lower, so that rounding loses none.
     return float(1 / (1 + np.exp(-value))) - 1e-5
+
+
+def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """log(p / (1 − p)), finite also at 0 and 1."""
+    low = 1e-6
+    return np.asarray(np.log(np.clip(probability, low, 1) / np.clip(1 - probability, low, 1)))
 
 
 def harden(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> SoftMask | None:

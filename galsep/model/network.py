@@ -36,7 +36,6 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "MaskRCNN",
-    "SteadyLinear",
     "build_network",
     "contrast",
     "normalise",
@@ -253,17 +252,6 @@ def contrast(light: Tensor) -> Tensor:
         In sky rms.
     """
     return light / (1 + smoothed(light, LOCAL_SIGMA).abs())
-
-
-class SteadyLinear(nn.Linear):
-    """A small linear layer whose sums depend neither on threads nor on the size of the batch.
-
-    Those of matrix products do, on some processors.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Raise ``FloatTensor[n, i]`` to ``FloatTensor[n, o]``."""
-        return (x[:, None] * self.weight).sum(-1) + self.bias
 
 
 def _stage(before: int, width: int, stride: int) -> nn.Sequential:

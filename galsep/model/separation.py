@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from galsep.model.device import in_batches, on_own_cores
-from galsep.model.network import SteadyLinear, contrast, smoothed
+from galsep.model.network import contrast, smoothed
 from galsep.scene import SoftMask, SourceLight
 
 __all__ = [
@@ -98,7 +98,7 @@ class SeparationNetwork(nn.Module):
         # Two layers at four pixels a cell, filled up: a CPU sums few channels in an order that
         # depends on the number of threads.
         self.out = nn.Conv2d(a, 16, 3, padding=1)
-        self.summary = nn.Sequential(SteadyLinear(2 * c, 64), nn.ReLU(), SteadyLinear(64, 2))
+        self.summary = nn.Sequential(_Linear(2 * c, 64), nn.ReLU(), _Linear(64, 2))
 
     def forward(self, light: Tensor, layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Look at crops of one size.
@@ -141,6 +141,16 @@ class SeparationNetwork(nn.Module):
             # Bounded, since a step too large would else overflow their exponentials.
             summary = self.summary(pooled.float()).clamp(-SUMMARY_LIMIT, SUMMARY_LIMIT)
             return claims, total, summary
+
+
+class _Linear(nn.Linear):
+    """A small linear layer whose sums depend neither on threads nor on the size of the batch.
+
+    Those of matrix products do, on some processors.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] * self.weight).sum(-1) + self.bias
 
 
 class _Residual(nn.Module):

@@ -26,7 +26,7 @@ from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, window
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 
-__all__ = ["Seen", "Separating", "as_on_images"]
+__all__ = ["Seen", "Separating"]
 
 THRESHOLDS = (0.7, 1.15)
 """Range of the score threshold in training, relative to the detector's own."""
@@ -113,7 +113,8 @@ class Separating:
 
     def prepare(self, examples: list[Example]) -> list[Seen]:
         """Have examples seen as images are."""
-        return as_on_images(examples)
+        rngs = [np.random.default_rng([_SEEN, example.seed]) for example in examples]
+        return [Seen(_observed(*pair), pair[1]) for pair in zip(examples, rngs, strict=True)]
 
     def __call__(
         self, network: nn.Module, batch: list[Seen], device: torch.device, *, autocast: bool
@@ -136,12 +137,6 @@ class Separating:
                     claims.append(here.shares[k].cropped(mask.footprint(0)))
             scenes.append(_make_scene(example, *_disturbed(masks, claims, rng)))
         return _scene_losses(network, scenes, device, autocast=autocast)
-
-
-def as_on_images(examples: list[Example]) -> list[Seen]:
-    """Examples as they are seen on images, in most of which the background was estimated."""
-    rngs = [np.random.default_rng([_SEEN, example.seed]) for example in examples]
-    return [Seen(_observed(*pair), pair[1]) for pair in zip(examples, rngs, strict=True)]
 
 
 def _observed(example: Example, rng: np.random.Generator) -> Example:

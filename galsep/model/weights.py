@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torchvision
@@ -26,7 +26,6 @@ from galsep.errors import WeightsError
 from galsep.io.atomic import whole_file
 from galsep.model.device import choose_device, one_ahead
 from galsep.model.network import Architecture, build_network
-from galsep.model.rescoring import RescoringNetwork
 from galsep.model.separation import FluxFit, SeparationNetwork
 
 __all__ = [
@@ -48,9 +47,8 @@ DEFAULT_WEIGHTS = "compact"
 """Name of the weights that lie in the package and are used when none are named."""
 
 METADATA_KEY = "galsep"
-SEPARATION, RESCORING = "separation", "rescoring"
-"""What the metadata call the networks beside Mask R-CNN, and what, with a dot, the names of their
-tensors begin with."""
+SEPARATION = "separation."
+"""Begins the names of the separation network's tensors; Mask R-CNN's have no prefix."""
 
 FORMAT_VERSION = 1
 NORMALISATION = "asinh(light / sky rms)"
@@ -93,8 +91,6 @@ class Model:
     device : torch.device
     separator : SeparationNetwork or None
         In evaluation mode; ``None`` where the weights hold none.
-    rescorer : RescoringNetwork or None
-        Likewise.
     spread : callable, optional
         Has other machines do what :meth:`each` is asked for.
     """
@@ -105,7 +101,6 @@ class Model:
     sha256: str
     device: torch.device
     separator: SeparationNetwork | None = None
-    rescorer: RescoringNetwork | None = None
     spread: Spread | None = None
 
     def each(
@@ -157,37 +152,27 @@ def load_model(weights: Path | str = "", device: str = "auto") -> Model:
     path = find_weights(weights)
     info = read_info(path)
     _check_fits(path, info)
-    network, others, architecture = _networks_for(path, info)
+    network, separator, architecture = _networks_for(path, info)
     try:
         with safe_open(path, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        for name, part in others.items():
-            prefix = f"{name}."
-            own = {key: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
-            part.load_state_dict({key.removeprefix(prefix): own[key] for key in own})
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(SEPARATION)}
         network.load_state_dict(tensors)
+        if separator is not None:
+            separator.load_state_dict({k.removeprefix(SEPARATION): v for k, v in own.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged weights ({_first_line(error)})") from error
-    for part in (network, *others.values()):
-        part.eval().requires_grad_(False)
-        part.to(chosen).to(memory_format=torch.channels_last)
-    return Model(
-        network,
-        architecture,
-        info,
-        sha256(path),
-        chosen,
-        cast(SeparationNetwork | None, others.get(SEPARATION)),
-        cast(RescoringNetwork | None, others.get(RESCORING)),
-    )
+    for part in (network, separator):
+        if part is not None:
+            part.eval().requires_grad_(False)
+            part.to(chosen).to(memory_format=torch.channels_last)
+    return Model(network, architecture, info, sha256(path), chosen, separator)
 
 
-def _tensors(network: nn.Module, others: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Tensors of all networks, under the names that they have in a file."""
-    tensors = dict(network.state_dict())
-    for name, part in others.items():
-        tensors |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-    return tensors
+def _tensors(network: nn.Module, separator: nn.Module | None) -> dict[str, Tensor]:
+    """Tensors of both networks, under the names that they have in a file."""
+    own = {} if separator is None else separator.state_dict()
+    return dict(network.state_dict()) | {SEPARATION + name: own[name] for name in own}
 
 
 def save_weights(
@@ -195,7 +180,6 @@ def save_weights(
     network: nn.Module,
     info: Mapping[str, Any],
     separator: SeparationNetwork | None = None,
-    rescorer: RescoringNetwork | None = None,
 ) -> None:
     """Write networks' weights and metadata whole.
 
@@ -207,17 +191,12 @@ def save_weights(
     info : mapping
         JSON-able; must hold ``architecture``.
     separator : SeparationNetwork, optional
-    rescorer : RescoringNetwork, optional
     """
     about = {"format_version": FORMAT_VERSION, "normalisation": NORMALISATION, **info}
-    others: dict[str, SeparationNetwork | RescoringNetwork] = {}
     if separator is not None:
-        others[SEPARATION] = separator
-    if rescorer is not None:
-        others[RESCORING] = rescorer
-    for name, part in others.items():
-        about[name] = {"widths": part.widths, **about.get(name, {})}
-    write_tensors(path, _tensors(network, others), {METADATA_KEY: json.dumps(about)})
+        about["separation"] = {"widths": separator.widths, **about.get("separation", {})}
+    tensors = _tensors(network, separator)
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
 
 
 def write_tensors(
@@ -285,7 +264,6 @@ def _check_fits(path: Path, info: Mapping[str, Any]) -> None:
         and _number(calibration.get("intercept", 0.0), -LARGEST, LARGEST)
         and _number(calibration.get("missed", 0.5), 0, 1),
         "separation": isinstance(separation, dict) and (fit is None or _is_flux_fit(fit)),
-        "rescoring": isinstance(info.get(RESCORING) or {}, dict),
     }
     for name, well in sound.items():
         if not well:
@@ -463,17 +441,13 @@ class _NoRandomStart(TorchFunctionMode):
 
 def _networks_for(
     path: Path, info: Mapping[str, Any]
-) -> tuple[nn.Module, dict[str, nn.Module], Architecture]:
+) -> tuple[nn.Module, SeparationNetwork | None, Architecture]:
     """Build the networks that the metadata name, after checking the file's tensors."""
-    kinds = {SEPARATION: SeparationNetwork, RESCORING: RescoringNetwork}
 
-    def build() -> tuple[nn.Module, dict[str, nn.Module]]:
-        others = {
-            name: kind(tuple(info[name]["widths"]))
-            for name, kind in kinds.items()
-            if info.get(name) is not None
-        }
-        return build_network(architecture), others
+    def build() -> tuple[nn.Module, SeparationNetwork | None]:
+        about = info.get("separation")
+        separator = None if about is None else SeparationNetwork(tuple(about["widths"]))
+        return build_network(architecture), separator
 
     try:
         architecture = Architecture.from_dict(dict(info["architecture"]))

@@ -16,8 +16,7 @@ from galsep.flags import Flag
 from galsep.io.dataset import Dataset
 from galsep.measure.calibration import outcomes
 from galsep.measure.metrics import score_matches
-from galsep.model.inference import Found
-from galsep.model.rescoring import log_odds
+from galsep.model.inference import Found, logit
 from galsep.model.weights import Model
 from galsep.workflows.finding import FoundSources, Prepared, find_sources, finish, run_network
 from galsep.workflows.judging import match_detectable
@@ -273,7 +272,7 @@ def _platt(raw: npt.NDArray[np.float64], real: npt.NDArray[np.bool_]) -> tuple[f
     positive, negative = int(real.sum()), int((~real).sum())
     if not positive or not negative:
         return 1.0, 0.0
-    given = log_odds(raw)
+    given = logit(raw)
     target = np.where(real, (positive + 1) / (positive + 2), 1 / (negative + 2))
 
     def loss(parameters: npt.NDArray[np.float64]) -> float:

@@ -14,20 +14,12 @@ from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
 from galsep.model.network import ARCHITECTURES
 from galsep.model.parallel import is_first, joined
-from galsep.model.rescoring import RescoringNetwork
-from galsep.model.rescoring_training import Rescoring
 from galsep.model.separation import SeparationNetwork
 from galsep.model.separation_training import Separating
 from galsep.model.weights import DEFAULT_WEIGHTS, Model, load_model
 from galsep.workflows.calibrate import best_f1
 from galsep.workflows.reporting import Reporter
-from galsep.workflows.train import (
-    example_makers,
-    load_splits,
-    rescoring_config,
-    separation_config,
-    starting_network,
-)
+from galsep.workflows.train import example_makers, load_splits, separation_config, starting_network
 
 __all__ = ["Rehearsal", "StageCost", "rehearse"]
 
@@ -91,7 +83,8 @@ def rehearse(
 ) -> Rehearsal | None:
     """Train some steps of each network to see what a run takes.
 
-    Those of the networks beside Mask R-CNN are on what the packaged one finds.
+    The separation network's are on what the packaged Mask R-CNN finds, since one that is not
+    trained yet finds other things.
 
     Parameters
     ----------
@@ -125,16 +118,9 @@ def rehearse(
             cost = _measure("Mask R-CNN", trainer, example_makers(data, config), reporter)
             judged = _judging_seconds(trainer, data) * config.epochs
             stages.append(replace(cost, seconds=cost.seconds + judged))
-        # One that is not trained yet finds other things.
-        detector = load_model(DEFAULT_WEIGHTS, str(device))
-        if config.rescoring_epochs:
-            own = rescoring_config(config)
-            trainer = Trainer(RescoringNetwork(), own, device, Rescoring(detector))
-            makers = example_makers(data, own)
-            stages.append(_measure("rescoring network", trainer, makers, reporter))
         if config.separation_epochs:
             own = separation_config(config)
-            objective = Separating(detector)
+            objective = Separating(load_model(DEFAULT_WEIGHTS, str(device)))
             trainer = Trainer(SeparationNetwork(), own, device, objective)
             makers = example_makers(data, own, config.separation_depth)
             stages.append(_measure("separation network", trainer, makers, reporter))

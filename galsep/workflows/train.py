@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,13 +24,9 @@ from galsep.model.examples import ExampleMaker
 from galsep.model.loading import dead_workers_told
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.parallel import from_first, is_first, joined
-from galsep.model.rescoring import RescoringNetwork
-from galsep.model.rescoring_training import Rescoring
 from galsep.model.separation import SeparationNetwork
 from galsep.model.separation_training import Separating
 from galsep.model.weights import (
-    RESCORING,
-    SEPARATION,
     UNCALIBRATED_THRESHOLD,
     Model,
     find_weights,
@@ -47,7 +43,6 @@ __all__ = [
     "TrainResult",
     "example_makers",
     "load_splits",
-    "rescoring_config",
     "separation_config",
     "starting_network",
     "train",
@@ -60,8 +55,8 @@ STATE_FILE = "state.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 BEST_FILE = "best.safetensors"
 METRICS_FILE, LOSSES_FILE = "metrics.csv", "losses.png"
-PREFIXES = {"detection": "", RESCORING: f"{RESCORING}_", SEPARATION: f"{SEPARATION}_"}
-"""What the names of each stage's files begin with, in the order of training."""
+SEPARATION = "separation_"
+"""Begins the names of what belongs to the separation network."""
 
 _RESUMABLE_CHANGES = frozenset(
     {"device", "threads", "workers", "calibrate", "patience", "tensorboard"}
@@ -78,15 +73,13 @@ class TrainResult:
     weights : Path
     history : list of dict
         One entry an epoch of Mask R-CNN, as in ``metrics.csv``.
-    rescoring_history, separation_history : list of dict
-        One entry an epoch of the networks beside it, as in ``rescoring_metrics.csv`` and
-        ``separation_metrics.csv``.
+    separation_history : list of dict
+        One entry an epoch of the separation network, as in ``separation_metrics.csv``.
     """
 
     folder: Path
     weights: Path
     history: list[dict[str, float]]
-    rescoring_history: list[dict[str, float]]
     separation_history: list[dict[str, float]]
 
 
@@ -101,14 +94,13 @@ def train(
 ) -> TrainResult:
     """Train the networks and write their weights, settings, figures and resume states.
 
-    First Mask R-CNN, then the rescoring network on what it finds, then the separation network on
-    what both find. After each epoch ``weights.safetensors`` (averaged weights),
-    ``state.safetensors``, ``metrics.csv`` and ``losses.png`` are whole, for the other two with
-    ``rescoring_`` and ``separation_`` before the last three names; ``best.safetensors`` is Mask
-    R-CNN as it was after the epoch of the best F1. Before the separation network, score threshold
-    and calibration are chosen on the validation split; at the end, fluxes are corrected there. A
-    run that was stopped in any way and resumed goes on as if it had not been: on a CPU and with as
-    many threads, to the last bit.
+    First Mask R-CNN, then the separation network on what it finds. After each epoch
+    ``weights.safetensors`` (averaged weights), ``state.safetensors``, ``metrics.csv`` and
+    ``losses.png`` are whole, for the separation network with ``separation_`` before the last three
+    names; ``best.safetensors`` is Mask R-CNN as it was after the epoch of the best F1. In between,
+    score threshold and calibration are chosen on the validation split; at the end, fluxes are
+    corrected there. A run that was stopped in any way and resumed goes on as if it had not been: on
+    a CPU and with as many threads, to the last bit.
 
     Processes that ``torchrun`` has started train together, each on its share of every batch, on
     their own devices; the first of them writes the files.
@@ -137,7 +129,8 @@ def train(
     OutputExistsError, OutputError
         When the output exists or cannot be written.
     KeyboardInterrupt
-        After ``weights.safetensors`` has been written, when interrupted.
+        When interrupted, after ``weights.safetensors`` has been written, if what it would hold is
+        finite.
     """
     config = config or TrainConfig()
     with dead_workers_told(), joined(config.device) as device, flushed_denormals():
@@ -182,11 +175,8 @@ def _train_on(
         if is_first():
             _prepare(folder, config, anew=not (started and resume))
         run.detector(detector)
-        rescoring = run.rescorer() if config.rescoring_epochs else []
-        if config.calibrate and (config.epochs or config.rescoring_epochs):
-            run.calibrate()
-        separation = run.separator() if config.separation_epochs else []
-    return TrainResult(folder, run.weights, detector.history, rescoring, separation)
+        history = run.separator(detector) if config.separation_epochs else []
+    return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
 
 
 def load_splits(dataset: Path | str | Sequence[Path | str]) -> Dataset:
@@ -227,8 +217,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:
     """Remove from a run's folder what a process that was killed or an earlier run left."""
-    by_epoch = STATE_FILE, METRICS_FILE, LOSSES_FILE
-    written = [BEST_FILE, *(prefix + name for prefix in PREFIXES.values() for name in by_epoch)]
+    by_epoch = [STATE_FILE, METRICS_FILE, LOSSES_FILE]
+    written = [BEST_FILE, *by_epoch, *(SEPARATION + name for name in by_epoch)]
     remove_partial(folder / name for name in [WEIGHTS_FILE, "config.toml", *written])
     if anew:
         for name in written:
@@ -238,10 +228,7 @@ def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:
 
 @dataclass(slots=True)
 class _Run:
-    """A training run: its folder, and its networks as far as they are known.
-
-    ``about`` is what the weights say of the networks beside Mask R-CNN.
-    """
+    """A training run: its folder, and what is known of its weights so far."""
 
     folder: Path
     config: TrainConfig
@@ -249,59 +236,39 @@ class _Run:
     device: torch.device
     reporter: Reporter
     info: dict[str, Any]
-    network: torch.nn.Module | None = None
-    rescoring: RescoringNetwork | None = None
-    separation: SeparationNetwork | None = None
-    about: dict[str, Any] = field(default_factory=dict)
 
     def detector(self, trainer: Trainer) -> None:
-        """Train Mask R-CNN, and choose a first threshold."""
-        self.network = trainer.average
-        self._keep_given()
+        """Train Mask R-CNN, and choose its threshold."""
+        source = "random" if self.config.separation_epochs else self.config.init
+        if (self.folder / (SEPARATION + STATE_FILE)).exists() and self.weights.exists():
+            # Resumed: what its own training has given so far must not be lost meanwhile.
+            source = str(self.weights)
+        kept = _given_separator(source)
+        about: dict[str, Any] = {}
+        if kept is not None:
+            about["separation"] = read_info(find_weights(source))["separation"]
+
+        def save(path: Path) -> None:
+            save_weights(path, trainer.average, {**self.info, **about}, kept)
 
         def save_epoch(path: Path) -> None:
             if trainer.history:
                 last = trainer.history[-1]
                 self.info["epoch"] = trainer.epoch
                 self.info["threshold"] = last.get("validation_threshold", UNCALIBRATED_THRESHOLD)
-            self._save(path)
+            save(path)
 
         judge = self._judge if self.config.f1_size else None
-        examples = example_makers(self.data, self.config)
-        self._train(trainer, "detection", save_epoch, examples, judge)
+        self._train(trainer, "", save_epoch, example_makers(self.data, self.config), judge)
         if not is_first():
             return
         save_epoch(self.weights)
         if not self.config.epochs:
             # Where it stays as it was, so do its threshold and its calibration.
             trainer.save(self.folder / STATE_FILE)
-
-    def _keep_given(self) -> None:
-        """Keep the networks beside Mask R-CNN that are there and are not trained anew."""
-        states = [self.folder / (prefix + STATE_FILE) for prefix in list(PREFIXES.values())[1:]]
-        # Resumed: what their own training has given so far must not be lost meanwhile.
-        resumed = self.weights.exists() and any(state.exists() for state in states)
-        given = load_model(self.weights, "cpu") if resumed else _given(self.config.init)
-        if given is None:
-            return
-        if resumed or not self.config.rescoring_epochs:
-            self.rescoring = given.rescorer
-        if resumed or not self.config.separation_epochs:
-            self.separation = given.separator
-        self.about = {k: given.info[k] for k in (RESCORING, SEPARATION) if k in given.info}
-
-    def _save(self, path: Path) -> None:
-        """Write all networks that there are."""
-        kept = {RESCORING: self.rescoring, SEPARATION: self.separation}
-        about = {k: v for k, v in self.about.items() if kept[k] is not None}
-        network = cast(torch.nn.Module, self.network)
-        save_weights(path, network, {**self.info, **about}, self.separation, self.rescoring)
-
-    def calibrate(self) -> None:
-        """Choose the threshold, and say what scores mean."""
-        if is_first():
+        elif self.config.calibrate:
             self.info |= calibrate(self._model(), self.data, self.reporter)
-            self._save(self.weights)
+            save(self.weights)
 
     def _judge(self, network: torch.nn.Module) -> dict[str, float]:
         """F1 on a part of the validation split, and the score threshold where it is best."""
@@ -320,48 +287,36 @@ class _Run:
         """The weights as they were written last."""
         return load_model(self.weights, str(self.device))
 
-    def rescorer(self) -> list[dict[str, float]]:
-        """Train the rescoring network on what Mask R-CNN finds."""
-        config = rescoring_config(self.config)
-        torch.manual_seed(config.seed)
-        given = _given(self.config.init)
-        network = None if given is None else given.rescorer
-        from_first(None)  # Until then, the weights may not be there.
-        objective = Rescoring(self._model())
-        trainer = Trainer(network or RescoringNetwork(), config, self.device, objective)
-        self._train_beside(trainer, RESCORING, example_makers(self.data, config))
-        return trainer.history
-
-    def separator(self) -> list[dict[str, float]]:
-        """Train the separation network on what is found, and correct its fluxes."""
+    def separator(self, detector: Trainer) -> list[dict[str, float]]:
+        """Train the separation network on what Mask R-CNN finds, and correct its fluxes."""
         config = separation_config(self.config)
         torch.manual_seed(config.seed)
-        given = _given(self.config.init)
-        network = None if given is None else given.separator
-        from_first(None)
+        from_first(None)  # Until then, the weights may not be there.
         objective = Separating(self._model())
-        trainer = Trainer(network or SeparationNetwork(), config, self.device, objective)
-        examples = example_makers(self.data, config, config.separation_depth)
-        self._train_beside(trainer, SEPARATION, examples)
-        if self.config.calibrate and is_first():
-            self.about[SEPARATION] |= calibrate_fluxes(self._model(), self.data, self.reporter)
-            self._save(self.weights)
-        return trainer.history
-
-    def _train_beside(
-        self, trainer: Trainer, name: str, examples: tuple[ExampleMaker, ExampleMaker]
-    ) -> None:
-        """Train a network beside Mask R-CNN."""
-        about = {"training": _settings(trainer.config), "dataset": _about(self.data)}
+        trainer = Trainer(
+            _given_separator(self.config.init) or SeparationNetwork(),
+            config,
+            self.device,
+            objective,
+        )
+        about: dict[str, Any] = {
+            "training": _settings(config), "dataset": _about(self.data),
+        }  # fmt: skip
 
         def save(path: Path) -> None:
-            setattr(self, name, trainer.average)
-            self.about[name] = {**about, "epoch": trainer.epoch}
-            self._save(path)
+            separation = {**about, "epoch": trainer.epoch}
+            info = {**self.info, "separation": separation}
+            network = cast(SeparationNetwork, trainer.average)
+            save_weights(path, detector.average, info, network)
 
-        self._train(trainer, name, save, examples)
+        examples = example_makers(self.data, config, config.separation_depth)
+        self._train(trainer, SEPARATION, save, examples)
         if is_first():
             save(self.weights)
+        if self.config.calibrate and is_first():
+            about |= calibrate_fluxes(self._model(), self.data, self.reporter)
+            save(self.weights)
+        return trainer.history
 
     @property
     def weights(self) -> Path:
@@ -371,19 +326,18 @@ class _Run:
     def _train(
         self,
         trainer: Trainer,
-        name: str,
+        prefix: str,
         save: Callable[[Path], None],
         examples: tuple[ExampleMaker, ExampleMaker],
         judge: Callable[[torch.nn.Module], Mapping[str, float]] | None = None,
     ) -> None:
         """Train to the last epoch, from where it stopped; the weights are usable at any time."""
-        prefix = PREFIXES[name]
         state = self.folder / (prefix + STATE_FILE)
         epochs, patience = trainer.config.epochs, trainer.config.patience
         if from_first(state.exists()):
             trainer.restore(state)
-            self.reporter.info(f"resuming after {_epoch(prefix)} {trainer.epoch} of {epochs}")
-        board = self._board(name, trainer.epoch)
+            self.reporter.info(f"resuming after {prefix}epoch {trainer.epoch} of {epochs}")
+        board = self._board(prefix, trainer.epoch)
         try:
             while trainer.epoch < epochs and not _has_stalled(trainer.history, patience):
                 self._epoch(trainer, prefix, examples, judge)
@@ -399,7 +353,6 @@ class _Run:
             # A loss that is not finite may not have been looked at yet.
             if is_first() and trainer.sound:
                 save(self.weights)
-            if self.weights.exists():
                 self.reporter.warn(f"interrupted: {self.weights} is usable; --resume goes on")
             raise
         finally:
@@ -411,9 +364,10 @@ class _Run:
                 f"{_best_epoch(trainer.history)}, {self.folder / BEST_FILE}"
             )
 
-    def _board(self, name: str, epoch: int) -> Board | None:
+    def _board(self, prefix: str, epoch: int) -> Board | None:
         if not (self.config.tensorboard and is_first()):
             return None
+        name = "separation" if prefix else "detection"
         return Board(self.folder / "tensorboard" / name, epoch)
 
     def _show(self, board: Board | None, trainer: Trainer, *, pictures: bool) -> None:
@@ -430,7 +384,7 @@ class _Run:
         examples: tuple[ExampleMaker, ExampleMaker],
         judge: Callable[[torch.nn.Module], Mapping[str, float]] | None,
     ) -> None:
-        name = f"{_epoch(prefix)} {trainer.epoch + 1}"
+        name = f"{prefix.replace('_', ' ')}epoch {trainer.epoch + 1}"
         reporter = self.reporter
         reporter.begin(f"{name}/{trainer.config.epochs}", trainer.config.epoch_size)
         figures = trainer.run_epoch(
@@ -438,11 +392,6 @@ class _Run:
         )
         reporter.end()
         reporter.epoch(name, _headline(figures), figures)
-
-
-def _epoch(prefix: str) -> str:
-    """What an epoch is called."""
-    return f"{prefix.replace('_', ' ')}epoch"
 
 
 def _headline(figures: Mapping[str, float]) -> str:
@@ -455,35 +404,20 @@ def _headline(figures: Mapping[str, float]) -> str:
 
 def separation_config(config: TrainConfig) -> TrainConfig:
     """How the separation network is trained in a run."""
-    epochs, rate = config.separation_epochs, config.separation_rate
-    return _beside(config, epochs, rate, config.separation_groups)
-
-
-def rescoring_config(config: TrainConfig) -> TrainConfig:
-    """How the rescoring network is trained in a run."""
-    epochs, rate = config.rescoring_epochs, config.rescoring_rate
-    beside = _beside(config, epochs, rate, config.rescoring_groups)
-    # Composed scenes are more crowded than the sky, and how likely a companion is depends on that.
-    return replace(beside, compose=config.compose, shown_every=2)
-
-
-def _beside(config: TrainConfig, epochs: int, rate: float, groups: int) -> TrainConfig:
-    """How a network beside Mask R-CNN is trained."""
     return replace(
         config,
         recipe="compact",
-        epochs=epochs,
+        epochs=config.separation_epochs,
         optimizer="adamw",
         weight_decay=1e-3,
         schedule="cosine",
         warmup=200,
-        stages=(("all", epochs, rate),),
+        stages=(("all", config.separation_epochs, config.separation_rate),),
         ema=0.999,
         fixed_statistics=False,
         compose=True,
-        max_groups=groups,
+        max_groups=config.separation_groups,
         small_every=0,
-        shown_every=0,
         patience=0,
     )
 
@@ -511,11 +445,11 @@ def _write_figures(folder: Path, prefix: str, trainer: Trainer) -> None:
         plot_losses(trainer.history, trainer.objective.parts, picture)
 
 
-def _given(init: str) -> Model | None:
-    """The starting weights, if they are galsep's."""
+def _given_separator(init: str) -> SeparationNetwork | None:
+    """The separation network of the starting weights, if they have one."""
     if init in ("random", "coco") or find_weights(init).suffix != ".safetensors":
         return None
-    return load_model(init, "cpu")
+    return load_model(init, "cpu").separator
 
 
 def example_makers(
@@ -532,7 +466,6 @@ def example_makers(
             max_groups=config.max_groups,
             depth=depth,
             small_every=config.small_every,
-            shown_every=config.shown_every,
         )
 
     return maker("train"), maker("validation")
@@ -542,7 +475,7 @@ def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
     """What the weights say of themselves; where they stay as they are, what they said before."""
     if not config.epochs:
         before = read_info(find_weights(config.init))
-        return {k: v for k, v in before.items() if k not in (RESCORING, SEPARATION)}
+        return {k: v for k, v in before.items() if k != "separation"}
     seen = np.percentile(data.psf_fwhm / data.pixel_scale, [1, 99])
     seen *= 1 - DOMAIN_SLACK, 1 + DOMAIN_SLACK
     return {

@@ -44,8 +44,8 @@ def test_import_train_evaluate(galsep, own, truth, tmp_path):
     run = tmp_path / "run"
     outcome = galsep(
         "train", mine, "--output", run, "--init", "compact", "--config", tmp_path / "own.toml",
-        "--epochs", 1, "--epoch-size", 4, "--batch-size", 2,
-        "--rescoring-epochs", 0, "--separation-epochs", 0, "--device", "cpu", "--threads", 1, "-q",
+        "--epochs", 1, "--epoch-size", 4, "--batch-size", 2, "--separation-epochs", 0,
+        "--device", "cpu", "--threads", 1, "-q",
     )  # fmt: skip
     assert (outcome.code, outcome.err) == (0, "")
     tuned, packaged = load_model(run / "weights.safetensors", "cpu"), load_model("", "cpu")

@@ -17,15 +17,11 @@ from .conftest import names
 
 RUN_FILES = [
     "best.safetensors", "config.toml", "losses.png", "metrics.csv",
-    "rescoring_losses.png", "rescoring_metrics.csv", "rescoring_state.safetensors",
     "separation_losses.png", "separation_metrics.csv", "separation_state.safetensors",
     "state.safetensors", "weights.safetensors",
 ]  # fmt: skip
 
-SIZES = (
-    "--epochs", 1, "--rescoring-epochs", 1, "--separation-epochs", 1,
-    "--epoch-size", 4, "--batch-size", 2,
-)  # fmt: skip
+SIZES = ("--epochs", 1, "--separation-epochs", 1, "--epoch-size", 4, "--batch-size", 2)
 SMALL = (*SIZES, "--threads", 1, "--device", "cpu")
 
 
@@ -42,11 +38,10 @@ def test_a_run_and_its_resumption(galsep, dataset, tmp_path, quick):
     outcome = galsep("train", dataset, "--output", run, *SMALL, *quick)
     assert outcome.code == 0
     assert outcome.out == ""
-    counted = "epochs: 1 of Mask R-CNN, 1 of the rescoring network, 1 of the separation network"
+    counted = "epochs: 1 of Mask R-CNN, 1 of the separation network"
     assert f"wrote {run / 'weights.safetensors'}; {counted}" in outcome.err
     assert "\nepoch 1: loss" in outcome.err
-    assert "\nrescoring epoch 1: loss" in outcome.err
-    assert "\nseparation epoch 1: loss" in outcome.err
+    assert "separation epoch 1: loss" in outcome.err
     assert names(run) == RUN_FILES
     settings = tomllib.loads((run / "config.toml").read_text())
     assert settings["epoch_size"] == 4
@@ -72,12 +67,11 @@ def test_a_dry_run_measures_and_writes_nothing(galsep, dataset, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     outcome = galsep("train", dataset, "--dry-run", *SMALL, *quick)
     assert outcome.code == 0
-    title, _, detector, rescorer, separator, total = outcome.out.splitlines()
+    title, _, detector, separator, total = outcome.out.splitlines()
     assert title.startswith("on cpu, peak memory 1.5 GiB")
     parameters = sum(p.numel() for p in load_model(device="cpu").network.parameters())
     assert detector.startswith("Mask R-CNN")
     assert f" {parameters:,} " in detector
-    assert rescorer.startswith("rescoring network")
     assert separator.startswith("separation network")
     assert total.startswith("all")
     assert names(tmp_path) == ["quick.toml"]

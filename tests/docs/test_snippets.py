@@ -26,8 +26,7 @@ BLOCK = re.compile(r"^ *```(sh|python)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 SMALLER = {
     "simulate": "--n 20 --galaxies 2 --workers 1",
-    "train": "--epochs 1 --rescoring-epochs 1 --separation-epochs 1 --epoch-size 4 "
-    "--batch-size 4 --device cpu",
+    "train": "--epochs 1 --separation-epochs 1 --epoch-size 4 --batch-size 4 --device cpu",
     "evaluate": "--limit 1 --no-baselines --device cpu",
     "deblend": "--device cpu",
 }

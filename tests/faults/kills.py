@@ -59,8 +59,7 @@ def train_command(folder: Path) -> Callable[[Path], list[str]]:
     simulate = ["simulate", str(data), "--n", "40", "--workers", "1", "--pixel-scale", "0.2", "-q"]
     assert run(simulate, None, 0) == 0
     settings.write_text("validation_size = 2\nf1_size = 2\ncalibrate = false\n")
-    sizes = ["--epochs", "2", "--epoch-size", "4", "--batch-size", "2"]
-    sizes += ["--rescoring-epochs", "1", "--separation-epochs", "1"]
+    sizes = ["--epochs", "2", "--separation-epochs", "1", "--epoch-size", "4", "--batch-size", "2"]
     ahead = "1" if sys.platform == "linux" else "0"
     fixed = [*sizes, "--config", str(settings), "--device", "cpu", "--threads", "1", "-q"]
     fixed += ["--workers", ahead]

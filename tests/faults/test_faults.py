@@ -146,8 +146,8 @@ def data(tmp_path_factory) -> Path:
 
 
 TRAINING = TrainConfig(
-    epochs=1, rescoring_epochs=0, separation_epochs=0, epoch_size=2, batch_size=2,
-    validation_size=2, f1_size=0, calibrate=False, device="cpu",
+    epochs=1, separation_epochs=0, epoch_size=2, batch_size=2, validation_size=2, f1_size=0,
+    calibrate=False, device="cpu",
 )  # fmt: skip
 
 

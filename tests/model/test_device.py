@@ -67,6 +67,7 @@ def test_the_next_task_is_worked_on_while_a_result_is_looked_at():
         done.append(task)
     assert done == [0, 1, 2, 3]
     assert list(one_ahead(work, [])) == []
+    assert list(one_ahead(work, [1])) == [(1, threading.get_ident())]
 
 
 def test_what_fails_ahead_is_told_in_its_turn_and_nothing_is_left_running():

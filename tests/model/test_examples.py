@@ -102,20 +102,6 @@ def test_every_other_batch_of_composed_scenes_is_of_small_stamps(pairs):
     assert {p.side for b in shown.batches(40, 8, np.random.default_rng(2)) for p in b} == {120}
 
 
-def test_some_blends_are_shown_among_composed_scenes(pairs):
-    options = {"augment": True, "compose": True, "max_groups": 3}
-    maker = ExampleMaker(pairs, "train", **options, shown_every=2, small_every=3)
-    batches = list(maker.batches(40, 8, np.random.default_rng(2)))
-    assert [sum(not one.composed for one in batch) for batch in batches] == [4, 4, 0, 4, 4]
-    shown = [one for batch in batches for one in batch if not one.composed]
-    assert len({one.orientation for one in shown}) > 4
-    plain = maker.plain(shown[0].position).image
-    turned, _, _ = turn(plain, 0, 0, shown[0].orientation)
-    assert np.array_equal(maker.make(shown[0]).image, turned)
-    without = ExampleMaker(pairs, "train", **options)
-    assert all(one.composed for one in without.plan(20, np.random.default_rng(2)))
-
-
 def test_an_epoch_shows_each_blend_once_before_any_again(pairs):
     maker = ExampleMaker(pairs, "train", augment=False, compose=False)
     n = len(maker)

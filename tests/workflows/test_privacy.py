@@ -70,18 +70,7 @@ def test_training_and_judging_fetch_nothing_and_tell_nothing(tmp_path, no_networ
     folder = tmp_path / "secret-folder"
     data, run, report = str(folder / "set"), str(folder / "run"), str(folder / "report")
     main(["simulate", data, "--n", "40", "--workers", "1", "-q"])
-    sizes = [
-        "--epochs",
-        "1",
-        "--rescoring-epochs",
-        "1",
-        "--separation-epochs",
-        "1",
-        "--epoch-size",
-        "4",
-        "--batch-size",
-        "2",
-    ]
+    sizes = ["--epochs", "1", "--separation-epochs", "1", "--epoch-size", "4", "--batch-size", "2"]
     assert main(["train", data, "-o", run, *sizes, "--device", "cpu", "-q"]) == 0
     weights = f"{run}/weights.safetensors"
     begun = ["--init", weights, *sizes, "--device", "cpu", "-q"]

@@ -9,7 +9,6 @@ from galsep.errors import DatasetError, OutputError, OutputExistsError, UsageErr
 from galsep.io.claim import claimed
 from galsep.io.dataset import load_dataset
 from galsep.model.engine import Detecting, Trainer
-from galsep.model.rescoring_training import Rescoring
 from galsep.model.separation_training import Separating
 from galsep.model.weights import load_model, read_info, sha256
 from galsep.workflows import train as module
@@ -32,7 +31,6 @@ def small(**options):
         None,
         {
             "epochs": 2,
-            "rescoring_epochs": 2,
             "separation_epochs": 2,
             "epoch_size": 4,
             "batch_size": 2,
@@ -56,12 +54,8 @@ def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
     files = {path.name for path in (tmp_path / "run").iterdir()}
     figures = {"metrics.csv", "losses.png", "state.safetensors"}
     weights = {"weights.safetensors", "best.safetensors"}
-    assert files == {"config.toml"} | weights | figures | {
-        f"{network}_{name}" for network in ("rescoring", "separation") for name in figures
-    }
-    for prefix, objective in (
-        ("", Detecting), ("rescoring_", Rescoring), ("separation_", Separating)
-    ):  # fmt: skip
+    assert files == {"config.toml"} | weights | figures | {f"separation_{name}" for name in figures}
+    for prefix, objective in (("", Detecting), ("separation_", Separating)):
         with (tmp_path / "run" / f"{prefix}metrics.csv").open() as stream:
             rows = list(csv.DictReader(stream))
         assert len(rows) == 2
@@ -71,8 +65,7 @@ def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
     model = load_model(result.weights, "cpu")
     info = model.info
     assert model.separator is not None
-    assert model.rescorer is not None
-    assert info["rescoring"]["epoch"] == info["separation"]["epoch"] == 2
+    assert info["separation"]["epoch"] == 2
     assert info["separation"]["flux_fit"]["spread"] > 0
     assert info["training"]["epochs"] == 2
     assert info["dataset"]["seed"] == 2
@@ -96,7 +89,7 @@ def scores(monkeypatch):
 
 def test_the_best_epoch_is_kept_and_without_a_better_one_training_ends(dataset, tmp_path, scores):
     scores(0.3, 0.5, 0.5, 0.4, 0.9)
-    config = small(epochs=5, patience=2, rescoring_epochs=0, separation_epochs=0, calibrate=False)
+    config = small(epochs=5, patience=2, separation_epochs=0, calibrate=False)
     history = train(dataset, tmp_path / "run", config).history
     assert [figures["validation_f1"] for figures in history] == [0.3, 0.5, 0.5, 0.4]
     best, last = (load_model(tmp_path / "run" / f"{name}.safetensors", "cpu")
@@ -107,7 +100,7 @@ def test_the_best_epoch_is_kept_and_without_a_better_one_training_ends(dataset, 
     assert any((a != b).any() for a, b in pairs)
     # Resumed with more patience, it goes on.
     scores(0.6)
-    config = small(epochs=5, patience=3, rescoring_epochs=0, separation_epochs=0, calibrate=False)
+    config = small(epochs=5, patience=3, separation_epochs=0, calibrate=False)
     resumed = train(dataset, tmp_path / "run", config, resume=True)
     assert len(resumed.history) == 5
     assert load_model(tmp_path / "run" / "best.safetensors", "cpu").info["epoch"] == 5
@@ -135,17 +128,15 @@ class Interrupting(Reporter):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["epoch", "rescoring epoch", "separation epoch"])
+@pytest.mark.parametrize("stage", ["epoch", "separation epoch"])
 def test_an_interrupted_run_has_usable_weights_and_resumes(dataset, tmp_path, stage):
     config = small(calibrate=False)
     with pytest.raises(KeyboardInterrupt):
         train(dataset, tmp_path / "run", config, reporter=Interrupting(stage))
     info = load_model(tmp_path / "run" / "weights.safetensors", "cpu").info
-    name = stage.removesuffix("epoch").strip()
-    assert (info[name] if name else info)["epoch"] == 1
+    assert (info if stage == "epoch" else info["separation"])["epoch"] == 1
     resumed = train(dataset, tmp_path / "run", config, resume=True)
-    histories = resumed.history, resumed.rescoring_history, resumed.separation_history
-    assert [len(history) for history in histories] == [2, 2, 2]
+    assert len(resumed.history) == len(resumed.separation_history) == 2
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
@@ -184,7 +175,7 @@ def test_resumed_at_its_end_a_run_keeps_its_weights(dataset, tmp_path, calibrate
 
 @pytest.mark.parametrize("stage", ["calibrating", "correcting fluxes"])
 def test_what_is_trained_outlives_a_stop_in_a_later_calibration(dataset, tmp_path, stage):
-    config = small(epochs=1, rescoring_epochs=1, separation_epochs=1)
+    config = small(epochs=1, separation_epochs=1)
     unbroken = train(dataset, tmp_path / "unbroken", config).weights
     with pytest.raises(KeyboardInterrupt):
         train(dataset, tmp_path / "run", config, reporter=Interrupting("correcting fluxes", 1))
@@ -198,9 +189,7 @@ def test_what_is_trained_outlives_a_stop_in_a_later_calibration(dataset, tmp_pat
 
 
 def test_the_separation_network_alone_is_trained_on_weights_as_they_are(dataset, tmp_path):
-    config = small(
-        init="compact", epochs=0, rescoring_epochs=0, separation_epochs=1, calibrate=False
-    )
+    config = small(init="compact", epochs=0, separation_epochs=1, calibrate=False)
     before = load_model("compact", "cpu")
     model = load_model(train(dataset, tmp_path / "run", config).weights, "cpu")
     for a, b in zip(model.network.parameters(), before.network.parameters(), strict=True):
@@ -214,9 +203,7 @@ def test_the_separation_network_alone_is_trained_on_weights_as_they_are(dataset,
 def test_weights_name_the_file_they_began_with(dataset, tmp_path):
     path = tmp_path / "start.pth"
     torch.save(load_model(device="cpu").network.state_dict(), path)
-    config = small(
-        init=str(path), epochs=1, rescoring_epochs=0, separation_epochs=0, calibrate=False
-    )
+    config = small(init=str(path), epochs=1, separation_epochs=0, calibrate=False)
     info = load_model(train(dataset, tmp_path / "run", config).weights, "cpu").info
     assert info["init"].startswith(f"start.pth sha256:{sha256(path)} (")
 
@@ -232,7 +219,7 @@ def test_unusable_inputs(dataset, tmp_path):
 def test_several_data_sets_are_trained_on_together(dataset, tmp_path):
     simulate(tmp_path / "other", SimulateConfig(n=40, seed=3, galaxies="1-3", workers=1))
     folders = [dataset, tmp_path / "other"]
-    train(folders, tmp_path / "run", small(epochs=1, rescoring_epochs=0, separation_epochs=0))
+    train(folders, tmp_path / "run", small(epochs=1, separation_epochs=0))
     about = read_info(tmp_path / "run" / "weights.safetensors")["dataset"]
     assert about["counts"] == {"train": 90, "validation": 5, "test": 5}
     parts = about["population"]["joined"]

@@ -18,9 +18,8 @@ from galsep.config import TrainConfig
 from galsep.workflows.train import train
 
 config = TrainConfig(
-    init="compact", epochs=1, rescoring_epochs=1, rescoring_rate=1e-5,
-    separation_epochs=1, separation_rate=1e-5, epoch_size=6, batch_size=4,
-    optimizer="sgd", warmup=0, schedule="steps", stages=(("all", 1, 1e-2),),
+    init="compact", epochs=1, separation_epochs=1, separation_rate=1e-5, epoch_size=6,
+    batch_size=4, optimizer="sgd", warmup=0, schedule="steps", stages=(("all", 1, 1e-2),),
     amp=False, max_groups=3, validation_size=2, f1_size=2, calibrate=False, device="cpu", threads=1,
     workers=workers,
 )
@@ -69,14 +68,14 @@ def runs(tmp_path_factory, forked):
 
 
 def test_losses_are_those_of_one_process(runs):
-    for name in ("metrics.csv", "rescoring_metrics.csv", "separation_metrics.csv"):
+    for name in ("metrics.csv", "separation_metrics.csv"):
         rows = []
         for run in runs:
             with (run / name).open() as stream:
                 (row,) = csv.DictReader(stream)
             rows.append({key: float(value) for key, value in row.items() if "_loss" in key})
         one, two = rows
-        assert len(one) >= (4 if "rescoring" in name else 12)
+        assert len(one) >= 12
         assert two == pytest.approx(one, rel=1e-4)
 
 
@@ -85,7 +84,7 @@ def test_so_are_the_gradients(runs):
     one, two = (load_file(run / "state.safetensors") for run in runs)
     moved = 0
     for name, before in start.items():
-        if name.startswith(("rescoring.", "separation.")) or not before.is_floating_point():
+        if name.startswith("separation.") or not before.is_floating_point():
             continue
         step, other = (after[f"network.{name}"] - before for after in (one, two))
         assert float((other - step).norm()) <= 3e-3 * float(step.norm()) + 1e-7
