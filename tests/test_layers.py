@@ -15,6 +15,7 @@ LAYERS = {
     "conventions": 0,
     "config": 0,
     "flags": 0,
+    "interrupts": 0,
     "scene": 1,
     "planes": 2,
     "sim": 3,

@@ -23,6 +23,7 @@ from galsep.cli import deblend, doctor, evaluate, import_data, info, simulate, t
 from galsep.cli.console import abandon_stdout, emit, one_line, say
 from galsep.cli.help import HELP_TEXT, Group
 from galsep.errors import GalsepError, OutputExistsError, UsageError
+from galsep.interrupts import hear, interrupt_behind
 
 __all__ = ["app", "main", "run"]
 
@@ -153,6 +154,9 @@ def run() -> NoReturn:
     # up to eight times faster on one where other programs take turns on the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
+    # Where a shell has the signal ignored, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     _leave(main(sys.argv[1:]))
 
 
@@ -185,19 +189,25 @@ def main(arguments: Sequence[str]) -> int:
                 command.invoke(context)
     except typer.Exit as leave:
         return leave.exit_code
-    except SystemExit as leave:
-        code = leave.code if isinstance(leave.code, int) else FAILED
-        if code == TERMINATED:
-            say("terminated")
-        return code
-    except KeyboardInterrupt:
-        say("interrupted")
-        return INTERRUPTED
+    except (KeyboardInterrupt, SystemExit) as stop:
+        return _stopped(stop)
     except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
+        behind = interrupt_behind(error)
         if debug:
             traceback.print_exc()
-        return _explain(error, arguments)
+        return _explain(error, arguments) if behind is None else _stopped(behind)
     return 0
+
+
+def _stopped(stop: KeyboardInterrupt | SystemExit) -> int:
+    """Say why a command was stopped, and choose the exit code."""
+    if isinstance(stop, KeyboardInterrupt):
+        say("interrupted")
+        return INTERRUPTED
+    code = stop.code if isinstance(stop.code, int) else FAILED
+    if code == TERMINATED:
+        say("terminated")
+    return code
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> int:
@@ -249,4 +259,9 @@ def _show_warning(
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (Python's signature)
     """Leave on SIGTERM by way of all ``finally`` blocks, so that no partial file stays."""
-    raise SystemExit(TERMINATED)
+    raise hear(SystemExit(TERMINATED))
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    """Leave on Ctrl-C in the same way."""
+    raise hear(KeyboardInterrupt())

@@ -17,6 +17,7 @@ from galsep.errors import (
     WorkerError,
 )
 from galsep.image.psf import Domain
+from galsep.interrupts import interrupt_behind
 from galsep.io import catalog as catalogs
 from galsep.io.atomic import make_folder, whole_file
 from galsep.io.claim import claimed
@@ -252,15 +253,8 @@ class _Work:
                 if self.existing.suffices(targets):
                     return FileResult(path, skipped=True)
                 catalog = self._deblended(path, targets, reporter)
-        except WorkerError as error:
-            return FileResult(path, error=WorkerError(f"{path}: {error}"))
-        except GalsepError as error:
-            return FileResult(path, error=error)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            return FileResult(path, error=_failure(path, "there is not enough memory", error))
         except Exception as error:  # noqa: BLE001 (whatever it is, the other files can be done)
-            what = f"unexpected {type(error).__name__}: {error}; please report it"
-            return FileResult(path, error=_failure(path, what, error))
+            return FileResult(path, error=_told(path, error))
         kept = catalog if self.keep_catalogs else None
         return FileResult(path, files_of(targets), kept, len(catalog))
 
@@ -366,10 +360,27 @@ def _absolute_task(task: _Task) -> _Task:
     return path.absolute(), targets and targets.absolute()
 
 
-def _failure(path: Path, what: str, cause: Exception) -> ImageError:
-    error = ImageError(f"{path}: {what}")
-    error.__cause__ = cause
-    return error
+def _told(path: Path, error: Exception) -> GalsepError:
+    """What made a file fail, as an error that names it.
+
+    Raises
+    ------
+    KeyboardInterrupt, SystemExit
+        When it was an interrupt.
+    """
+    stop = interrupt_behind(error)
+    if stop is not None:
+        raise stop
+    if isinstance(error, WorkerError):
+        return WorkerError(f"{path}: {error}")
+    if isinstance(error, GalsepError):
+        return error
+    what = f"unexpected {type(error).__name__}: {error}; please report it"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        what = "there is not enough memory"
+    failure = ImageError(f"{path}: {what}")
+    failure.__cause__ = error
+    return failure
 
 
 def stack_catalogs(results: Sequence[FileResult]) -> "Table":

@@ -245,6 +245,18 @@ def test_interrupted(galsep, raising):
     assert (outcome.code, outcome.err) == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("stop", "code", "said"),
+    [(KeyboardInterrupt(), 130, "interrupted\n"), (SystemExit(143), 143, "terminated\n")],
+)
+def test_interrupted_inside_a_library(galsep, raising, stop, code, said):
+    error = RuntimeError("Error calling __set_name__ on 'Field' instance")
+    error.__cause__ = stop
+    raising(error)
+    outcome = galsep("weights")
+    assert (outcome.code, outcome.err) == (code, said)
+
+
 def test_interrupted_before_a_command_is_known(galsep, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt

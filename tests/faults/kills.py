@@ -72,8 +72,12 @@ TIMED = ("metrics.csv", "losses.png", "state.safetensors")
 """What names end with of files that hold the times that epochs took."""
 
 
-def run(arguments: Sequence[str], delay: float | None, number: int) -> int:
+def run(
+    arguments: Sequence[str], delay: float | None, number: int, said: Path = Path(os.devnull)
+) -> int:
     """Run a command in a process of its own; end it after a while, by a signal.
+
+    What it says on stderr goes to a file.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def run(arguments: Sequence[str], delay: float | None, number: int) -> int:
         for heard in CODES:
             signal.signal(heard, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _become(arguments)
+        _become(arguments, said)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if delay is not None:
         time.sleep(delay)
@@ -96,13 +100,13 @@ def run(arguments: Sequence[str], delay: float | None, number: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _become(arguments: Sequence[str]) -> None:
+def _become(arguments: Sequence[str], said: Path) -> None:
     torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     code = 99
     try:
         signal.signal(signal.SIGTERM, program._terminate)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, program._interrupt)
         code = program.main(arguments)
     finally:
         os._exit(code)
@@ -162,11 +166,12 @@ def attack(name: str, n: int, seed: int, folder: Path) -> Counter[str]:
     for _ in range(n):
         number = chance.choice(SIGNALS)
         before = set(partial(output))
-        code = run(command(output), chance.uniform(0, 1.1 * takes), number)
+        said = folder / "stderr"
+        code = run(command(output), chance.uniform(0, 1.1 * takes), number, said)
         assert not broken(output), (code, broken(output))
         if number != signal.SIGKILL:
             # Before its first line a process still dies of the signal itself.
-            assert code in (0, CODES[number], -number), (number, code)
+            assert code in (0, CODES[number], -number), (number, code, said.read_text())
             assert set(partial(output)) <= before, (number, partial(output))
         outcomes["finished" if code == 0 else signal.Signals(number).name] += 1
         if code == 0:  # Begin anew, with what earlier ones have left.

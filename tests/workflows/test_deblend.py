@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+import torch
 from astropy.io import fits
 from astropy.table import Table
 
 import galsep
 from galsep.config import DeblendConfig, SimulateConfig
-from galsep.errors import ImageError, OutputExistsError, UsageError
+from galsep.errors import GalsepError, ImageError, OutputExistsError, UsageError, WorkerError
 from galsep.io.runs import runs_to_footprints
+from galsep.workflows import files
 from galsep.workflows.deblend import deblend
 from galsep.workflows.files import deblend_files, stack_catalogs
 from galsep.workflows.simulate import simulate
@@ -173,3 +175,36 @@ def test_real_frame(test_data, tmp_path):
     dy = np.subtract.outer(reference[:, 1] - 1, np.asarray(network["y_centroid"]))
     assert (np.hypot(dx, dy).min(axis=1) < 2).sum() >= 60
     assert (catalog["flags"] & 1).mean() <= 0.15
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "there is not enough memory"),
+        (KeyError("SEGM"), "unexpected KeyError: 'SEGM'; please report it"),
+        (ImageError("b.fits: bad"), None),
+        (WorkerError("worker 3 died"), "worker 3 died"),
+    ],
+)
+def test_what_makes_a_file_fail_is_told_with_its_name(field, monkeypatch, error, what):
+    monkeypatch.setattr(files, "_deblend_images", raiser(error))
+    (result,) = deblend_files([field], None, CPU)
+    assert isinstance(result.error, GalsepError)
+    assert str(result.error) == ("b.fits: bad" if what is None else f"{field}: {what}")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_inside_a_library_ends_all_files(field, monkeypatch, stop):
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = stop()
+    monkeypatch.setattr(files, "_deblend_images", raiser(error))
+    with pytest.raises(stop):
+        deblend_files([field], None, CPU)
+
+
+def raiser(error):
+    def fail(*_):
+        raise error
+
+    return fail
