@@ -1,6 +1,6 @@
 """Write what ``galsep deblend`` makes: segmentation files and catalogues."""
 
-import importlib.util
+import importlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,8 +165,17 @@ def check_catalog_format(format_name: str, *, text: bool = False) -> None:
             f"a {format_name} catalogue is binary and cannot go to standard output; "
             f"choose ecsv, csv or vot, or give --output"
         )
-    if format_name == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UsageError("parquet catalogues need pyarrow; pip install 'galsep[parquet]'")
+    if format_name == "parquet":
+        try:
+            importlib.import_module("pyarrow.parquet")
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                "parquet catalogues need pyarrow; pip install 'galsep[parquet]'"
+            ) from error
+        except ImportError as error:
+            raise UsageError(
+                f"parquet catalogues need pyarrow, which cannot be loaded here ({error})"
+            ) from error
 
 
 def write_catalog(

@@ -132,15 +132,14 @@ def test_several_inputs_make_one_table_with_their_names(galsep, field, tmp_path)
 @pytest.mark.parametrize("form", ["ecsv", "csv", "vot", "parquet"])
 def test_catalogue_formats(galsep, field, outputs, tmp_path, form):
     if form == "parquet":
-        pyarrow = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet")
+        parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
     arguments = ("--output", tmp_path, "--catalog-format", form, "--threshold", 0.45)
     assert galsep("deblend", field, *arguments).code == 0
     assert names(tmp_path) == [f"field_i_cat.{form}", "field_i_segm.fits"]
     path = tmp_path / f"field_i_cat.{form}"
     if form == "parquet":
         # astropy writes Parquet without pandas but does not read it.
-        n = pyarrow.parquet.read_metadata(path).num_rows
+        n = parquet.read_metadata(path).num_rows
     else:
         reader = {"vot": "votable", "csv": "ascii.csv", "ecsv": "ascii.ecsv"}[form]
         n = len(Table.read(path, format=reader))

@@ -338,7 +338,7 @@ def test_votable_is_valid_and_keeps_meta():
 
 
 def test_parquet(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
     write_catalog(tmp_path / "c.parquet", catalog(), "parquet")
     table = parquet.read_table(tmp_path / "c.parquet")
     assert table.column_names == catalog().colnames
@@ -346,8 +346,19 @@ def test_parquet(tmp_path):
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=r"pip install 'galsep\[parquet\]'"):
+        write_catalog(tmp_path / "c.parquet", catalog(), "parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parquet_with_a_pyarrow_that_does_not_load_says_why(tmp_path, monkeypatch):
+    def fail(_):
+        raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.0")
+
+    monkeypatch.setattr("galsep.io.products.importlib.import_module", fail)
+    with pytest.raises(UsageError, match=r"cannot be loaded here \(pyarrow requires NumPy"):
         write_catalog(tmp_path / "c.parquet", catalog(), "parquet")
     assert list(tmp_path.iterdir()) == []
 

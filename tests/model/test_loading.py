@@ -69,7 +69,10 @@ def test_a_worker_that_is_killed_ends_the_training_with_one_line(examples):
                     os.kill(crew()[0].pid, signal.SIGKILL)
                 time.sleep(0.01)
 
-    with pytest.raises(WorkerError, match=r"killed by signal: Killed; .* fewer --workers") as told:
+    # PyTorch notices by a signal or, on a busy machine, by looking.
+    with pytest.raises(
+        WorkerError, match=r"(killed by signal: Killed|exited unexpectedly); .* fewer --workers"
+    ) as told:
         made()
     assert "\n" not in str(told.value)
     assert not crew()
