@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from multiprocessing import connection
 from typing import Protocol
 
 import torch
@@ -30,6 +31,9 @@ MOST_WORKERS = 8
 
 AHEAD = 2
 """Batches that each worker may be ahead."""
+
+ENDING_S = 5.0
+"""How long a worker that broke off may take to be gone."""
 
 _OWN = (signal.SIGINT, signal.SIGTERM)
 """Signals that the process that trains answers for all."""
@@ -132,7 +136,7 @@ def batches_ahead(
                     )
                 )
                 crew = set(multiprocessing.active_children()) - before
-            yield ready
+            yield _taken(ready, crew)
     finally:
         if crew:
             with _held(), _unwatched():
@@ -159,10 +163,7 @@ def dead_workers_told() -> Iterator[None]:
         how = _of_worker(str(error))
         if how is None:
             raise
-        raise WorkerError(
-            f"{how}; memory, or the part of it that /dev/shm may take, is perhaps too small: "
-            "go on with --resume and fewer --workers"
-        ) from error
+        raise _lost(how) from error
 
 
 class _Batches(Dataset[Prepared]):
@@ -176,6 +177,28 @@ class _Batches(Dataset[Prepared]):
 
     def __getitem__(self, planned: Sequence[Planned]) -> Prepared:
         return self._prepare([self._examples.make(one) for one in planned])
+
+
+def _taken(
+    ready: Iterator[Prepared], crew: Collection[multiprocessing.process.BaseProcess]
+) -> Iterator[Prepared]:
+    """Take batches; one that a worker no longer lives to hand over is told of as that worker."""
+    try:
+        yield from ready
+    except (OSError, EOFError) as error:
+        # What it was to hand over from shared memory is cut off before PyTorch notices its death.
+        ended = connection.wait([worker.sentinel for worker in crew], ENDING_S) if crew else []
+        gone = [worker.pid for worker in crew if worker.sentinel in ended]
+        if not gone:
+            raise
+        raise _lost(f"DataLoader worker (pid {gone[0]}) ended unexpectedly") from error
+
+
+def _lost(how: str) -> WorkerError:
+    return WorkerError(
+        f"{how}; memory, or the part of it that /dev/shm may take, is perhaps too small: "
+        "go on with --resume and fewer --workers"
+    )
 
 
 def _shared(batch: Prepared) -> Prepared:

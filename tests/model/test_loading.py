@@ -69,13 +69,29 @@ def test_a_worker_that_is_killed_ends_the_training_with_one_line(examples):
                     os.kill(crew()[0].pid, signal.SIGKILL)
                 time.sleep(0.01)
 
-    # PyTorch notices by a signal or, on a busy machine, by looking.
-    with pytest.raises(
-        WorkerError, match=r"(killed by signal: Killed|exited unexpectedly); .* fewer --workers"
-    ) as told:
+    # PyTorch notices by a signal or, on a busy machine, by looking, or finds the batch cut off.
+    how = "killed by signal: Killed|exited unexpectedly|ended unexpectedly"
+    with pytest.raises(WorkerError, match=rf"({how}); .* fewer --workers") as told:
         made()
     assert "\n" not in str(told.value)
     assert not crew()
+
+
+def test_a_batch_cut_off_is_told_of_as_the_worker_that_ended(monkeypatch):
+    def cut_off():
+        yield 1
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(loading, "ENDING_S", 0.5)
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    for some in ([], [worker]):
+        with pytest.raises(ConnectionResetError):
+            list(loading._taken(cut_off(), some))
+    worker.kill()
+    with pytest.raises(WorkerError, match=rf"\(pid {worker.pid}\) ended .* fewer --workers"):
+        list(loading._taken(cut_off(), [worker]))
+    worker.join()
 
 
 def test_a_worker_without_shared_memory_ends_the_training_with_one_line(examples, monkeypatch):
