@@ -1,6 +1,7 @@
 """Choosing the computing device."""
 
 import contextlib
+import functools
 import itertools
 import sys
 import warnings
@@ -159,6 +160,7 @@ def one_ahead(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iter
         worker.shutdown(cancel_futures=True)
 
 
+@functools.cache
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is faster than float32 on a device."""
     if device.type == "cuda":
