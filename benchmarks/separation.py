@@ -10,6 +10,7 @@ bands   500 pairs in g, r and i: colours
 real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
         the masks, is what the models leave noise
 cost    CPU time a blend of the separation, on one thread, against scarlet's 0.45 s
+digits  what bfloat16 changes in fluxes and CPU time, whether or not it is fast here
 cases   a source beside one a hundred times brighter, three equal ones in a row, one on the image's
         edge, a star on a galaxy: DIR/*.png
 ======= ===========================================================================================
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import galsim
 import numpy as np
@@ -34,6 +36,7 @@ from galsep.config import DeblendConfig, SimulateConfig
 from galsep.image.light import Frame
 from galsep.io.atomic import write_text
 from galsep.io.dataset import Dataset, load_dataset
+from galsep.model import separation as separation_model
 from galsep.model.separation import separate
 from galsep.plot.isolated import IsolatedRow, plot_isolated
 from galsep.sim.survey import load_survey
@@ -128,14 +131,54 @@ def spread(values: Any) -> float:
 
 def cost(bench: Bench) -> dict[str, Any]:
     """Time the separation of the pairs of a field on one thread."""
+    joined = field_of_pairs(bench)
+    each, sources = timed(bench, joined)
+    each /= COST_BLENDS
+    return {
+        "blends": COST_BLENDS,
+        "sources": len(sources),
+        "cpu_ms_a_blend": 1e3 * each,
+        "scarlet_over_galsep": SCARLET_SECONDS / each,
+    }
+
+
+def digits(bench: Bench) -> dict[str, Any]:
+    """Separate the same sources in single precision and in bfloat16."""
+    joined = field_of_pairs(bench)
+    spent, flux = {}, {}
+    for quick in (False, True):
+        with mock.patch.object(separation_model, "fast_bfloat16", lambda _, quick=quick: quick):
+            spent[quick], sources = timed(bench, joined)
+        flux[quick] = np.array([source.flux for source in sources])
+    off = np.abs(flux[True] / flux[False] - 1)
+    return {
+        "fast_here": separation_model.fast_bfloat16(torch.device("cpu")),
+        "cpu_ratio": spent[False] / spent[True],
+        "within_0.1_percent": float((off < 1e-3).mean()),
+        **{f"off_{share}": float(np.percentile(off, share)) for share in (50, 90, 99, 100)},
+    }
+
+
+def timed(bench: Bench, joined: tuple[Any, ...]) -> tuple[float, list[Any]]:
+    """CPU seconds of a separation on one thread, mean of three, and what came of it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    sources = separate(bench.model.separator, *joined)
+    before = time.process_time()
+    for _ in range(3):
+        separate(bench.model.separator, *joined)
+    seconds = (time.process_time() - before) / 3
+    torch.set_num_threads(threads)
+    return seconds, sources
+
+
+def field_of_pairs(bench: Bench) -> tuple[Any, ...]:
+    """What the separation is given of pairs that lie side by side on one image, as on a field."""
     config = SimulateConfig(n=20 * COST_BLENDS, seed=23, workers=bench.workers)
     data = load_dataset(draw_held_out(bench.work / "data" / "cost", config, validation=False))
-    blends = data.split("test")
-    inputs, seconds = [], 0.0
+    inputs = []
     for prepared, found in finding.run_network(
-        (data.detection_image(blend) for blend in blends), bench.model, DeblendConfig()
+        (data.detection_image(blend) for blend in data.split("test")), bench.model, DeblendConfig()
     ):
         masks, claims, candidates, _ = finding._candidates(
             prepared, found, bench.model, bench.model.threshold
@@ -147,21 +190,7 @@ def cost(bench: Bench) -> dict[str, Any]:
         inputs.append(
             (scaled, ~prepared.image.mask, [masks[k] for k in kept], [claims[k] for k in kept])
         )
-    # Side by side on one image, as on a field: crops of many blends share a batch.
-    joined = side_by_side(inputs)
-    separate(bench.model.separator, *joined)
-    for _ in range(3):
-        before = time.process_time()
-        separate(bench.model.separator, *joined)
-        seconds += (time.process_time() - before) / 3
-    torch.set_num_threads(threads)
-    each = seconds / len(inputs)
-    return {
-        "blends": len(inputs),
-        "sources": len(joined[2]),
-        "cpu_ms_a_blend": 1e3 * each,
-        "scarlet_over_galsep": SCARLET_SECONDS / each,
-    }
+    return side_by_side(inputs)
 
 
 def side_by_side(inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -241,6 +270,7 @@ PARTS: dict[str, Any] = {
     "bands": bands,
     "real": real,
     "cost": cost,
+    "digits": digits,
     "cases": cases,
 }
 NEEDS_DATA = ("hst", "real")
