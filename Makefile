@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(RUN) galsep deblend examples/field.fits.fz --output demo-output --preview --overwrite
 
 test: lint
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(RUN) ruff check .

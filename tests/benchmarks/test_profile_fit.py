@@ -1,0 +1,62 @@
+"""``benchmarks/profile_fit.py``: what it fits is what GalSim draws."""
+
+import sys
+from pathlib import Path
+
+import galsim
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+if not FOLDER.is_dir():
+    pytest.skip("the benchmarks are not part of the package", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import profile_fit
+
+        yield profile_fit
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in ("profile_fit", "separation", "model_card", "deblend"):
+            sys.modules.pop(name, None)
+
+
+def galaxy(kind, fwhm, x, y, shear):
+    """Drawn by GalSim on 90×90 px, with a half-light radius of 3 px."""
+    profile = kind(half_light_radius=3.0).shear(g1=shear[0], g2=shear[1])
+    image = galsim.ImageD(90, 90, scale=1.0)
+    centre = galsim.PositionD(x + 1, y + 1)
+    convolved = galsim.Convolve(profile, galsim.Kolmogorov(fwhm=fwhm))
+    return convolved.drawImage(image, center=centre).array
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("DISK", galsim.Exponential), ("BULGE", galsim.DeVaucouleurs)]
+)
+def test_mixtures_are_the_profiles(bench, name, kind):
+    wanted = galaxy(kind, 4.0, 44.0, 45.5, (0.2, -0.1))
+    y, x = np.indices(wanted.shape).astype(float)
+    # tanh of the ellipticity is (1 - q) / (1 + q), GalSim's g.
+    size = np.hypot(0.2, 0.1)
+    e1, e2 = (np.arctanh(size) / size * g for g in (0.2, -0.1))
+    shape = (44.0, 45.5, np.log(3.0), e1, e2)
+    made = bench.drawn(shape, getattr(bench, name), bench.psf_mixture(4.0), x, y)
+    assert np.abs(made - wanted).max() < 0.03 * wanted.max()
+    assert made.sum() == pytest.approx(wanted.sum(), rel=0.05)
+
+
+def test_a_pair_without_noise_is_fitted(bench):
+    light = 900 * galaxy(galsim.Exponential, 4.0, 40, 45, (0.1, 0.2))
+    light += 400 * galaxy(galsim.DeVaucouleurs, 4.0, 48, 42, (0.0, 0.0))
+    nothing = np.zeros(2)
+    task = bench.Task(
+        light, 1.0, bench.psf_mixture(4.0), np.array([40.4, 47.7]), np.array([44.8, 42.3]),
+        nothing, nothing, nothing, nothing, nothing,
+    )  # fmt: skip
+    flux, seconds = bench.fitted(task)
+    assert flux == pytest.approx([900, 400], rel=0.08)
+    assert seconds > 0
