@@ -1,7 +1,7 @@
 """Convolutions that keep their weights as oneDNN wants them, and do what follows in the same pass.
 
 In each call PyTorch has oneDNN bring a convolution's weights into the layout that suits the
-processor and the size of the pictures; of small pictures that takes as long as the convolution.
+processor and the size of the pictures; of small ones that takes as long as the convolution itself.
 In inference mode, on a CPU, it is done once for each size. That takes operators that PyTorch has
 for its compiler and may change; where they are not there, the convolution is PyTorch's own.
 """

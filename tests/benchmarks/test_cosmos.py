@@ -1,21 +1,13 @@
 """``benchmarks/cosmos.py``: no galaxy is in both halves, and GalSim reads both."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "cosmos.py"
-if not FILE.is_file():
-    pytest.skip("the benchmarks are not part of the package", allow_module_level=True)
+BENCHMARK = "cosmos"
 
 
-def test_halves(test_data, tmp_path):
+def test_halves(bench, test_data, tmp_path):
     galsim = pytest.importorskip("galsim")
-    spec = importlib.util.spec_from_file_location("cosmos", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    halves = module.halve(test_data / "cosmos", tmp_path)
+    halves = bench.halve(test_data / "cosmos", tmp_path)
     assert halves == (tmp_path / "train", tmp_path / "test")
     read = [galsim.RealGalaxyCatalog("real_galaxy_catalog.fits", dir=str(half)) for half in halves]
     idents = [set(catalog.ident) for catalog in read]

@@ -1,28 +1,10 @@
 """``benchmarks/profile_fit.py``: what it fits is what GalSim draws."""
 
-import sys
-from pathlib import Path
-
 import galsim
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip("the benchmarks are not part of the package", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def bench():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import profile_fit
-
-        yield profile_fit
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in ("profile_fit", "separation", "model_card", "deblend"):
-            sys.modules.pop(name, None)
+BENCHMARK = "profile_fit"
 
 
 def galaxy(kind, fwhm, x, y, shear):

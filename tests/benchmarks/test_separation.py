@@ -1,30 +1,12 @@
 """``benchmarks/separation.py``: the scenes that it draws, and what it calls conserved."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import galsep
 from galsep.scene import SoftMask
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip("the benchmarks are not part of the package", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def bench():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import separation
-
-        yield separation
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in ("separation", "model_card", "deblend"):
-            sys.modules.pop(name, None)
+BENCHMARK = "separation"
 
 
 def test_a_source_is_drawn_where_it_should_be_with_its_flux(bench):
