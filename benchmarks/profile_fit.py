@@ -27,10 +27,8 @@ from separation import RIVAL, frame
 
 from galsep.config import SimulateConfig
 from galsep.io.dataset import Dataset, load_dataset
-from galsep.measure.matching import centroid_distances, match_centroids
-from galsep.workflows import finding
+from galsep.workflows import finding, judging
 from galsep.workflows.baselines import sep_fluxes
-from galsep.workflows.judging import judge_light
 
 BORDER = 22
 """Pixels about the sources that are fitted."""
@@ -144,12 +142,11 @@ def tasks(bench: Bench, data: Dataset, n: int) -> Iterator[Task]:
     for blend, found in zip(blends, finding.find_sources(frames, bench.model), strict=True):
         rms = float(np.median(found.rms))
         sep = sep_fluxes(found.light, rms, RIVAL)
-        judged, truth = judge_light(data, blend, found, sep), data.sources(blend)
+        judged, truth = judging.judge_light(data, blend, found, sep), data.sources(blend)
         if not judged.exact.all():
             continue
-        x, y = found.detections.x, found.detections.y
-        distance = centroid_distances((truth["x"], truth["y"]), (x, y))
-        pairs = match_centroids(distance, wanted=np.ones(len(truth), dtype=bool)).pairs
+        x, y, everything = found.detections.x, found.detections.y, np.ones(len(truth), dtype=bool)
+        pairs = judging._match(truth["x"], truth["y"], everything, found.detections).pairs
         order = pairs[np.argsort(pairs[:, 0]), 1]
         flux = truth["flux"][:, data.meta.detection_band]
         by_sep = np.isfinite(judged.sep_isophotal)

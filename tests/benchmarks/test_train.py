@@ -14,22 +14,7 @@ from galsep.config import SimulateConfig
 from galsep.io.dataset import load_dataset
 from galsep.workflows.simulate import simulate
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip("the benchmarks are not part of the package", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def bench():
-    # By its file: a module called train is galsep's, too.
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("benchmark_train", FOLDER / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+BENCHMARK = "train"
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +129,7 @@ exit "$CODE"
 
 
 @pytest.fixture
-def script(tmp_path):
+def script(bench, tmp_path):
     """Run h200.sh with a Python that notes what it is asked for and ends as it is told."""
     python = tmp_path / "python"
     python.write_text(PYTHON.format(real=sys.executable, folder=tmp_path))
@@ -153,7 +138,7 @@ def script(tmp_path):
     def run(*arguments, code=0, **variables):
         environment = {**os.environ, "PYTHON": str(python), "WORK": str(tmp_path / "work"),
                        "CODE": str(code), "SLEEP": "", "EPOCH": "", **variables}  # fmt: skip
-        command = ["sh", str(FOLDER / "h200.sh"), *arguments]
+        command = ["sh", str(Path(bench.__file__).with_name("h200.sh")), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     run.asked = tmp_path / "asked"

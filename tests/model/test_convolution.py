@@ -1,7 +1,6 @@
 """Convolutions give what PyTorch's own do, from the weights as they are."""
 
 import copy
-import platform
 
 import pytest
 import torch
@@ -10,8 +9,6 @@ from torch import nn
 
 from galsep.model import convolution
 from galsep.model.convolution import Conv2d
-
-LAID_OUT = platform.machine() in ("x86_64", "AMD64")
 
 
 @pytest.fixture
@@ -56,7 +53,7 @@ def test_other_settings(settings, pictures):
         assert torch.allclose(own(pictures[0]), torchs(pictures[0]), atol=1e-5)
 
 
-@pytest.mark.skipif(not LAID_OUT, reason="only on x86")
+@pytest.mark.skipif(not convolution._X86, reason="only on x86")
 def test_weights_are_laid_out_once_for_each_size_and_type(layer, pictures, monkeypatch):
     made = []
     real = torch.ops.aten.mkldnn_reorder_conv2d_weight
