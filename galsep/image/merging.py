@@ -80,7 +80,7 @@ def merge(
     rms: npt.NDArray[np.float32],
     planes: Planes | None = None,
 ) -> Merged:
-    """Keep each source once.
+    """Keep each source once, and none that lies in a peak of correlated noise.
 
     Parameters
     ----------
@@ -97,12 +97,13 @@ def merge(
     order = np.argsort(tiling.region_owner, kind="stable")
     edges = np.searchsorted(tiling.region_owner[order], np.arange(len(tiling) + 1))
     regions = np.split(tiling.regions[order], edges[1:-1])
+    peaks = np.append(False, blobs.noise_peaks)
     own = [
         index
         for index, (footprint, parent, cutout) in enumerate(
             zip(candidates.footprints, parents.tolist(), candidates.cutout.tolist(), strict=True)
         )
-        if _owns(cutout, footprint, parent, tiling, regions)
+        if _owns(cutout, footprint, parent, tiling, regions) and not peaks[parent]
     ]
     large = _large_objects(blobs, tiling, light, rms)
     outlines: dict[int, list[Footprint]] = defaultdict(list)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-__all__ = ["Truths", "box_ious", "collect", "near_ignored", "sample"]
+__all__ = ["Truths", "box_ious", "collect", "near_ignored", "sample", "widened"]
 
 IGNORE_IOU = 0.3
 """Anchors and proposals that overlap an undetectable source this much are left out of the loss."""
@@ -121,19 +121,33 @@ def box_ious(first: Tensor, second: Tensor) -> Tensor:
     return both / areas.sub_(both)
 
 
-def near_ignored(boxes: Tensor, truths: Truths) -> Tensor:
+def widened(boxes: Tensor, side: float) -> Tensor:
+    """Boxes of at least a side, in pixels, about the same centres; empty ones stay empty.
+
+    The box of a faint source is the few pixels that stand out of the noise, and two such boxes a
+    pixel apart hardly overlap. Overlap of widened boxes says whether they are of one source.
+    """
+    size = boxes[..., 2:] - boxes[..., :2]
+    grow = ((side - size) / 2).clamp_min(0) * (size > 0)
+    return torch.cat([boxes[..., :2] - grow, boxes[..., 2:] + grow], -1)
+
+
+def near_ignored(boxes: Tensor, truths: Truths, side: float) -> Tensor:
     """Which boxes lie on a source that is neither a positive nor a negative.
 
     Parameters
     ----------
     boxes : FloatTensor[N, b, 4] or FloatTensor[b, 4]
+        As :func:`widened` gives them.
     truths : Truths
+    side : float
+        Pixels that boxes are widened to.
 
     Returns
     -------
     BoolTensor[N, b]
     """
-    near: Tensor = (box_ious(truths.ignored, boxes) > IGNORE_IOU).any(1)
+    near: Tensor = (box_ious(widened(truths.ignored, side), boxes) > IGNORE_IOU).any(1)
     return near
 
 

@@ -84,6 +84,10 @@ class Architecture:
         Share of a box's size by which masks reach beyond it.
     small_cutouts : bool
         Whether the network may see little in cutouts of 64×64 px.
+    smallest_match : float
+        Pixels that smaller boxes are widened to where it matters of which source they are: in
+        training, where anchors and proposals are matched with true sources, and among detections,
+        where the weaker of two is dropped.
     """
 
     backbone: str = "compact"
@@ -102,6 +106,7 @@ class Architecture:
     contrast: bool = True
     mask_margin: float = 0.2
     small_cutouts: bool = True
+    smallest_match: float = 8.0
 
     def __post_init__(self) -> None:
         for name in ("proposals", "proposals_trained", "detections"):
@@ -112,6 +117,9 @@ class Architecture:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ValueError(f"{name} lies between 0 and 1, got {value!r}")
+        side = self.smallest_match
+        if not isinstance(side, int | float) or not 0 <= side <= STAMP_SIZE:
+            raise ValueError(f"smallest_match lies between 0 and {STAMP_SIZE}, got {side!r}")
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -146,6 +154,7 @@ ARCHITECTURES = {
         contrast=False,
         mask_margin=0.0,
         small_cutouts=False,
+        smallest_match=0.0,
     ),
 }
 """The architecture of each training recipe."""
@@ -185,6 +194,7 @@ def build_network(architecture: Architecture) -> "MaskRCNN":
         SteadyRPNHead(a.fpn_channels, anchors.num_anchors_per_location()[0]),
         a.proposals,
         a.rpn_nms,
+        a.smallest_match,
     )
     heads = SourceHeads(
         channels=a.fpn_channels,
@@ -196,6 +206,7 @@ def build_network(architecture: Architecture) -> "MaskRCNN":
         nms=a.box_nms,
         detections=a.detections,
         mask_margin=a.mask_margin,
+        smallest=a.smallest_match,
     )
     return MaskRCNN(backbone, rpn, heads)
 

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from galsep.image.detect import Blobs
 from galsep.image.merging import Candidates, merge
@@ -19,6 +22,7 @@ def box_blobs(bounds, shape):
         npix=np.full(n, 9),
         snr=np.full(n, 20.0),
         bounds=bounds,
+        correlation=1.0,
     )
 
 
@@ -73,6 +77,15 @@ def test_a_source_outside_all_blobs_has_no_parent_and_one_owner():
     assert result.parent.tolist() == [0]
 
 
+@pytest.mark.parametrize(("correlation", "kept"), [(1.05, [0, 1, 2]), (1.5, [1, 2])])
+def test_what_may_be_a_peak_of_correlated_noise_is_dropped(correlation, kept):
+    blobs = box_blobs([[100, 100, 103, 103], [120, 120, 123, 123]], (300, 300))
+    blobs = replace(blobs, snr=np.array([5.0, 6.0]), correlation=correlation)
+    places = [square(100, 100, 103, 103), square(120, 120, 123, 123), square(140, 140, 143, 143)]
+    found = Candidates(places, np.full(3, 0.9), np.zeros(3, dtype=np.int64))
+    assert merged(lambda _: found, blobs)[1].kept.tolist() == kept
+
+
 def test_doubles_of_different_cutouts_are_dropped():
     blobs = box_blobs([[310, 100, 319, 110], [320, 100, 330, 110]], (300, 500))
 
@@ -96,7 +109,7 @@ def test_an_object_larger_than_a_cutout_keeps_its_outline():
     rows, columns = np.nonzero(segm)
     bounds = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]])
     blobs = Blobs(segm, np.array([200.0]), np.array([200.0]), np.array([segm.sum()]),
-                  np.array([1e4]), bounds)  # fmt: skip
+                  np.array([1e4]), bounds, 1.0)  # fmt: skip
     tiling = lay_cutouts(bounds, shape, segm)
     piece = square(tiling.origins[0, 1], 150, tiling.origins[0, 1] + 60, 230)
     result = merge(
@@ -121,7 +134,7 @@ def test_of_an_averaged_image_large_means_larger_than_its_cutouts():
     light = np.where(segm > 0, 50, 0).astype(np.float32)
     bounds = np.array([[150, 100, 299, 249]])
     blobs = Blobs(segm, np.array([224.5]), np.array([174.5]), np.array([150**2]),
-                  np.array([1e4]), bounds)  # fmt: skip
+                  np.array([1e4]), bounds, 1.0)  # fmt: skip
     tiling = lay_cutouts(bounds // 2, (250, 250), segm[::2, ::2]).magnified(2)
     assert tiling.owner.tolist() == [0]
     y0, x0 = tiling.origins[0]

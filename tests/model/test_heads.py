@@ -3,7 +3,7 @@ import torch
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from galsep.model.assignment import collect
+from galsep.model.assignment import collect, widened
 from galsep.model.heads import (
     GALAXY,
     SourceHeads,
@@ -19,7 +19,7 @@ def heads(predictions=2):
     torch.manual_seed(0)
     return SourceHeads(
         channels=8, strides=(2, 4), box_channels=16, mask_layers=(8,), predictions=predictions,
-        sampled=32, nms=0.5, detections=10, mask_margin=0.2,
+        sampled=32, nms=0.5, detections=10, mask_margin=0.2, smallest=8.0,
     )  # fmt: skip
 
 
@@ -146,3 +146,22 @@ def test_suppressed_boxes_vote_on_where_the_kept_ones_are():
     voted = _voted(boxes, scores, torch.tensor([3, 0, 2]))
     assert voted.tolist() == [[50, 50, 60, 60], [0.25, 0, 10.25, 10], [0, 4, 10, 14]]
     assert _voted(boxes[:0], scores[:0], torch.zeros(0, dtype=torch.int64)).shape == (0, 4)
+
+
+def test_boxes_of_a_few_pixels_are_of_one_source_where_they_nearly_touch():
+    faint = truth([(40, 40, 43, 43)], ignored=[(80, 80, 82, 82), (0, 0, 0, 0)])
+    near = [[41.0, 41, 45, 44], [81, 79, 84, 82], [49, 40, 53, 44], [0, 0, 5, 5]]
+    boxes, _, labels, _, chosen = heads()._sample(proposed(near), faint)
+    held = dict(zip(map(tuple, boxes[chosen].tolist()), labels[chosen, 0].tolist(), strict=True))
+    assert held == {
+        (40, 40, 43, 43): GALAXY,
+        tuple(near[0]): GALAXY,  # IoU of the boxes themselves: 0.24
+        tuple(near[2]): 0,
+        tuple(near[3]): 0,  # Empty boxes are nowhere, and stay so.
+    }
+
+
+def test_widened_boxes_keep_their_centres():
+    boxes = torch.tensor([[40.0, 40, 43, 50], [5, 5, 5, 5]])
+    assert widened(boxes, 8).tolist() == [[37.5, 40, 45.5, 50], [5, 5, 5, 5]]
+    assert torch.equal(widened(boxes, 0), boxes)

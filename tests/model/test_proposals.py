@@ -36,7 +36,7 @@ TARGETS = [
 def stage():
     torch.manual_seed(0)
     anchors = AnchorGenerator(((6, 9), (13, 18)), ((1.0,), (1.0,)))
-    network = ProposalNetwork(anchors, SteadyRPNHead(8, 2), 20, 0.7).train()
+    network = ProposalNetwork(anchors, SteadyRPNHead(8, 2), 20, 0.7, 0.0).train()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     features = {"0": torch.randn(3, 8, 60, 60), "1": torch.randn(3, 8, 30, 30)}
@@ -102,7 +102,7 @@ def test_anchors_are_matched_as_torchvision_does(stage):
     network, images, features = stage
     anchors = network.anchor_generator(images, list(features.values()))[0]
     labels, matched = network.assign_targets_to_anchors([anchors] * 3, TARGETS)
-    kind, source = _match(anchors, collect(TARGETS))
+    kind, source = _match(anchors, collect(TARGETS), 0.0)
     assert torch.equal(kind, torch.stack(labels).long())
     for row, wanted in enumerate(matched):
         positive = kind[row] == 1
@@ -112,7 +112,7 @@ def test_anchors_are_matched_as_torchvision_does(stage):
 def test_ignored_sources_are_neither_positive_nor_negative():
     anchors = torch.tensor([[10.0, 10, 20, 20], [50, 50, 60, 60], [90, 90, 100, 100]])
     wanted = target([(10, 10, 20, 20)], ignored=[(50, 50, 60, 60)])
-    kind, _ = _match(anchors, collect([wanted]))
+    kind, _ = _match(anchors, collect([wanted]), 8.0)
     assert kind.tolist() == [[1, -1, 0]]
 
 

@@ -122,6 +122,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, saved):
         (["architecture", "detections"], "all", "architecture"),
         (["architecture", "box_nms"], None, "architecture"),
         (["architecture", "mask_margin"], 1e308, "architecture"),
+        (["architecture", "smallest_match"], -1.0, "architecture"),
         (["architecture", "colour"], 1, "architecture"),
     ],
 )
