@@ -40,8 +40,11 @@ def reference(field, model):
     return catalog
 
 
-def assert_same(one, other, threshold, flux=FLUX):
-    """Every source has its like in the other catalogue, but for those near the threshold."""
+def assert_same(one, other, threshold, flux=FLUX, pixels=0):
+    """Every source has its like in the other catalogue, but for those near the threshold.
+
+    In the label map, it may have so many pixels more or less, and then another segment_flux.
+    """
     for here, there in ((one, other), (other, one)):
         sure = here[np.abs(here["score"] - threshold) > NEAR_THRESHOLD]
         distance = np.hypot(
@@ -51,7 +54,10 @@ def assert_same(one, other, threshold, flux=FLUX):
         nearest = there[distance.argmin(1)]
         assert distance.min(1).max() < POSITION
         np.testing.assert_allclose(nearest["deblend_flux"], sure["deblend_flux"], rtol=flux)
-        np.testing.assert_allclose(nearest["segment_flux"], sure["segment_flux"], rtol=FLUX)
+        moved = np.abs(nearest["area"] - sure["area"])
+        assert moved.max() <= pixels
+        same, wanted = nearest[moved == 0], sure[moved == 0]
+        np.testing.assert_allclose(same["segment_flux"], wanted["segment_flux"], rtol=FLUX)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -76,7 +82,8 @@ def test_processors(field, model, reference, monkeypatch):
     quick = separation.fast_bfloat16(torch.device("cpu"))
     monkeypatch.setattr(separation, "fast_bfloat16", lambda device: not quick)
     found = galsep.deblend(field, DeblendConfig(device="cpu", batch_size=2), model=model).catalog
-    assert_same(reference, found, model.threshold, ROUGH_FLUX)
+    # Where two sources are all but equally bright, rounding decides whose a pixel is.
+    assert_same(reference, found, model.threshold, ROUGH_FLUX, pixels=1)
     off = np.abs(found["deblend_flux"] / reference["deblend_flux"] - 1)
     assert 1e-6 < np.median(off) < FLUX / 2
 
@@ -115,7 +122,7 @@ def test_devices(field, reference):
     model = load_model(device="cuda")
     config = DeblendConfig(device="cuda", batch_size=2)
     found = galsep.deblend(field, config, model=model).catalog
-    assert_same(reference, found, model.threshold, ROUGH_FLUX)
+    assert_same(reference, found, model.threshold, ROUGH_FLUX, pixels=1)
 
 
 def test_another_answer_is_noticed(reference):
