@@ -31,7 +31,7 @@ CORRELATED = 1.2
 """Noise of sums over that of independent noise from which it is taken for correlated."""
 
 PEAK_SNR = 5.5
-"""Correlated noise makes peaks of lower S/N that look like sources: 46 of the 49 on 3000×3000 px,
+"""Correlated noise makes peaks of lower S/N that look like sources: 45 of the 49 on 3000×3000 px,
 smoothed by a Gaussian of 0.6 px. Of what is detectable in independent noise, 1.5 mag shallower than
 LSST's, one in two hundred is in such a blob."""
 

@@ -103,7 +103,7 @@ def merge(
         for index, (footprint, parent, cutout) in enumerate(
             zip(candidates.footprints, parents.tolist(), candidates.cutout.tolist(), strict=True)
         )
-        if _owns(cutout, footprint, parent, tiling, regions) and not peaks[parent]
+        if not peaks[parent] and _owns(cutout, footprint, parent, tiling, regions)
     ]
     large = _large_objects(blobs, tiling, light, rms)
     outlines: dict[int, list[Footprint]] = defaultdict(list)

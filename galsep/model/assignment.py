@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-__all__ = ["Truths", "box_ious", "collect", "near_ignored", "sample", "widened"]
+__all__ = ["Truths", "box_ious", "collect", "near_ignored", "sample", "wide_ious", "widened"]
 
 IGNORE_IOU = 0.3
 """Anchors and proposals that overlap an undetectable source this much are left out of the loss."""
@@ -132,13 +132,17 @@ def widened(boxes: Tensor, side: float) -> Tensor:
     return torch.cat([boxes[..., :2] - grow, boxes[..., 2:] + grow], -1)
 
 
+def wide_ious(first: Tensor, second: Tensor, side: float) -> Tensor:
+    """IoU of all boxes of each stamp with each other (:func:`box_ious`), once they are widened."""
+    return box_ious(widened(first, side), widened(second, side))
+
+
 def near_ignored(boxes: Tensor, truths: Truths, side: float) -> Tensor:
     """Which boxes lie on a source that is neither a positive nor a negative.
 
     Parameters
     ----------
     boxes : FloatTensor[N, b, 4] or FloatTensor[b, 4]
-        As :func:`widened` gives them.
     truths : Truths
     side : float
         Pixels that boxes are widened to.
@@ -147,7 +151,7 @@ def near_ignored(boxes: Tensor, truths: Truths, side: float) -> Tensor:
     -------
     BoolTensor[N, b]
     """
-    near: Tensor = (box_ious(widened(truths.ignored, side), boxes) > IGNORE_IOU).any(1)
+    near: Tensor = (wide_ious(truths.ignored, boxes, side) > IGNORE_IOU).any(1)
     return near
 
 

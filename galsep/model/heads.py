@@ -19,7 +19,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import boxes as box_ops
 
 from galsep.model import draws
-from galsep.model.assignment import Truths, box_ious, near_ignored, sample, widened
+from galsep.model.assignment import Truths, near_ignored, sample, wide_ious, widened
 from galsep.model.device import numbers
 from galsep.model.parallel import batch_mean
 from galsep.model.pooling import expand, image_of, pool_boxes, sample_layers
@@ -119,7 +119,7 @@ class SourceHeads(nn.Module):
         Detections a cutout at most.
     mask_margin : float
         Share of a box's size by which masks reach beyond it.
-    smallest : float
+    smallest_match : float
         Pixels that boxes are widened to where they are matched with sources or with each other.
     """
 
@@ -135,14 +135,14 @@ class SourceHeads(nn.Module):
         nms: float,
         detections: int,
         mask_margin: float,
-        smallest: float,
+        smallest_match: float,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.nms = nms
         self.detections = detections
         self.mask_margin = mask_margin
-        self.smallest = smallest
+        self.smallest_match = smallest_match
         self.score_floor = SCORE_FLOOR
         self.box_head = _BoxHead(channels * BOX_BINS**2, box_channels)
         self.box_predictor = _Predictor(box_channels, predictions)
@@ -224,9 +224,8 @@ class SourceHeads(nn.Module):
         """
         boxes = torch.cat([proposals.boxes, truths.boxes], 1)
         real = torch.cat([proposals.real, truths.real], 1)
-        wide = widened(boxes, self.smallest)
-        labels, matched = self._held(wide, truths)
-        kind = torch.where(near_ignored(wide, truths, self.smallest), -1, 0)
+        labels, matched = self._held(boxes, truths)
+        kind = torch.where(near_ignored(boxes, truths, self.smallest_match), -1, 0)
         kind = torch.where(labels[..., 0] > 0, 1, kind).masked_fill(~real, -1)
         index, chosen = sample(
             kind,
@@ -253,7 +252,6 @@ class SourceHeads(nn.Module):
         Parameters
         ----------
         boxes : FloatTensor[N, b, 4]
-            Widened.
         truths : Truths
 
         Returns
@@ -266,7 +264,7 @@ class SourceHeads(nn.Module):
         matched = torch.zeros_like(labels)
         held = min(slots, truths.real.shape[1])
         if held:
-            iou = box_ious(boxes, widened(truths.boxes, self.smallest))
+            iou = wide_ious(boxes, truths.boxes, self.smallest_match)
             iou = iou.masked_fill(~truths.real[:, None], -1)
             best, matched[..., :held] = iou.topk(held, dim=2)
             stamp = torch.arange(len(boxes), device=boxes.device)[:, None, None]
@@ -332,7 +330,7 @@ class SourceHeads(nn.Module):
             good = torch.where(score > self.score_floor)[0]
             good = good[box_ops.remove_small_boxes(box[good], min_size=1.0)]
             box, score, point = box[good], score[good], point[good]
-            wide = widened(box, self.smallest)
+            wide = widened(box, self.smallest_match)
             kept = _suppress(wide, score, origin[good], self.nms)[: self.detections]
             voted = _voted(box, score, kept)
             given = score[kept] >= least

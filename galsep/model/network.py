@@ -113,13 +113,11 @@ class Architecture:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= MOST_BOXES:
                 raise ValueError(f"{name} is 1 to {MOST_BOXES}, got {value!r}")
-        for name in ("rpn_nms", "box_nms", "mask_margin"):
+        limits = {"rpn_nms": 1, "box_nms": 1, "mask_margin": 1, "smallest_match": STAMP_SIZE}
+        for name, most in limits.items():
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} lies between 0 and 1, got {value!r}")
-        side = self.smallest_match
-        if not isinstance(side, int | float) or not 0 <= side <= STAMP_SIZE:
-            raise ValueError(f"smallest_match lies between 0 and {STAMP_SIZE}, got {side!r}")
+            if not isinstance(value, int | float) or not 0 <= value <= most:
+                raise ValueError(f"{name} lies between 0 and {most}, got {value!r}")
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -206,7 +204,7 @@ def build_network(architecture: Architecture) -> "MaskRCNN":
         nms=a.box_nms,
         detections=a.detections,
         mask_margin=a.mask_margin,
-        smallest=a.smallest_match,
+        smallest_match=a.smallest_match,
     )
     return MaskRCNN(backbone, rpn, heads)
 

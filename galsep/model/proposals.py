@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import (
 from torchvision.ops import boxes as box_ops
 
 from galsep.model import draws
-from galsep.model.assignment import Truths, box_ious, near_ignored, sample, widened
+from galsep.model.assignment import Truths, box_ious, near_ignored, sample, wide_ious
 from galsep.model.parallel import batch_mean
 
 __all__ = ["ProposalNetwork", "Proposals", "SteadyRPNHead", "distinct"]
@@ -86,7 +86,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         Proposals a cutout at inference.
     nms : float
         Box IoU above which the weaker of two proposals is dropped.
-    smallest : float
+    smallest_match : float
         Pixels that boxes are widened to where anchors are matched with sources.
     """
 
@@ -96,7 +96,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         head: torch.nn.Module,
         proposals: int,
         nms: float,
-        smallest: float,
+        smallest_match: float,
     ) -> None:
         super().__init__(
             anchors,
@@ -109,7 +109,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
             post_nms_top_n={"training": KEPT_TRAINED, "testing": proposals},
             nms_thresh=nms,
         )
-        self.smallest = smallest
+        self.smallest_match = smallest_match
 
     def learn(
         self, images: ImageList, features: dict[str, Tensor], truths: Truths
@@ -172,7 +172,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         offsets : FloatTensor[N, s, 4]
             From each anchor to its source.
         """
-        kind, matched = _match(anchors, truths, self.smallest)
+        kind, matched = _match(anchors, truths, self.smallest_match)
         keys = draws.keys(truths.seed, len(anchors), draws.ANCHORS)
         index, chosen = sample(kind, keys, SAMPLED, POSITIVES)
         labels = kind.gather(1, index).clamp_min(0).float()
@@ -223,23 +223,21 @@ def distinct(boxes: Sequence[Tensor], real: Sequence[Tensor], threshold: float) 
                 return left
 
 
-def _match(anchors: Tensor, truths: Truths, smallest: float) -> tuple[Tensor, Tensor]:
+def _match(anchors: Tensor, truths: Truths, side: float) -> tuple[Tensor, Tensor]:
     """Whether each anchor is a positive (1), a negative (0) or neither (−1), and its source.
 
     Positives overlap a source by :data:`POSITIVE_IOU`, or most of all anchors; boxes are widened.
     """
-    anchors = widened(anchors, smallest)
     stamps, sources = truths.real.shape
     kind = torch.zeros((stamps, len(anchors)), dtype=torch.int64, device=anchors.device)
     matched = kind
     if sources:
-        iou = box_ious(widened(truths.boxes, smallest), anchors)
-        iou = iou.masked_fill(~truths.real[..., None], -1)
+        iou = wide_ious(truths.boxes, anchors, side).masked_fill(~truths.real[..., None], -1)
         best, matched = iou.max(1)
         closest = (iou == iou.max(2, keepdim=True).values) & truths.real[..., None]
         positive = (best >= POSITIVE_IOU) | closest.any(1)
         kind = torch.where(positive, 1, torch.where(best >= NEGATIVE_IOU, -1, 0))
-    return torch.where((kind == 0) & near_ignored(anchors, truths, smallest), -1, kind), matched
+    return torch.where((kind == 0) & near_ignored(anchors, truths, side), -1, kind), matched
 
 
 def _losses(

@@ -19,7 +19,7 @@ def heads(predictions=2):
     torch.manual_seed(0)
     return SourceHeads(
         channels=8, strides=(2, 4), box_channels=16, mask_layers=(8,), predictions=predictions,
-        sampled=32, nms=0.5, detections=10, mask_margin=0.2, smallest=8.0,
+        sampled=32, nms=0.5, detections=10, mask_margin=0.2, smallest_match=8.0,
     )  # fmt: skip
 
 

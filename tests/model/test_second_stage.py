@@ -53,7 +53,7 @@ def stage():
     torch.manual_seed(0)
     heads = SourceHeads(
         channels=8, strides=STRIDES, box_channels=16, mask_layers=(8,), predictions=1,
-        sampled=24, nms=0.5, detections=10, mask_margin=0.2, smallest=0.0,
+        sampled=24, nms=0.5, detections=10, mask_margin=0.2, smallest_match=0.0,
     ).train()  # fmt: skip
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
