@@ -227,6 +227,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
 class DeblendConfig:
     """How ``galsep deblend`` works. ``threshold`` 0 means the one stored with the weights.
 
+    ``psf_fwhm`` is in pixels, 0 to have it measured.
+
     ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``; ``band``
     lists ``NAME=FILE``, images of one field that take the place of the input. Several files are
     spread over ``jobs`` processes, or the workers of the cluster whose scheduler ``dask`` names.
@@ -240,6 +242,7 @@ class DeblendConfig:
     catalog_format: str = "fits"
     zeropoint: float | None = None
     gain: float = 0.0
+    psf_fwhm: float = 0.0
     ext: str = ""
     variance: str = ""
     weight: str = ""
@@ -269,6 +272,7 @@ class DeblendConfig:
         if self.dask and self.jobs > 1:
             raise UsageError("jobs and dask exclude each other: choose one")
         _at_least("gain", self.gain, 0.0)
+        _between("psf_fwhm", self.psf_fwhm, 0.0, 100.0)
         if self.catalog_format not in CATALOG_FORMATS:
             raise UsageError(
                 f"catalog_format is one of {', '.join(CATALOG_FORMATS)}, "

@@ -240,6 +240,16 @@ def deblend(
             default="EGAIN or GAIN of the header",
         ),
     ] = None,
+    psf_fwhm: Annotated[
+        float | None,
+        _setting(
+            "psf_fwhm",
+            "FWHM of the PSF, which tells stars from galaxies",
+            metavar="PIXELS",
+            group=_READING,
+            default="measured on the image's compact objects",
+        ),
+    ] = None,
     zeropoint: Annotated[
         float | None,
         _setting(
@@ -320,6 +330,7 @@ def deblend(
         "detect": detect,
         "band": tuple(band) if band else None,
         "gain": gain,
+        "psf_fwhm": psf_fwhm,
         "zeropoint": zeropoint,
         "background_mesh": background_mesh,
         "catalog_format": catalog_format,

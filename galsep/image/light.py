@@ -43,6 +43,8 @@ class Frame:
         Further images to measure on, of the same shape.
     gain : float
         Electrons per unit; 0 when unknown.
+    psf_fwhm : float or None
+        FWHM of the PSF, pixels; ``None`` to have it estimated.
     """
 
     data: npt.NDArray[Any]
@@ -51,6 +53,7 @@ class Frame:
     measured: "Frame | None" = None
     bands: "Mapping[str, Frame]" = field(default_factory=dict)
     gain: float = 0.0
+    psf_fwhm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ be helped and is outside the network's domain.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from galsep.image.detect import Blobs
 from galsep.planes import Planes
 
-__all__ = ["Domain", "choose_domain", "estimate_fwhm"]
+__all__ = ["Domain", "Psf", "choose_domain", "estimate_psf", "flat_top", "pixel_sigma"]
 
 MIN_OBJECTS = 10
 """Fewer usable objects than this say too little about the PSF: among the 5 to 9 of a crowded
@@ -62,12 +63,35 @@ LOCUS_SHARE = 0.5
 """The compact end is the first interval of sizes with this share of the fullest one's objects: a
 few cosmic rays before it do not count, and more galaxies behind it do not hide it."""
 
+BEYOND_LOCUS = 1.2
+"""Point sources are known by their number among objects up to this much larger:"""
+
+LOCUS_CONTRAST = 3
+"""... so many times as dense, at least; galaxies, where there are no stars, are spread evenly."""
+
 FLAT_TOP = 3
 """Saturated is an object with so many times more pixels near its peak (and that many to spare)
 than its size lets expect,"""
 
 NEAR_PEAK = 0.97
 """... which is from this share of its brightest pixel on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Psf:
+    """What is known of an image's PSF.
+
+    Parameters
+    ----------
+    fwhm : float
+        Pixels, without the pixels' own width.
+    points : bool
+        Whether that is the width of point sources; without stars it is that of the most compact
+        galaxies.
+    """
+
+    fwhm: float
+    points: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +135,22 @@ def choose_domain(fwhm: float | None, limits: tuple[float, float] | None) -> Dom
     return Domain(fwhm, limits, binning)
 
 
-def estimate_fwhm(
+def pixel_sigma(fwhm: float) -> float:
+    """σ of the Gaussian that fits a point source's pixels best, for a PSF of this FWHM."""
+    return math.sqrt((fwhm / FWHM_PER_SIGMA) ** 2 + PIXEL_VARIANCE)
+
+
+def flat_top(light: npt.NDArray[np.floating[Any]], sigma: float) -> bool:
+    """Whether an object of this width has a plateau in place of a peak."""
+    return bool(np.count_nonzero(light >= NEAR_PEAK * light.max()) > _most_near_peak(sigma))
+
+
+def estimate_psf(
     light: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
     blobs: Blobs,
     planes: Planes | None = None,
-) -> float | None:
+) -> Psf | None:
     """Estimate the FWHM of the PSF from the compact end of the objects' sizes.
 
     Sizes are those of the round Gaussian that fits best (adaptive moments, Bernstein & Jarvis
@@ -135,9 +169,9 @@ def estimate_fwhm(
 
     Returns
     -------
-    float or None
-        Pixels, without the pixels' own width; ``None`` with fewer than 10 usable objects, as in
-        an image whose PSF is wider than 28 pixels.
+    Psf or None
+        ``None`` with fewer than 10 usable objects, as in an image whose PSF is wider than 28
+        pixels.
     """
     planes = planes or Planes()
     objects = _compact_objects(light, mask, blobs, planes)
@@ -148,8 +182,10 @@ def estimate_fwhm(
     good = (sigma > MIN_SIGMA) & (sigma < 0.99 * MAX_SIGMA) & ~_flat_topped(windows, sigma)
     if np.count_nonzero(good) < MIN_OBJECTS:
         return None
-    variance = _compact_end(sigma[good]) ** 2 - PIXEL_VARIANCE
-    return FWHM_PER_SIGMA * math.sqrt(max(variance, MIN_SIGMA**2))
+    core = _shortest_half(_compact_end(sigma[good]))
+    variance = float(np.median(core)) ** 2 - PIXEL_VARIANCE
+    fwhm = FWHM_PER_SIGMA * math.sqrt(max(variance, MIN_SIGMA**2))
+    return Psf(fwhm, _stands_out(core, sigma[good]))
 
 
 def _compact_objects(
@@ -231,14 +267,33 @@ def _flat_topped(
     inside = np.hypot(offsets[:, None], offsets) <= 2 * sigma[:, None, None]
     peak = windows[:, RADIUS, RADIUS, None, None]
     count = np.count_nonzero((windows >= NEAR_PEAK * peak) & inside, axis=(1, 2))
-    expected = -2 * math.pi * math.log(NEAR_PEAK) * sigma**2
-    return np.asarray(count > FLAT_TOP * (expected + 1))
+    return np.asarray(count > _most_near_peak(sigma))
 
 
-def _compact_end(sizes: npt.NDArray[np.float64]) -> float:
-    """Median of the first well populated interval of sizes."""
+def _most_near_peak(sigma: Any) -> Any:
+    """Pixels near the peak of an object of this width, at most, if it is not saturated."""
+    return FLAT_TOP * (1 - 2 * math.pi * math.log(NEAR_PEAK) * sigma**2)
+
+
+def _compact_end(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The first well populated interval of sizes, sorted."""
     sizes = np.sort(sizes)
     last = np.searchsorted(sizes, LOCUS_WIDTH * sizes, side="right")
     counts = last - np.arange(len(sizes))
     first = int(np.flatnonzero(counts >= LOCUS_SHARE * counts.max())[0])
-    return float(np.median(sizes[first : last[first]]))
+    return sizes[first : last[first]]
+
+
+def _stands_out(core: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> bool:
+    """Whether sorted sizes are much denser than those just beyond."""
+    low, high = float(core[0]), float(core[-1])
+    beyond = np.count_nonzero((sizes > high) & (sizes <= BEYOND_LOCUS * high))
+    within = (len(core) - 1) * math.log(BEYOND_LOCUS)
+    return bool(within >= LOCUS_CONTRAST * (beyond + 1) * math.log(high / low))
+
+
+def _shortest_half(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The half of sorted values that lies in the narrowest interval, in relation to them."""
+    half = len(values) // 2
+    first = int((values[half:] / values[: len(values) - half]).argmin())
+    return values[first : first + half + 1]

@@ -7,6 +7,7 @@ stored where it exceeds 0.005 sky rms; ``flux`` is the total with all that lies 
 """
 
 import difflib
+import math
 import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,11 @@ class Dataset:
                 return range(start, stop)
             start = stop
         raise DatasetError(f"no split {name!r}; there are {', '.join(SPLITS)}")
+
+    def fwhm(self, blend: int) -> float | None:
+        """FWHM of a blend's PSF, pixels; ``None`` where it is not known."""
+        fwhm = float(self.psf_fwhm[blend] / self.pixel_scale[blend])
+        return fwhm if 0 < fwhm < math.inf else None
 
     def sources(self, blend: int) -> npt.NDArray[np.void]:
         """Truth rows of one blend."""

@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 
 from galsep.image.binning import linear_weights
+from galsep.image.points import logistic, logit
 from galsep.model.device import in_batches, on_own_cores
 from galsep.model.weights import Model
 from galsep.scene import Footprint, SoftMask
 
-__all__ = ["Found", "calibrated", "detect", "harden", "logit"]
+__all__ = ["Found", "calibrated", "detect", "harden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,11 @@ def detect(
 def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Turn the network's scores into probabilities, by the logistic fit stored with it.
 
-    p = 1 / (1 + exp(−(a · logit(raw) + b))) (Platt 1999); without a fit, a = 1 and b = 0.
+    p = logistic(a · logit(raw) + b) (Platt 1999); without a fit, a = 1 and b = 0.
     """
     fit = model.info.get("calibration", {})
     value = fit.get("slope", 1.0) * logit(raw) + fit.get("intercept", 0.0)
-    return np.asarray(1 / (1 + np.exp(-value)))
+    return logistic(value)
 
 
 def _uncalibrated(model: Model, score: float) -> float:
@@ -104,13 +105,7 @@ def _uncalibrated(model: Model, score: float) -> float:
         return 0.0
     value = (float(logit(np.array(score))) - intercept) / slope
     # A little lower, so that rounding loses none.
-    return float(1 / (1 + np.exp(-value))) - 1e-5
-
-
-def logit(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """log(p / (1 − p)), finite also at 0 and 1."""
-    low = 1e-6
-    return np.asarray(np.log(np.clip(probability, low, 1) / np.clip(1 - probability, low, 1)))
+    return float(logistic(np.array(value))) - 1e-5
 
 
 def harden(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> SoftMask | None:

@@ -23,6 +23,7 @@ from torch.hub import download_url_to_file, get_dir
 from torch.overrides import TorchFunctionMode
 
 from galsep.errors import WeightsError
+from galsep.image.points import TERMS, ClassFit
 from galsep.io.atomic import whole_file
 from galsep.model.device import choose_device, one_ahead
 from galsep.model.network import Architecture, build_network
@@ -129,6 +130,12 @@ class Model:
         """What validation has shown of the separation network's fluxes."""
         fit = self.info.get("separation", {}).get("flux_fit")
         return fit and FluxFit(tuple(fit["snr"]), tuple(fit["log_ratio"]), float(fit["spread"]))
+
+    @property
+    def class_fit(self) -> ClassFit | None:
+        """What validation has shown of point sources."""
+        fit = self.info.get("class_fit")
+        return fit and ClassFit(tuple(fit["psf"]), tuple(fit["alone"]))
 
 
 def load_model(weights: Path | str = "", device: str = "auto") -> Model:
@@ -264,6 +271,7 @@ def _check_fits(path: Path, info: Mapping[str, Any]) -> None:
         and _number(calibration.get("intercept", 0.0), -LARGEST, LARGEST)
         and _number(calibration.get("missed", 0.5), 0, 1),
         "separation": isinstance(separation, dict) and (fit is None or _is_flux_fit(fit)),
+        "class_fit": not info.get("class_fit") or _is_class_fit(info["class_fit"]),
     }
     for name, well in sound.items():
         if not well:
@@ -295,6 +303,16 @@ def _is_flux_fit(fit: Any) -> bool:
         and len(ratios) == len(fit["snr"])
         and all(_number(ratio, -LARGEST, LARGEST) for ratio in ratios)
         and _number(fit.get("spread"), 1e-3, LARGEST)
+    )
+
+
+def _is_class_fit(fit: Any) -> bool:
+    """Whether a value is what :class:`galsep.image.points.ClassFit` is made of."""
+    return isinstance(fit, dict) and all(
+        isinstance(fit.get(name), list)
+        and len(fit[name]) == count
+        and all(_number(value, -LARGEST, LARGEST) for value in fit[name])
+        for name, count in TERMS.items()
     )
 
 

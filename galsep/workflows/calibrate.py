@@ -5,6 +5,7 @@ The validation stamps go through the same functions as any image, so the figures
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,16 +14,21 @@ import numpy.typing as npt
 
 from galsep.config import DeblendConfig
 from galsep.flags import Flag
+from galsep.image.light import Frame
+from galsep.image.points import PSF_ERROR, TERMS, fit_columns, logistic, logit, point_features
 from galsep.io.dataset import Dataset
 from galsep.measure.calibration import outcomes
+from galsep.measure.matching import Match
 from galsep.measure.metrics import score_matches
-from galsep.model.inference import Found, logit
+from galsep.model.inference import Found
 from galsep.model.weights import Model
 from galsep.workflows.finding import FoundSources, Prepared, find_sources, finish, run_network
 from galsep.workflows.judging import match_detectable
 from galsep.workflows.reporting import Reporter
 
-__all__ = ["best_f1", "calibrate", "calibrate_fluxes"]
+__all__ = ["best_f1", "calibrate", "calibrate_sources"]
+
+Values = npt.NDArray[np.float64]
 
 LIMIT = 1000
 """At most so many validation blends are looked at."""
@@ -33,11 +39,17 @@ THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 """Mask probabilities tried as the level of a mask's edge."""
 
-FLUX_LIMIT = 4000
-"""At most so many training blends are looked at for the fluxes."""
+SOURCE_LIMIT = 4000
+"""At most so many training blends are looked at for what is measured of sources."""
 
 FLUX_GROUPS, FLUX_GROUP_SIZE = 10, 50
 """Number of groups by S/N, and how many sources one needs at least."""
+
+LEAST_CLASS = 50
+"""Stars and galaxies that a fit of their classes needs at least."""
+
+RIDGE = 1e-5
+"""Price of large weights in a logistic fit."""
 
 LOWEST = 0.01
 """Calibrated score from which a detection takes part in the fit."""
@@ -123,13 +135,14 @@ def best_f1(model: Model, data: Dataset, limit: int) -> tuple[float, float]:
     return threshold, float(figures["f1"] or 0)
 
 
-def calibrate_fluxes(
+def calibrate_sources(
     model: Model, data: Dataset, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Measure by how much the separation network's fluxes and their errors are off.
+    """Measure by how much fluxes and their errors are off, and how stars differ from galaxies.
 
-    On the validation split and a part of the training split, whose noise the network has not seen
-    (in training it is drawn anew), in blends whose sources were found exactly.
+    On the validation split and a part of the training split, whose noise the networks have not seen
+    (in training it is drawn anew). Fluxes count of blends whose sources were found exactly. The
+    PSF is as well known as an image's.
 
     Parameters
     ----------
@@ -142,28 +155,55 @@ def calibrate_fluxes(
     -------
     dict
         ``flux_fit`` (``snr``, ``log_ratio``: median of ln(true flux / flux) by S/N; ``spread``:
-        half the width that holds 68 % of (flux − truth) / error), ``n_flux`` sources.
+        half the width that holds 68 % of (flux − truth) / error), and of ``n_flux`` sources;
+        ``class_fit`` (:class:`galsep.image.points.ClassFit`), ``None`` for fewer than 50 stars or
+        galaxies.
     """
     reporter = reporter or Reporter()
-    band = data.meta.detection_band
     blends = [
-        *_spread(data.split("train"), FLUX_LIMIT),
+        *_spread(data.split("train"), SOURCE_LIMIT),
         *_spread(data.split("validation"), LIMIT),
     ]
-    model = dataclasses.replace(model, info={**model.info, "separation": _unfitted(model.info)})
+    model = dataclasses.replace(model, info=_uncorrected(model.info))
     reporter.begin("correcting fluxes", len(blends))
-    rows: list[tuple[float, float, float, float]] = []
-    images = (data.detection_image(blend) for blend in blends)
+    fluxes: list[tuple[float, float, float, float]] = []
+    classes: list[tuple[npt.NDArray[np.bool_], Values]] = []
+    images = (_with_psf(data, blend) for blend in blends)
     for blend, found in zip(blends, find_sources(images, model), strict=True):
         match = match_detectable(data, blend, found.detections)
-        true = data.sources(blend)
-        for i, j in match.pairs.tolist() if match.exact else ():
-            part = found.separated[j]
-            power = ((part.model / found.rms[part.slices]) ** 2).sum(dtype=np.float64)
-            rows.append((true["flux"][i][band], part.flux, part.flux_err, np.sqrt(power)))
+        fluxes += _flux_rows(data, blend, found, match)
+        classes.append(_class_rows(data, blend, found, match))
         reporter.advance()
     reporter.end()
-    truth, flux, error, snr = np.array(rows).reshape(-1, 4).T
+    flux_fit = _fit_fluxes(np.array(fluxes).reshape(-1, 4), reporter)
+    star, columns = (np.concatenate(part) for part in zip(*classes, strict=True))
+    class_fit = _fit_classes(star, columns, reporter)
+    return {"flux_fit": flux_fit, "n_flux": len(fluxes), "class_fit": class_fit}
+
+
+def _with_psf(data: Dataset, blend: int) -> Frame:
+    """A blend's image whose PSF is as well known as an image's."""
+    image, fwhm = data.detection_image(blend), data.fwhm(blend)
+    if fwhm is not None:
+        fwhm *= math.exp(PSF_ERROR * np.random.default_rng(blend).standard_normal())
+    return Frame(image, np.zeros(image.shape, dtype=bool), psf_fwhm=fwhm)
+
+
+def _flux_rows(
+    data: Dataset, blend: int, found: FoundSources, match: Match
+) -> list[tuple[float, float, float, float]]:
+    """True flux, flux, its error and the model's S/N of each source of a blend found exactly."""
+    true = data.sources(blend)["flux"][:, data.meta.detection_band]
+    rows = []
+    for i, j in match.pairs.tolist() if match.exact else ():
+        part = found.separated[j]
+        power = ((part.model / found.rms[part.slices]) ** 2).sum(dtype=np.float64)
+        rows.append((true[i], part.flux, part.flux_err, float(np.sqrt(power))))
+    return rows
+
+
+def _fit_fluxes(rows: Values, reporter: Reporter) -> dict[str, Any]:
+    truth, flux, error, snr = rows.T
     positive = (flux > 0) & (truth > 0)
     log_ratio = np.log(truth[positive] / flux[positive])
     fit = _running_median(snr[positive], log_ratio)
@@ -175,12 +215,41 @@ def calibrate_fluxes(
         f"fluxes of {len(truth)} sources: median correction "
         f"{np.median(np.expm1(log_ratio)) if log_ratio.size else 0:+.1%}, errors times {spread:.2f}"
     )
-    fitted = {"snr": fit[0], "log_ratio": fit[1], "spread": spread}
-    return {"flux_fit": fitted, "n_flux": len(truth)}
+    return {"snr": fit[0], "log_ratio": fit[1], "spread": spread}
 
 
-def _unfitted(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in info["separation"].items() if key != "flux_fit"}
+def _class_rows(
+    data: Dataset, blend: int, found: FoundSources, match: Match
+) -> tuple[npt.NDArray[np.bool_], Values]:
+    """Whether each source that Mask R-CNN found is a star, and what tells."""
+    i, j = match.pairs.T
+    image = found.measured.image
+    features = point_features(
+        found.separated, image.light, image.rms, image.mask, found.domain.fwhm
+    )
+    said, blendedness = found.detections.class_star, found.photometry.blendedness
+    columns = fit_columns(said, blendedness, features)[j]
+    known = np.isfinite(columns).all(axis=1)
+    return (data.sources(blend)["class"][i] == "star")[known], columns[known]
+
+
+def _fit_classes(
+    star: npt.NDArray[np.bool_], columns: Values, reporter: Reporter
+) -> dict[str, list[float]] | None:
+    least = min(star.sum(), (~star).sum())
+    if least < LEAST_CLASS:
+        return None
+    reporter.info(f"classes: {star.sum()} stars, {(~star).sum()} galaxies")
+    return {
+        name: _logistic_fit(columns[:, :count], star.astype(np.float64)).tolist()
+        for name, count in TERMS.items()
+    }
+
+
+def _uncorrected(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata without what an earlier calibration of sources left there."""
+    separation = {k: v for k, v in info["separation"].items() if k != "flux_fit"}
+    return {**info, "separation": separation, "class_fit": None}
 
 
 def _running_median(
@@ -267,22 +336,30 @@ def _outcomes(
 
 def _platt(raw: npt.NDArray[np.float64], real: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Slope and intercept of the logistic fit; the identity if there is nothing to fit."""
-    from scipy.optimize import minimize
-
     positive, negative = int(real.sum()), int((~real).sum())
     if not positive or not negative:
         return 1.0, 0.0
-    given = logit(raw)
     target = np.where(real, (positive + 1) / (positive + 2), 1 / (negative + 2))
-
-    def loss(parameters: npt.NDArray[np.float64]) -> float:
-        value = parameters[0] * given + parameters[1]
-        return float((np.logaddexp(0, value) - target * value).mean())
-
-    fit = minimize(loss, np.array([1.0, 0.0]), method="BFGS")
-    slope, intercept = fit.x
+    intercept, slope = _logistic_fit(np.stack([np.ones(len(raw)), logit(raw)], axis=1), target)
     # A score that means less the higher it is comes from a network that has learnt nothing.
     return (float(slope), float(intercept)) if slope > 0 else (1.0, 0.0)
+
+
+def _logistic_fit(columns: Values, target: Values) -> Values:
+    """Weights of columns whose sum has the target as its logistic, by maximum likelihood.
+
+    They are kept from growing without end where the target can be told without error.
+    """
+    from scipy.optimize import minimize
+
+    def loss(weights: Values) -> tuple[float, Values]:
+        value = columns @ weights
+        misfit = float((np.logaddexp(0, value) - target * value).mean())
+        slope = columns.T @ (logistic(value) - target) / len(target)
+        return misfit + RIDGE * float(weights @ weights), slope + 2 * RIDGE * weights
+
+    start = np.zeros(columns.shape[1])
+    return np.asarray(minimize(loss, start, jac=True, method="BFGS").x)
 
 
 def _missed_share(data: Dataset, blends: list[int], found: list[FoundSources]) -> float:

@@ -223,6 +223,8 @@ def describe(
     if found.domain.fwhm is not None:
         catalog.meta["PSFFWHM"] = round(found.domain.fwhm, 2)
         catalog.meta["RESAMPLE"] = found.domain.binning
+    if found.psf is not None:
+        catalog.meta["PSFSTARS"] = found.psf.points
     if plane.noise is not None and found.measured.image.noise_scale is not None:
         catalog.meta["RMSPLANE"] = plane.noise.origin
         catalog.meta["RMSSCALE"] = float(f"{found.measured.image.noise_scale:.6g}")

@@ -365,14 +365,14 @@ class _Network:
             self.reporter.advance()
 
     def _frame(self, blend: int) -> Frame:
-        """A blend: found in the detection band, measured in all."""
+        """A blend: found in the detection band, measured in all, its PSF known as an image's is."""
         meta = self.data.meta
         frames = {
             band: Frame(image, np.zeros(image.shape, dtype=bool))
             for band, image in zip(meta.bands, self.data.images[blend], strict=True)
         }
         own = frames.pop(meta.bands[meta.detection_band])
-        return replace(own, bands=frames)
+        return replace(own, bands=frames, psf_fwhm=self.data.fwhm(blend))
 
 
 def _choose_threshold(

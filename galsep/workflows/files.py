@@ -72,7 +72,8 @@ PROVENANCE = {
 
 
 IMAGE_CARDS = {
-    "PSFFWHM": "[pix] estimated FWHM of the PSF",
+    "PSFFWHM": "[pix] estimated or given FWHM of the PSF",
+    "PSFSTARS": "whether that is known of stars, or given",
     "RESAMPLE": "side of the blocks averaged for the network",
     "RMSPLANE": "plane that the noise follows",
     "RMSSCALE": "measured rms over that of the plane",

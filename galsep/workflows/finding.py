@@ -20,7 +20,8 @@ from galsep.image.detect import Blobs, detect_blobs
 from galsep.image.light import Frame, Light, without_background
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
-from galsep.image.psf import Domain, choose_domain, estimate_fwhm
+from galsep.image.points import point_features
+from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf
 from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry
 from galsep.model.inference import Found, calibrated, detect, harden
@@ -98,6 +99,7 @@ class FoundSources:
         What was measured in further images.
     parents : Parents
     tiling : Tiling
+    psf : Psf or None
     domain : Domain
         How the image's PSF compares with those that the network was trained on.
     planes : Planes
@@ -114,6 +116,7 @@ class FoundSources:
     bands: Mapping[str, Band]
     parents: Parents
     tiling: Tiling
+    psf: Psf | None
     domain: Domain
     planes: Planes
 
@@ -159,6 +162,7 @@ class Prepared:
     pixels, pixel_rms : (h, w) float32 arrays
         What cutouts are cut from, and its noise: the image, or its average over blocks of
         ``domain.binning``.
+    psf : Psf or None
     domain : Domain
     planes : Planes
         Where its arrays are.
@@ -171,6 +175,7 @@ class Prepared:
     tiling: Tiling
     pixels: npt.NDArray[np.float32]
     pixel_rms: npt.NDArray[np.float32]
+    psf: Psf | None
     domain: Domain
     planes: Planes
 
@@ -291,12 +296,15 @@ def prepare(
     bands = {name: without_background(band, mesh, planes) for name, band in image.bands.items()}
     light, mask = own.light, own.mask
     blobs = detect_blobs(light, own.rms, mask, planes)
-    fwhm = estimate_fwhm(light, mask, blobs, planes) if psf_limits else None
-    domain = choose_domain(fwhm, psf_limits)
+    fwhm = image.psf_fwhm or config.psf_fwhm
+    psf = Psf(fwhm) if fwhm else None
+    if psf is None and psf_limits:
+        psf = estimate_psf(light, mask, blobs, planes)
+    domain = choose_domain(None if psf is None else psf.fwhm, psf_limits)
     if domain.binning == 1:
         shape = (light.shape[0], light.shape[1])
         tiling = lay_cutouts(blobs.bounds, shape, blobs.segm, small=small)
-        return Prepared(own, measured, bands, blobs, tiling, light, own.rms, domain, planes)
+        return Prepared(own, measured, bands, blobs, tiling, light, own.rms, psf, domain, planes)
     pixels, _, rms = binned(own, domain.binning, mesh, planes)
     tiling = lay_cutouts(
         blobs.bounds // domain.binning,
@@ -304,7 +312,7 @@ def prepare(
         bin_labels(blobs.segm, domain.binning, planes),
         small=small,
     ).magnified(domain.binning)
-    return Prepared(own, measured, bands, blobs, tiling, pixels, rms, domain, planes)
+    return Prepared(own, measured, bands, blobs, tiling, pixels, rms, psf, domain, planes)
 
 
 def _psf_limits(model: Model) -> tuple[float, float] | None:
@@ -344,10 +352,9 @@ def finish(
     how = model, planes, prepared.domain.binning, config.background_mesh
     own = measure_light(measured, sources, *how)
     bands = {name: measure_light(band, sources, *how) for name, band in prepared.bands.items()}
-    photometry = own.photometry
-    parts = own.separated
+    photometry, detected = own.photometry, own
     if measured is not image and model.separator is not None:
-        parts = measure_light(image, sources, *how).separated
+        detected = measure_light(image, sources, *how)
     footprints = Footprints(sources.masks)
     noverlap = count_overlaps(sources.masks, shape, planes)
     flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask, measured.mask, planes)
@@ -359,7 +366,7 @@ def finish(
         y=photometry.y,
         scores=sources.scores,
         flux=photometry.flux,
-        class_star=sources.class_star,
+        class_star=_class_star(prepared, sources, detected, model),
     )
     return FoundSources(
         detections=detections,
@@ -369,7 +376,9 @@ def finish(
         segm=paint_labels(
             # Without models, the probability of the masks agrees better with the brightest
             # source's pixels than Mask R-CNN's shares do.
-            sources.masks if model.separator is None else Strengths(sources.masks, parts),
+            sources.masks
+            if model.separator is None
+            else Strengths(sources.masks, detected.separated),
             sources.scores,
             shape,
             planes,
@@ -379,6 +388,7 @@ def finish(
         bands=bands,
         parents=_parents(prepared.blobs, sources),
         tiling=prepared.tiling,
+        psf=prepared.psf,
         domain=prepared.domain,
         planes=planes,
     )
@@ -463,6 +473,19 @@ def _sources(
         tile=joined(candidates.cutout[merged.kept], NO_TILE),
         flags=joined(np.zeros(len(merged.kept), np.int64), [int(flag) for _, _, flag in outlines]),
     )
+
+
+def _class_star(
+    prepared: Prepared, sources: Sources, detected: Band, model: Model
+) -> npt.NDArray[np.float64]:
+    """Probabilities of point sources: by Mask R-CNN, and by each source's light beside the PSF."""
+    fit = model.class_fit
+    if fit is None:
+        return sources.class_star
+    image, parts = prepared.image, detected.separated
+    fwhm = prepared.psf.fwhm if prepared.psf and prepared.psf.points else None
+    features = point_features(parts, image.light, image.rms, image.mask, fwhm, prepared.planes)
+    return fit.probability(sources.class_star, detected.photometry.blendedness, features)
 
 
 def _pixel_flags(

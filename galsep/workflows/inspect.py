@@ -9,7 +9,7 @@ import numpy as np
 from galsep.errors import GalsepError, ImageError
 from galsep.image.detect import detect_blobs
 from galsep.image.light import Frame, without_background
-from galsep.image.psf import estimate_fwhm
+from galsep.image.psf import estimate_psf
 from galsep.io.image import Plane, read_plane
 from galsep.io.listing import Contents, list_contents
 from galsep.io.wcs import SkyPlace, sky_place
@@ -180,7 +180,8 @@ def _inspect_image(plane: Plane, mesh: int) -> ImageReport:
         background = float(np.median(found.background[valid]))
         rms = float(np.median(found.rms[valid]))
         blobs = detect_blobs(found.light, found.rms, found.mask)
-        seeing = estimate_fwhm(found.light, found.mask, blobs)
+        psf = estimate_psf(found.light, found.mask, blobs)
+        seeing = None if psf is None else psf.fwhm
     noise_report = mask_report = None
     if plane.noise is not None:
         noise_report = NoiseReport(plane.noise.origin, plane.noise.kind, scale)

@@ -279,7 +279,8 @@ def _about_image(
         k = meta["RESAMPLE"]
         seen = f", the network sees means of {k}×{k} px" if k > 1 else ""
         angle = "" if sky is None else f", {meta['PSFFWHM'] * sky.pixel_scale:.3g}″"
-        rows["PSF FWHM"] = f"{meta['PSFFWHM']} px{angle}{seen}"
+        kind = "" if meta["PSFSTARS"] else ", by galaxies: no stars stand out"
+        rows["PSF FWHM"] = f"{meta['PSFFWHM']} px{angle}{kind}{seen}"
     if "RMSPLANE" in meta:
         rows["noise plane"] = f"{meta['RMSPLANE']}, times {meta['RMSSCALE']:.3g}"
     if "DQPLANE" in meta:

@@ -15,7 +15,7 @@ from galsep.conventions import MASK_THRESHOLD, STAMP_SIZE
 from galsep.errors import UsageError
 from galsep.image.detect import detect_blobs
 from galsep.image.light import Light
-from galsep.image.psf import estimate_fwhm
+from galsep.image.psf import estimate_psf
 from galsep.image.tiling import cut, lay_cutouts
 from galsep.io.image import Plane
 from galsep.io.wcs import sky_place
@@ -225,8 +225,8 @@ def wcs_scale(known: Known) -> float:
 
 def measured_fwhm(image: Light) -> float:
     """PSF FWHM in pixels, NaN where it cannot be measured."""
-    fwhm = estimate_fwhm(image.light, image.mask, detect_blobs(image.light, image.rms, image.mask))
-    return math.nan if fwhm is None else fwhm
+    psf = estimate_psf(image.light, image.mask, detect_blobs(image.light, image.rms, image.mask))
+    return math.nan if psf is None else psf.fwhm
 
 
 def sky_positions(plane: Plane, parts: list[SourceLight], image: Light) -> npt.NDArray[np.float64]:

@@ -35,7 +35,7 @@ from galsep.model.weights import (
     read_info,
     save_weights,
 )
-from galsep.workflows.calibrate import best_f1, calibrate, calibrate_fluxes
+from galsep.workflows.calibrate import best_f1, calibrate, calibrate_sources
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.watching import Board, check_tensorboard
 
@@ -98,9 +98,10 @@ def train(
     ``weights.safetensors`` (averaged weights), ``state.safetensors``, ``metrics.csv`` and
     ``losses.png`` are whole, for the separation network with ``separation_`` before the last three
     names; ``best.safetensors`` is Mask R-CNN as it was after the epoch of the best F1. In between,
-    score threshold and calibration are chosen on the validation split; at the end, fluxes are
-    corrected there. A run that was stopped in any way and resumed goes on as if it had not been: on
-    a CPU and with as many threads, to the last bit.
+    score threshold and calibration are chosen on the validation split; at the end, fluxes and
+    classes are corrected there. A run that was stopped in any way and resumed goes on as if it had
+    not been: on a CPU and with as many threads, to the last bit. With nothing to train, fluxes and
+    classes of the starting weights are corrected anew.
 
     Processes that ``torchrun`` has started train together, each on its share of every batch, on
     their own devices; the first of them writes the files.
@@ -246,7 +247,7 @@ class _Run:
         kept = _given_separator(source)
         about: dict[str, Any] = {}
         if kept is not None:
-            about["separation"] = read_info(find_weights(source))["separation"]
+            about["separation"] = _given_info(source)["separation"]
 
         def save(path: Path) -> None:
             save_weights(path, trainer.average, {**self.info, **about}, kept)
@@ -266,8 +267,14 @@ class _Run:
         if not self.config.epochs:
             # Where it stays as it was, so do its threshold and its calibration.
             trainer.save(self.folder / STATE_FILE)
-        elif self.config.calibrate:
+        if not self.config.calibrate:
+            return
+        if self.config.epochs:
             self.info |= calibrate(self._model(), self.data, self.reporter)
+            save(self.weights)
+        elif kept is not None and not self.config.separation_epochs:
+            # Nothing to train: it is what is measured that is to be corrected.
+            about["separation"] |= self._source_corrections()
             save(self.weights)
 
     def _judge(self, network: torch.nn.Module) -> dict[str, float]:
@@ -288,7 +295,7 @@ class _Run:
         return load_model(self.weights, str(self.device))
 
     def separator(self, detector: Trainer) -> list[dict[str, float]]:
-        """Train the separation network on what Mask R-CNN finds, and correct its fluxes."""
+        """Train the separation network on what Mask R-CNN finds, and correct what is measured."""
         config = separation_config(self.config)
         torch.manual_seed(config.seed)
         from_first(None)  # Until then, the weights may not be there.
@@ -314,9 +321,17 @@ class _Run:
         if is_first():
             save(self.weights)
         if self.config.calibrate and is_first():
-            about |= calibrate_fluxes(self._model(), self.data, self.reporter)
+            about |= self._source_corrections()
             save(self.weights)
         return trainer.history
+
+    def _source_corrections(self) -> dict[str, Any]:
+        """Calibrate classes, and give what belongs to the separation network: its fluxes'."""
+        found = calibrate_sources(self._model(), self.data, self.reporter)
+        # With too few stars, those of the starting weights are better than none.
+        class_fit = found.pop("class_fit")
+        self.info |= {"class_fit": class_fit} if class_fit else {}
+        return found
 
     @property
     def weights(self) -> Path:
@@ -447,9 +462,14 @@ def _write_figures(folder: Path, prefix: str, trainer: Trainer) -> None:
 
 def _given_separator(init: str) -> SeparationNetwork | None:
     """The separation network of the starting weights, if they have one."""
+    return load_model(init, "cpu").separator if _given_info(init) else None
+
+
+def _given_info(init: str) -> dict[str, Any]:
+    """What the starting weights say of themselves; nothing where they are not galsep's."""
     if init in ("random", "coco") or find_weights(init).suffix != ".safetensors":
-        return None
-    return load_model(init, "cpu").separator
+        return {}
+    return read_info(find_weights(init))
 
 
 def example_makers(
@@ -473,8 +493,8 @@ def example_makers(
 
 def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
     """What the weights say of themselves; where they stay as they are, what they said before."""
+    before = _given_info(config.init)
     if not config.epochs:
-        before = read_info(find_weights(config.init))
         return {k: v for k, v in before.items() if k != "separation"}
     seen = np.percentile(data.psf_fwhm / data.pixel_scale, [1, 99])
     seen *= 1 - DOMAIN_SLACK, 1 + DOMAIN_SLACK
@@ -486,6 +506,7 @@ def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
         "psf_fwhm_range": [round(float(limit), 2) for limit in seen],
         "training": _settings(config),
         "dataset": _about(data),
+        **{k: v for k, v in before.items() if k == "class_fit"},
     }
 
 

@@ -52,6 +52,7 @@ def test_import_train_evaluate(galsep, own, truth, tmp_path):
     assert tuned.info["dataset"]["survey"] == "imported"
     # The separation network of the weights it began with is still there, with its flux fit.
     assert tuned.flux_fit == packaged.flux_fit is not None
+    assert tuned.class_fit == packaged.class_fit is not None
     for name, tensor in packaged.separator.state_dict().items():
         assert tensor.equal(tuned.separator.state_dict()[name])
     report = tmp_path / "report"

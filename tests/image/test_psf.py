@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from galsep.image.detect import detect_blobs
-from galsep.image.psf import Domain, choose_domain, estimate_fwhm
+from galsep.image.psf import Domain, choose_domain, estimate_psf
 
 BETA = 3.5
 
@@ -34,9 +34,14 @@ def field(fwhm, n=25, size=500, seed=1, widths=None):
 
 
 def estimate(light, mask=None):
+    psf = measured(light, mask)
+    return psf and psf.fwhm
+
+
+def measured(light, mask=None):
     mask = np.zeros(light.shape, dtype=bool) if mask is None else mask
     light = np.where(mask, np.float32(0), light)
-    return estimate_fwhm(light, mask, detect_blobs(light, np.ones_like(light), mask))
+    return estimate_psf(light, mask, detect_blobs(light, np.ones_like(light), mask))
 
 
 @pytest.mark.parametrize("fwhm", [1.5, 2.5, 4.0, 6.0, 10.0, 18.0])
@@ -45,14 +50,21 @@ def test_stars_have_the_width_they_were_drawn_with(fwhm):
     assert estimate(field(fwhm, size=size)) == pytest.approx(fwhm, rel=0.12)
 
 
-def test_galaxies_behind_few_stars_do_not_count():
-    widths = np.concatenate([np.full(6, 3.0), np.random.default_rng(2).uniform(3.6, 9, 40)])
-    assert estimate(field(3.0, size=900, widths=widths)) == pytest.approx(3.0, rel=0.12)
+@pytest.mark.parametrize("seed", range(4))
+def test_galaxies_alone_give_the_most_compact(seed):
+    # As many in each interval of relative size.
+    widths = np.exp(np.random.default_rng(seed).uniform(np.log(3.2), np.log(9), 200))
+    psf = measured(field(3.0, size=1600, widths=widths))
+    assert psf.fwhm == pytest.approx(3.5, rel=0.25)
+    assert not psf.points
 
 
-def test_galaxies_alone_give_the_most_compact():
-    widths = np.random.default_rng(3).uniform(3.2, 9, 60)
-    assert estimate(field(3.0, size=900, widths=widths)) == pytest.approx(3.5, rel=0.25)
+@pytest.mark.parametrize("stars", [6, 40])
+def test_stars_among_galaxies_are_seen_to_be_points(stars):
+    widths = np.concatenate([np.full(stars, 3.0), np.random.default_rng(2).uniform(3.6, 9, 40)])
+    psf = measured(field(3.0, size=900, widths=widths))
+    assert psf.points
+    assert psf.fwhm == pytest.approx(3.0, rel=0.12)
 
 
 def test_cosmic_rays_do_not_count():

@@ -1,9 +1,11 @@
 """The choice of the score threshold, and of what it is chosen on."""
 
+import numpy as np
 import pytest
 
 from galsep.measure.metrics import scores
 from galsep.workflows import calibrate
+from galsep.workflows.reporting import Reporter
 
 
 def chosen(monkeypatch, errors):
@@ -35,3 +37,24 @@ def test_purity_that_costs_nothing_is_taken(monkeypatch, errors, expected):
 def test_all_parts_of_joined_data_sets_are_looked_at():
     assert calibrate._spread(range(100, 1100), 4) == [100, 350, 600, 850]
     assert calibrate._spread(range(3), 1000) == [0, 1, 2]
+
+
+def test_classes_are_fitted_where_there_are_enough_of_both():
+    rng = np.random.default_rng(4)
+    star = rng.random(4000) < 0.3
+    columns = np.column_stack([np.ones(4000), rng.normal(size=(4000, 6))])
+    columns[:, 1] += star
+    columns[:, 4] -= 2.0 * star
+    fit = calibrate._fit_classes(star, columns, Reporter())
+    # Of unit Gaussians apart by d, the logarithm of their ratio has the slope d.
+    assert fit["psf"] == pytest.approx([np.log(0.3 / 0.7) - 2.5, 1, 0, 0, -2, 0, 0], abs=0.3)
+    assert fit["alone"] == pytest.approx([np.log(0.3 / 0.7) - 0.5, 1], abs=0.15)
+    assert calibrate._fit_classes(star & (star.cumsum() < 50), columns, Reporter()) is None
+
+
+def test_classes_that_nothing_confuses_have_a_fit_of_finite_size():
+    star = np.arange(200) < 100
+    columns = np.column_stack([np.ones(200), *[np.where(star, 1.0, -1.0)] * 6])
+    fit = calibrate._fit_classes(star, columns, Reporter())
+    assert np.abs(fit["psf"] + fit["alone"]).max() < 100
+    assert fit["alone"][1] > 1

@@ -176,6 +176,7 @@ def test_headers_and_flags_say_it(files):
         wide = fits.getheader(output / f"wide_{product}.fits")
         assert wide["RESAMPLE"] == 2
         assert wide["PSFFWHM"] == pytest.approx(10, rel=0.1)
+        assert wide["PSFSTARS"]
         assert fits.getheader(output / f"narrow_{product}.fits")["RESAMPLE"] == 1
     wide, narrow = (Table.read(output / f"{stem}_cat.fits") for stem in ("wide", "narrow"))
     assert not (wide["flags"] & Flag.OUT_OF_DOMAIN).any()

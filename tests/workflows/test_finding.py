@@ -12,6 +12,7 @@ from galsep.io.dataset import load_dataset
 from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
 from galsep.workflows.finding import find_sources
+from galsep.workflows.judging import match_detectable
 from galsep.workflows.simulate import simulate
 
 
@@ -253,3 +254,42 @@ def test_isolated_galaxies_have_their_flux(pairs, model):
         ratio.append(found.photometry.flux[nearest] / rows["flux"][brightest, 0])
     assert len(ratio) >= 3
     assert np.median(ratio) == pytest.approx(1, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def stars(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "stars"
+    simulate(folder, SimulateConfig(n=60, stars=0.5, max_mag=23.5, seed=8, workers=1))
+    return load_dataset(folder)
+
+
+def classes(data, model, **options):
+    """Of sources found: whether they are stars, and how probable that is said to be."""
+    images = (data.detection_image(blend) for blend in range(len(data)))
+    star, said = [], []
+    for blend, found in enumerate(find_sources(images, model, DeblendConfig(**options))):
+        i, j = match_detectable(data, blend, found.detections).pairs.T
+        star.append(data.sources(blend)["class"][i] == "star")
+        said.append(found.detections.class_star[j])
+    return np.concatenate(star), np.concatenate(said)
+
+
+def test_stars_are_told_from_galaxies_where_the_psf_is_known(stars, model):
+    fwhm = stars.fwhm(0)
+    star, said = classes(stars, model, psf_fwhm=fwhm)
+    assert (said[star] > 0.5).mean() > 0.85
+    assert (said[~star] < 0.5).mean() > 0.85
+    # By the light, not by Mask R-CNN alone: with a much narrower PSF all are galaxies.
+    assert (classes(stars, model, psf_fwhm=fwhm / 2)[1] < 0.5).mean() > 0.9
+    unknown = classes(stars, model)[1]
+    assert np.abs(said - star).mean() < np.abs(unknown - star).mean()
+
+
+def test_what_the_network_has_not_found_has_no_class(model):
+    image = np.random.default_rng(2).normal(size=(240, 240)).astype(np.float32)
+    rows, columns = np.indices(image.shape)
+    image += 30 * np.exp(-(((rows - 120) / 60.0) ** 2) - ((columns - 120) / 60.0) ** 2)
+    found = one(image, model, psf_fwhm=3.5)
+    outlines = found.tile == -1
+    assert outlines.any()
+    assert np.isnan(found.detections.class_star[outlines]).all()

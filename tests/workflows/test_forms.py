@@ -11,6 +11,7 @@ from scipy import ndimage
 from galsep.config import DeblendConfig
 from galsep.errors import ImageError, OutputExistsError, UsageError
 from galsep.flags import Flag
+from galsep.image.psf import Psf
 from galsep.io.runs import runs_to_footprints
 from galsep.model.inference import Found
 from galsep.model.network import ARCHITECTURES
@@ -336,7 +337,7 @@ def test_a_wide_psf_sees_the_noise_pattern_too(tmp_path, monkeypatch):
         lambda model, batch, size, least: [seen.append(c) or outline(c) for c in batch],
     )
     monkeypatch.setattr(finding, "_psf_limits", lambda model: (0.5, 1.0))
-    monkeypatch.setattr(finding, "estimate_fwhm", lambda *_: 2.0)
+    monkeypatch.setattr(finding, "estimate_psf", lambda *_: Psf(2.0))
     rms, _ = uneven()
     image = stars(300.0, rms=rms)
     found = next(finding.find_sources([finding.Frame(image, image != image, rms * 5)], Model(

@@ -236,3 +236,30 @@ def test_calibration_of_the_packaged_weights(dataset):
     assert found["calibration"]["slope"] > 0
     assert 0 < found["calibration"]["missed"] < 1
     assert found["validation"]["blends"] == 3
+
+
+def test_with_nothing_to_train_what_is_measured_is_corrected_anew(tmp_path):
+    simulate(tmp_path / "set", SimulateConfig(n=90, stars=0.5, seed=5, workers=1))
+    config = small(init="compact", epochs=0, separation_epochs=0)
+    model = load_model(train(tmp_path / "set", tmp_path / "run", config).weights, "cpu")
+    before = load_model("compact", "cpu")
+    for name in ("network", "separator"):
+        a, b = (getattr(part, name).state_dict() for part in (model, before))
+        assert all((a[key] == b[key]).all() for key in b)
+    assert model.threshold == before.threshold
+    assert model.info["calibration"] == before.info["calibration"]
+    assert model.flux_fit != before.flux_fit
+    assert model.class_fit != before.class_fit
+    # More where it is narrow, less where it is wide: a star.
+    assert model.class_fit.psf[3] > 0 > model.class_fit.psf[4]
+    assert model.class_fit.alone[1] > 0
+
+
+def test_without_stars_their_fit_is_that_of_the_starting_weights(dataset, tmp_path):
+    config = small(init="compact", epochs=1, separation_epochs=0)
+    model = load_model(train(dataset, tmp_path / "run", config).weights, "cpu")
+    assert model.class_fit == load_model("compact", "cpu").class_fit is not None
+    alone = small(init="compact", epochs=0, separation_epochs=0)
+    model = load_model(train(dataset, tmp_path / "alone", alone).weights, "cpu")
+    assert model.class_fit == load_model("compact", "cpu").class_fit
+    assert load_model(train(dataset, tmp_path / "new", small()).weights, "cpu").class_fit is None
