@@ -18,6 +18,7 @@ hst         500 pairs of real galaxies, seen by HST, of the half that no trainin
 grid        200 blends of 1 to 6 galaxies at each of four seeings and three depths
 field       a continuous field, completeness and purity at i < 25.3
 stars       300 blends of 1 to 4 sources, half of them stars
+star-field  a field with a tenth of stars, whose PSF is measured there
 shift       what changes when the window on a field moves
 noise       catalogue rows of pure noise
 separation  completeness by magnitude and by separation, of the pairs
@@ -52,6 +53,7 @@ import galsep
 from galsep.config import EvaluateConfig, SimulateConfig
 from galsep.io.atomic import write_text
 from galsep.io.dataset import is_dataset, write_meta
+from galsep.measure.classes import class_scores
 from galsep.measure.matching import centroid_distances, match_centroids
 from galsep.measure.metrics import ratio, score_matches
 from galsep.workflows import simulate as drawing
@@ -62,6 +64,9 @@ from galsep.workflows.pool import map_on_workers
 SHARD_SIZE = 100
 SEEINGS = (0.5, 0.8, 1.1, 1.3)
 DEPTHS = (-1.5, 0.0, 1.5)
+
+STAR_EDGES = (20.0, 21.0, 22.0, 23.0, 24.0, 25.0)
+"""Magnitudes between the bins of the field with stars."""
 
 FIELD_LIMIT = 25.3
 """Sources down to here count in the field."""
@@ -270,13 +275,48 @@ def field_scores(truth: Any, x: Any, y: Any, flux: Any, zeropoint: float) -> dic
 def stars(bench: Bench) -> dict[str, Any]:
     metrics = bench.judged("stars", galaxies="1-4", stars=0.5, n=6000, seed=6)
     classes = metrics["class_star"]
-    rows = [
+    alone = EvaluateConfig(
+        weights=bench.weights, device=bench.device, workers=bench.workers, psf=False,
+        baselines=False,
+    )  # fmt: skip
+    report = bench.work / "reports" / "stars-alone"
+    blind = evaluate(bench.work / "data" / "stars", report, alone, overwrite=True).metrics
+    return {
+        "class_star": classes,
+        "rows": class_rows(classes),
+        "judged": brief(metrics),
+        "psf_unknown": {"rows": class_rows(blind["class_star"])},
+    }
+
+
+def star_field(bench: Bench) -> dict[str, Any]:
+    settings = {"galaxies": "1", "density": 91.0, "max_mag": 27.5, "stars": 0.1, "seed": 8}
+    folder = bench.field("star-field", field="2400x2400", **settings)
+    truth = fits.getdata(folder / "truth.fits", "TRUTH")
+    result = bench.deblend(folder / "field_i.fits")
+    table = result.catalog
+    magnitude = np.asarray(truth["magnitude"]).reshape(len(truth), -1)[:, 0]
+    bright = magnitude < FIELD_LIMIT
+    found = np.asarray(table["x_centroid"]), np.asarray(table["y_centroid"])
+    distance = centroid_distances((truth["x"], truth["y"]), found)
+    i, j = match_centroids(distance, wanted=bright).pairs.T
+    classes = class_scores(
+        np.asarray(table["class_star"], dtype=np.float64)[j],
+        np.char.strip(truth["class"][i]) == "star",
+        magnitude[i],
+        STAR_EDGES,
+    )
+    return {"psf_fwhm": table.meta["PSFFWHM"], "rows": class_rows(classes)}
+
+
+def class_rows(classes: dict[str, Any]) -> Table:
+    """What is known of the classes of all, and by magnitude."""
+    return [
         {"low": row["low"], "high": row["high"],
          **{f"{kind}_{key}": value
             for kind in ("stars", "galaxies") for key, value in row[kind].items()}}
         for row in [{"low": None, "high": None, **classes}, *classes["by_magnitude"]]
     ]  # fmt: skip
-    return {"class_star": classes, "rows": rows, "judged": brief(metrics)}
 
 
 def shift(bench: Bench) -> dict[str, Any]:
@@ -362,8 +402,9 @@ def children_seconds() -> float:
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any] | None]] = {
-    "pairs": pairs, "six": six, "crowded": crowded, "hst": hst, "grid": grid, "field": field,
-    "stars": stars, "shift": shift, "noise": noise, "separation": separation, "speed": speed,
+    "pairs": pairs, "six": six, "crowded": crowded, "hst": hst, "grid": grid,
+    "field": field, "stars": stars, "star-field": star_field, "shift": shift, "noise": noise,
+    "separation": separation, "speed": speed,
 }  # fmt: skip
 
 HIDDEN = ("label", "n_left_out", "map_box", "map_mask", "label_iou")
@@ -380,8 +421,9 @@ def show(name: str, part: dict[str, Any] | None) -> None:
         print("  " + ", ".join(f"{key} {cell(value)}" for key, value in single.items()))
     for line in lines(part["rows"]):
         print("  " + line)
-    if "judged" in part:
-        show(f"{name}, judged", part["judged"])
+    for further in ("judged", "psf_unknown"):
+        if further in part:
+            show(f"{name}, {further}", part[further])
 
 
 def lines(rows: Table) -> Iterator[str]:

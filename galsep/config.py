@@ -301,10 +301,15 @@ CATALOG_FORMATS: Mapping[str, str] = types.MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class EvaluateConfig:
-    """How ``galsep evaluate`` judges. ``limit`` 0 means the whole test split."""
+    """How ``galsep evaluate`` judges. ``limit`` 0 means the whole test split.
+
+    With ``psf``, stars are told from galaxies by the PSF that the data set gives; a stamp is too
+    small to measure it on.
+    """
 
     weights: str = ""
     limit: int = 0
+    psf: bool = True
     device: str = "auto"
     batch_size: int = 32
     baselines: bool = True

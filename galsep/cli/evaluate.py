@@ -75,6 +75,14 @@ def evaluate(
             "limit", "Judge this many test blends", metavar="N", group=_JUDGING, default="all"
         ),
     ] = None,
+    no_psf: Annotated[
+        bool,
+        option(
+            "--no-psf",
+            text="Tell stars from galaxies without knowing the PSF, as in a stamp that comes alone",
+            group=_JUDGING,
+        ),
+    ] = False,
     no_baselines: Annotated[
         bool,
         option("--no-baselines", text="Leave SEP and photutils out", group=_JUDGING),
@@ -103,6 +111,7 @@ def evaluate(
     given: dict[str, Any] = {
         "weights": weights,
         "limit": limit,
+        "psf": False if no_psf else None,
         "baselines": False if no_baselines else None,
         "device": device,
         "workers": workers,

@@ -221,7 +221,7 @@ def evaluate(
             "simulate with another seed"
         )
 
-    network = _Network(data, model, settings, reporter)
+    network = _Network(data, model, settings, config.psf, reporter)
     threshold, scan = _choose_threshold(network, config)
     founds, images, rms, candidates, missed = [], [], [], [], 0
     light: list[Recovery] = []
@@ -263,6 +263,7 @@ def evaluate(
         "threshold": threshold,
         "threshold_stored": model.threshold,
         "threshold_scan": scan,
+        "psf_known": config.psf,
         "candidate_threshold": CANDIDATE_THRESHOLD,
         "best_sep": rival,
         "methods": {
@@ -341,6 +342,7 @@ class _Network:
     data: Dataset
     model: Any
     settings: DeblendConfig
+    psf: bool
     reporter: Reporter
 
     def deblend(
@@ -365,14 +367,14 @@ class _Network:
             self.reporter.advance()
 
     def _frame(self, blend: int) -> Frame:
-        """A blend: found in the detection band, measured in all, its PSF known as an image's is."""
+        """A blend: found in the detection band, measured in all."""
         meta = self.data.meta
         frames = {
             band: Frame(image, np.zeros(image.shape, dtype=bool))
             for band, image in zip(meta.bands, self.data.images[blend], strict=True)
         }
         own = frames.pop(meta.bands[meta.detection_band])
-        return replace(own, bands=frames, psf_fwhm=self.data.fwhm(blend))
+        return replace(own, bands=frames, psf_fwhm=self.data.fwhm(blend) if self.psf else None)
 
 
 def _choose_threshold(

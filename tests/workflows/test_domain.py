@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from galsep.config import DeblendConfig
 from galsep.flags import Flag
+from galsep.image.psf import Psf
 from galsep.model.inference import Found
 from galsep.model.network import ARCHITECTURES
 from galsep.model.weights import Model
@@ -138,6 +139,13 @@ def test_a_narrow_psf_is_flagged(seen):
     assert found.domain.binning == 1
     assert len(found.detections) >= len(STARS)
     assert (found.flags & Flag.OUT_OF_DOMAIN).all()
+
+
+def test_a_given_psf_takes_the_place_of_the_measured_one(seen):
+    config = DeblendConfig(device="cpu", psf_fwhm=9.0)
+    found = next(finding.find_sources([stars(4.0)[:130, :130]], model((2.5, 6.0)), config))
+    assert found.psf == Psf(9.0)
+    assert found.domain.binning == 2
 
 
 def test_small_stamps_are_taken_as_they_are(seen):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -221,6 +222,28 @@ def test_spurious_sources_lower_the_share_of_real_ones(monkeypatch, dataset, tmp
     figures = figures["reliability"]
     assert (figures["n"], figures["bins"][9]["n_real"]) == (7, 3)
     assert figures["ece"] == pytest.approx(0.9 - 3 / 7)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_psf_is_that_of_the_data_set_or_unknown(monkeypatch, dataset, tmp_path, known):
+    install(monkeypatch, dataset)
+    finding, told = sys.modules["galsep.workflows.finding"], []
+    plain = finding.run_network
+
+    def run_network(images, model, config):
+        def seen():
+            for image in images:
+                told.append(image.psf_fwhm)
+                yield image
+
+        return plain(seen(), model, config)
+
+    monkeypatch.setattr(finding, "run_network", run_network)
+    config = dataclasses.replace(NO_BASELINES, psf=known)
+    metrics = evaluate(dataset, tmp_path / "out", config).metrics
+    assert metrics["psf_known"] is known
+    data = load_dataset(dataset)
+    assert set(told) == ({data.fwhm(0)} if known else {None})
 
 
 STARS = ((40, 60, 900.0, "star"), (66, 64, 500.0), (90, 90, 700.0, "star"))
