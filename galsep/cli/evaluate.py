@@ -79,7 +79,7 @@ def evaluate(
         bool,
         option(
             "--no-psf",
-            text="Tell stars from galaxies without knowing the PSF, as in a stamp that comes alone",
+            text="Do not tell the network the PSF, as if each stamp came alone",
             group=_JUDGING,
         ),
     ] = False,

@@ -50,6 +50,7 @@ Examples:
   galsep train pairs crowded --output run
   galsep train pairs --dry-run
   galsep train pairs --output run-2 --init run/weights.safetensors --epochs 0
+  galsep train mine --output run-3 --init compact --epochs 0 --separation-epochs 0
   galsep train pairs --output run-paper --recipe paper --device cuda
   torchrun --nproc-per-node 4 -m galsep train pairs --output run-4
   galsep train --recipe paper --dump-config > paper.toml
@@ -124,7 +125,8 @@ def train(
         int | None,
         _setting(
             "separation_epochs",
-            "Epochs of the separation network, which follow",
+            "Epochs of the separation network, which follow; with no epochs of either, fluxes and "
+            "classes alone are corrected on the data set",
             metavar="N",
             group=_TRAINING,
         ),

@@ -44,7 +44,7 @@ class Frame:
     gain : float
         Electrons per unit; 0 when unknown.
     psf_fwhm : float or None
-        FWHM of the PSF, pixels; ``None`` to have it estimated.
+        FWHM of the PSF, pixels; ``None`` where it is to be measured.
     """
 
     data: npt.NDArray[Any]

@@ -26,7 +26,7 @@ NARROW, WIDE = 0.6, 2.0
 N_FEATURES = 4
 
 TERMS = {"psf": 3 + N_FEATURES, "alone": 2}
-"""What the fits of a :class:`ClassFit` add up, constants among them."""
+"""Number of terms that the fits of a :class:`ClassFit` add up, constants among them."""
 
 PSF_ERROR = 0.02
 """Relative error of the FWHM and, beyond noise, of the S/N in a filter: no PSF is a Gaussian."""
@@ -103,9 +103,10 @@ def point_features(
     -------
     (n, 4) float array
         By how much the S/N in the narrower and in the wider filter exceeds that of a point source,
-        in units of its error (arsinh), and the logarithms of the S/N in the PSF's filter and of the
-        FWHM. NaN without a PSF, for a source without light, one of which too few pixels are usable,
-        and one with a flat top, such as a saturated star's: its shape says nothing.
+        over √(1 + (0.02 S/N)²) (arsinh), and the logarithms of the S/N in the PSF's filter and of
+        the FWHM. NaN without a PSF, for a source without light, one of which too few pixels are
+        usable or inside the crop, and one with a flat top, such as a saturated star's: its shape
+        says nothing.
     """
     planes = planes or Planes()
     features = np.full((len(parts), N_FEATURES), math.nan)

@@ -15,7 +15,15 @@ import numpy.typing as npt
 from galsep.image.detect import Blobs
 from galsep.planes import Planes
 
-__all__ = ["Domain", "Psf", "choose_domain", "estimate_psf", "flat_top", "pixel_sigma"]
+__all__ = [
+    "Domain",
+    "Psf",
+    "choose_domain",
+    "estimate_psf",
+    "flat_top",
+    "pixel_sigma",
+    "point_fwhm",
+]
 
 MIN_OBJECTS = 10
 """Fewer usable objects than this say too little about the PSF: among the 5 to 9 of a crowded
@@ -67,7 +75,10 @@ BEYOND_LOCUS = 1.2
 """Point sources are known by their number among objects up to this much larger:"""
 
 LOCUS_CONTRAST = 3
-"""... so many times as dense, at least; galaxies, where there are no stars, are spread evenly."""
+"""... so many times as dense, at least,"""
+
+LOCUS_CHANCE = 1e-3
+"""... and hardly by chance: galaxies, where there are no stars, are spread evenly."""
 
 FLAT_TOP = 3
 """Saturated is an object with so many times more pixels near its peak (and that many to spare)
@@ -84,7 +95,9 @@ class Psf:
     Parameters
     ----------
     fwhm : float
-        Pixels, without the pixels' own width.
+        Pixels, without the pixels' own width: that of the seeing disc (Kolmogorov) with the same
+        best Gaussian. Of a Moffat profile with strong wings (β = 2.5) it is a tenth more than the
+        profile's own.
     points : bool
         Whether that is the width of point sources; without stars it is that of the most compact
         galaxies.
@@ -94,6 +107,11 @@ class Psf:
     points: bool = True
 
 
+def point_fwhm(psf: Psf | None) -> float | None:
+    """FWHM of point sources, pixels; ``None`` where it is not known."""
+    return psf.fwhm if psf is not None and psf.points else None
+
+
 @dataclass(frozen=True, slots=True)
 class Domain:
     """How an image's PSF compares with those that a network was trained on.
@@ -101,7 +119,7 @@ class Domain:
     Parameters
     ----------
     fwhm : float or None
-        Estimated FWHM of the PSF, pixels of the image; ``None`` where it is not known.
+        FWHM of the PSF, pixels of the image; ``None`` where it is not known.
     limits : (float, float) or None
         Smallest and largest FWHM of the training, pixels; ``None`` for no limits.
     binning : int
@@ -287,9 +305,15 @@ def _compact_end(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _stands_out(core: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> bool:
     """Whether sorted sizes are much denser than those just beyond."""
     low, high = float(core[0]), float(core[-1])
-    beyond = np.count_nonzero((sizes > high) & (sizes <= BEYOND_LOCUS * high))
-    within = (len(core) - 1) * math.log(BEYOND_LOCUS)
-    return bool(within >= LOCUS_CONTRAST * (beyond + 1) * math.log(high / low))
+    beyond = int(np.count_nonzero((sizes > high) & (sizes <= BEYOND_LOCUS * high)))
+    expected = (beyond + 1) * math.log(high / low) / math.log(BEYOND_LOCUS)
+    if len(core) - 1 < LOCUS_CONTRAST * expected:
+        return False
+    term = fewer = math.exp(-expected)
+    for k in range(1, len(core)):
+        term *= expected / k
+        fewer += term
+    return 1 - fewer < LOCUS_CHANCE
 
 
 def _shortest_half(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -133,8 +133,8 @@ class Model:
 
     @property
     def class_fit(self) -> ClassFit | None:
-        """What validation has shown of point sources."""
-        fit = self.info.get("class_fit")
+        """What validation has shown of point sources, as the separation network gives light."""
+        fit = self.info.get("class_fit") if self.separator is not None else None
         return fit and ClassFit(tuple(fit["psf"]), tuple(fit["alone"]))
 
 

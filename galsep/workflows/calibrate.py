@@ -16,6 +16,7 @@ from galsep.config import DeblendConfig
 from galsep.flags import Flag
 from galsep.image.light import Frame
 from galsep.image.points import PSF_ERROR, TERMS, fit_columns, logistic, logit, point_features
+from galsep.image.psf import point_fwhm
 from galsep.io.dataset import Dataset
 from galsep.measure.calibration import outcomes
 from galsep.measure.matching import Match
@@ -142,7 +143,7 @@ def calibrate_sources(
 
     On the validation split and a part of the training split, whose noise the networks have not seen
     (in training it is drawn anew). Fluxes count of blends whose sources were found exactly. The
-    PSF is as well known as an image's.
+    FWHM of the PSF is the data set's, with an error of 2 %.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def calibrate_sources(
         *_spread(data.split("validation"), LIMIT),
     ]
     model = dataclasses.replace(model, info=_uncorrected(model.info))
-    reporter.begin("correcting fluxes", len(blends))
+    reporter.begin("correcting fluxes and classes", len(blends))
     fluxes: list[tuple[float, float, float, float]] = []
     classes: list[tuple[npt.NDArray[np.bool_], Values]] = []
     images = (_with_psf(data, blend) for blend in blends)
@@ -182,7 +183,7 @@ def calibrate_sources(
 
 
 def _with_psf(data: Dataset, blend: int) -> Frame:
-    """A blend's image whose PSF is as well known as an image's."""
+    """A blend's image, its PSF known with an error."""
     image, fwhm = data.detection_image(blend), data.fwhm(blend)
     if fwhm is not None:
         fwhm *= math.exp(PSF_ERROR * np.random.default_rng(blend).standard_normal())
@@ -223,27 +224,25 @@ def _class_rows(
 ) -> tuple[npt.NDArray[np.bool_], Values]:
     """Whether each source that Mask R-CNN found is a star, and what tells."""
     i, j = match.pairs.T
-    image = found.measured.image
-    features = point_features(
-        found.separated, image.light, image.rms, image.mask, found.domain.fwhm
-    )
+    image, fwhm = found.measured.image, point_fwhm(found.psf)
+    features = point_features(found.separated, image.light, image.rms, image.mask, fwhm)
     said, blendedness = found.detections.class_star, found.photometry.blendedness
-    columns = fit_columns(said, blendedness, features)[j]
-    known = np.isfinite(columns).all(axis=1)
-    return (data.sources(blend)["class"][i] == "star")[known], columns[known]
+    columns = fit_columns(said, blendedness, features)
+    return data.sources(blend)["class"][i] == "star", columns[j]
 
 
 def _fit_classes(
     star: npt.NDArray[np.bool_], columns: Values, reporter: Reporter
 ) -> dict[str, list[float]] | None:
-    least = min(star.sum(), (~star).sum())
-    if least < LEAST_CLASS:
-        return None
-    reporter.info(f"classes: {star.sum()} stars, {(~star).sum()} galaxies")
-    return {
-        name: _logistic_fit(columns[:, :count], star.astype(np.float64)).tolist()
-        for name, count in TERMS.items()
-    }
+    reporter.info(f"classes of {star.sum()} stars and {(~star).sum()} galaxies")
+    fit = {}
+    for name, count in TERMS.items():
+        known = np.isfinite(columns[:, :count]).all(axis=1)
+        target = star[known].astype(np.float64)
+        if min(target.sum(), (1 - target).sum()) < LEAST_CLASS:
+            return None
+        fit[name] = _logistic_fit(columns[known, :count], target).tolist()
+    return fit
 
 
 def _uncorrected(info: Mapping[str, Any]) -> dict[str, Any]:

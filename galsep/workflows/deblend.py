@@ -220,11 +220,10 @@ def describe(
         "WEIGHTS": model.sha256,
         "SCORECUT": config.threshold or model.threshold,
     }
-    if found.domain.fwhm is not None:
-        catalog.meta["PSFFWHM"] = round(found.domain.fwhm, 2)
-        catalog.meta["RESAMPLE"] = found.domain.binning
     if found.psf is not None:
+        catalog.meta["PSFFWHM"] = round(found.psf.fwhm, 2)
         catalog.meta["PSFSTARS"] = found.psf.points
+        catalog.meta["RESAMPLE"] = found.domain.binning
     if plane.noise is not None and found.measured.image.noise_scale is not None:
         catalog.meta["RMSPLANE"] = plane.noise.origin
         catalog.meta["RMSSCALE"] = float(f"{found.measured.image.noise_scale:.6g}")

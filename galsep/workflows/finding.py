@@ -21,7 +21,7 @@ from galsep.image.light import Frame, Light, without_background
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.points import point_features
-from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf
+from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf, point_fwhm
 from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry
 from galsep.model.inference import Found, calibrated, detect, harden
@@ -483,7 +483,7 @@ def _class_star(
     if fit is None:
         return sources.class_star
     image, parts = prepared.image, detected.separated
-    fwhm = prepared.psf.fwhm if prepared.psf and prepared.psf.points else None
+    fwhm = point_fwhm(prepared.psf)
     features = point_features(parts, image.light, image.rms, image.mask, fwhm, prepared.planes)
     return fit.probability(sources.class_star, detected.photometry.blendedness, features)
 

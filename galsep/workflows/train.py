@@ -168,6 +168,8 @@ def _train_on(
         torch.set_num_threads(config.threads)
     keep_memory()
     data = load_splits(dataset)
+    if not config.epochs and not config.separation_epochs and not _given_separator(config.init):
+        raise UsageError(f"{config.init}: has no separation network, so nothing is to be done")
     network, origin = starting_network(config)
     reporter.info(f"starting weights: {origin}")
     run = _Run(folder, config, data, device, reporter, _info(config, data, origin))
@@ -247,7 +249,9 @@ class _Run:
         kept = _given_separator(source)
         about: dict[str, Any] = {}
         if kept is not None:
-            about["separation"] = _given_info(source)["separation"]
+            given = _given_info(source)
+            about["separation"] = given["separation"]
+            self.info |= _kept_classes(given)
 
         def save(path: Path) -> None:
             save_weights(path, trainer.average, {**self.info, **about}, kept)
@@ -493,8 +497,8 @@ def example_makers(
 
 def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
     """What the weights say of themselves; where they stay as they are, what they said before."""
-    before = _given_info(config.init)
     if not config.epochs:
+        before = read_info(find_weights(config.init))
         return {k: v for k, v in before.items() if k != "separation"}
     seen = np.percentile(data.psf_fwhm / data.pixel_scale, [1, 99])
     seen *= 1 - DOMAIN_SLACK, 1 + DOMAIN_SLACK
@@ -506,8 +510,13 @@ def _info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
         "psf_fwhm_range": [round(float(limit), 2) for limit in seen],
         "training": _settings(config),
         "dataset": _about(data),
-        **{k: v for k, v in before.items() if k == "class_fit"},
+        **_kept_classes(_given_info(config.init)),
     }
+
+
+def _kept_classes(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What weights know of classes, which holds until it is known better."""
+    return {k: v for k, v in info.items() if k == "class_fit"}
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:

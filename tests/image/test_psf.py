@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from galsep.image.detect import detect_blobs
-from galsep.image.psf import Domain, choose_domain, estimate_psf
+from galsep.image.psf import (
+    Domain,
+    _compact_end,
+    _shortest_half,
+    _stands_out,
+    choose_domain,
+    estimate_psf,
+)
 
 BETA = 3.5
 
@@ -57,6 +64,35 @@ def test_galaxies_alone_give_the_most_compact(seed):
     psf = measured(field(3.0, size=1600, widths=widths))
     assert psf.fwhm == pytest.approx(3.5, rel=0.25)
     assert not psf.points
+
+
+def sizes(n, rng):
+    """Of galaxies: as many in each interval of relative size."""
+    return np.exp(rng.uniform(np.log(1.6), np.log(4.5), n))
+
+
+@pytest.mark.parametrize("n", [10, 12, 20, 30, 50, 100, 200])
+def test_few_galaxies_are_seldom_taken_for_stars(n):
+    rng = np.random.default_rng(n)
+    taken = [points(sizes(n, rng)) for _ in range(300)]
+    assert np.mean(taken) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("stars", "galaxies", "least"), [(10, 2, 0.9), (9, 21, 0.7), (20, 80, 0.9)]
+)
+def test_stars_are_known_by_their_equal_size(stars, galaxies, least):
+    rng = np.random.default_rng(stars)
+    taken = [
+        points([*1.5 * np.exp(rng.normal(0, 0.02, stars)), *sizes(galaxies, rng)])
+        for _ in range(300)
+    ]
+    assert np.mean(taken) > least
+
+
+def points(values):
+    values = np.array(values)
+    return _stands_out(_shortest_half(_compact_end(values)), values)
 
 
 @pytest.mark.parametrize("stars", [6, 40])

@@ -50,6 +50,13 @@ def test_classes_are_fitted_where_there_are_enough_of_both():
     assert fit["psf"] == pytest.approx([np.log(0.3 / 0.7) - 2.5, 1, 0, 0, -2, 0, 0], abs=0.3)
     assert fit["alone"] == pytest.approx([np.log(0.3 / 0.7) - 0.5, 1], abs=0.15)
     assert calibrate._fit_classes(star & (star.cumsum() < 50), columns, Reporter()) is None
+    # What is not known of the PSF says nothing where that is, and does not hide the rest.
+    hidden = np.where(np.arange(4000)[:, None] % 2, columns, np.nan)
+    hidden[:, :2] = columns[:, :2]
+    half = calibrate._fit_classes(star, hidden, Reporter())
+    assert half["alone"] == fit["alone"]
+    assert half["psf"] == pytest.approx(fit["psf"], abs=0.3)
+    assert calibrate._fit_classes(star, np.full_like(columns, np.nan), Reporter()) is None
 
 
 def test_classes_that_nothing_confuses_have_a_fit_of_finite_size():

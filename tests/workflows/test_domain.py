@@ -148,6 +148,18 @@ def test_a_given_psf_takes_the_place_of_the_measured_one(seen):
     assert found.domain.binning == 2
 
 
+def test_what_is_said_of_the_psf_says_of_what_it_is(tmp_path, monkeypatch, seen):
+    fits.writeto(tmp_path / "a.fits", stars(4.0))
+    monkeypatch.setattr(filing, "load_model", lambda *_: model((2.5, 6.0)))
+    for points in (True, False):
+        monkeypatch.setattr(finding, "estimate_psf", lambda *_, p=points: Psf(4.0, points=p))
+        config = DeblendConfig(device="cpu", report=True)
+        deblend_files([tmp_path / "a.fits"], tmp_path / "out", config, overwrite=True)
+        assert fits.getheader(tmp_path / "out" / "a_cat.fits")["PSFSTARS"] is points
+        page = (tmp_path / "out" / "a_report.html").read_text()
+        assert ("by galaxies: no stars stand out" in page) is not points
+
+
 def test_small_stamps_are_taken_as_they_are(seen):
     image = stars(9.0)[:130, :130]
     found = find(image, (2.5, 6.0))

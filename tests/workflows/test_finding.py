@@ -8,6 +8,7 @@ import torch
 
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.flags import Flag
+from galsep.image.light import Frame
 from galsep.io.dataset import load_dataset
 from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
@@ -293,3 +294,31 @@ def test_what_the_network_has_not_found_has_no_class(model):
     outlines = found.tile == -1
     assert outlines.any()
     assert np.isnan(found.detections.class_star[outlines]).all()
+
+
+def test_classes_are_those_of_the_image_that_sources_are_found_in(stars, model):
+    image = stars.detection_image(1)
+    frame = Frame(image, np.zeros(image.shape, dtype=bool), psf_fwhm=stars.fwhm(1))
+    noise = np.random.default_rng(3).normal(0, stars.meta.detection_rms, image.shape)
+    elsewhere = Frame(noise.astype(np.float32), frame.mask)
+    plain, dual = find_sources([frame, dataclasses.replace(frame, measured=elsewhere)], model)
+    assert len(plain.detections) > 0
+    assert np.allclose(plain.detections.class_star, dual.detections.class_star, rtol=1e-6)
+    assert not np.allclose(plain.detections.flux, dual.detections.flux, rtol=0.5)
+
+
+def test_classes_are_told_where_the_network_sees_averaged_pixels(stars, model):
+    wide = dataclasses.replace(model, info=model.info | {"psf_fwhm_range": [1.0, 2.0]})
+    fwhm = stars.fwhm(0)
+    found = next(find_sources([stars.detection_image(0)], wide, DeblendConfig(psf_fwhm=fwhm)))
+    assert found.domain.binning == 2
+    star, said = classes(stars, wide, psf_fwhm=fwhm)
+    assert said[star].mean() > 0.6
+    assert said[~star].mean() < 0.4
+
+
+def test_without_a_separation_network_classes_are_the_detectors(stars, model):
+    plain = dataclasses.replace(model, separator=None)
+    bare = dataclasses.replace(plain, info={**model.info, "class_fit": None})
+    one, other = (classes(stars, given, psf_fwhm=stars.fwhm(0))[1] for given in (plain, bare))
+    assert np.array_equal(one, other)

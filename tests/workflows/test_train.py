@@ -255,6 +255,17 @@ def test_with_nothing_to_train_what_is_measured_is_corrected_anew(tmp_path):
     assert model.class_fit.alone[1] > 0
 
 
+def test_with_nothing_to_train_or_correct_nothing_is_done(dataset, tmp_path):
+    config = small(epochs=1, separation_epochs=0, calibrate=False)
+    alone = train(dataset, tmp_path / "alone", config).weights
+    with pytest.raises(UsageError, match="has no separation network, so nothing is to be done"):
+        train(dataset, tmp_path / "run", small(init=str(alone), epochs=0, separation_epochs=0))
+    assert not (tmp_path / "run").exists()
+    torch.save(load_model(device="cpu").network.state_dict(), tmp_path / "start.pth")
+    with pytest.raises(WeightsError):
+        train(dataset, tmp_path / "run", small(init=str(tmp_path / "start.pth"), epochs=0))
+
+
 def test_without_stars_their_fit_is_that_of_the_starting_weights(dataset, tmp_path):
     config = small(init="compact", epochs=1, separation_epochs=0)
     model = load_model(train(dataset, tmp_path / "run", config).weights, "cpu")
