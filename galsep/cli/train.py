@@ -50,7 +50,7 @@ Examples:
   galsep train pairs crowded --output run
   galsep train pairs --dry-run
   galsep train pairs --output run-2 --init run/weights.safetensors --epochs 0
-  galsep train mine --output run-3 --init compact --epochs 0 --separation-epochs 0
+  galsep train my-set -o fitted --init compact --epochs 0 --separation-epochs 0
   galsep train pairs --output run-paper --recipe paper --device cuda
   torchrun --nproc-per-node 4 -m galsep train pairs --output run-4
   galsep train --recipe paper --dump-config > paper.toml

@@ -71,7 +71,7 @@ TOML_ONLY = {
 }
 """Settings without an option of their own."""
 
-OTHER_NAMES = {"baselines": "no_baselines"}
+OTHER_NAMES = {"baselines": "no_baselines", "psf": "no_psf"}
 
 
 @pytest.fixture
