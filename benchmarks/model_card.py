@@ -110,17 +110,28 @@ class Bench:
         return galsep.load_model(self.weights, self.device)
 
     def judged(
-        self, name: str, *, validation: bool = True, reuse: bool = False, **settings: Any
+        self,
+        name: str,
+        *,
+        validation: bool = True,
+        reuse: bool = False,
+        psf: bool = True,
+        **settings: Any,
     ) -> dict[str, Any]:
-        """Draw a data set where there is none, and return ``galsep evaluate``'s metrics."""
-        report = self.work / "reports" / name
+        """Draw a data set where there is none, and return ``galsep evaluate``'s metrics.
+
+        Without the PSF, the network alone is judged.
+        """
+        report = self.work / "reports" / (name if psf else f"{name}-alone")
         if reuse and (report / "metrics.json").is_file():
             metrics: dict[str, Any] = json.loads((report / "metrics.json").read_text())
             if metrics["weights_sha256"] == self.model.sha256:
                 return metrics
         config = SimulateConfig(workers=self.workers, **settings)
         folder = draw_held_out(self.work / "data" / name, config, validation=validation)
-        judging = EvaluateConfig(weights=self.weights, device=self.device, workers=self.workers)
+        judging = EvaluateConfig(
+            weights=self.weights, device=self.device, workers=self.workers, psf=psf, baselines=psf
+        )
         return evaluate(folder, report, judging, overwrite=True).metrics
 
     def field(self, name: str, **settings: Any) -> Path:
@@ -246,13 +257,18 @@ def field(bench: Bench) -> dict[str, Any]:
     return {"n_true": len(truth), "limit": FIELD_LIMIT, "rows": rows}
 
 
+def magnitudes(truth: Any) -> Any:
+    """In the first band of a field's truth."""
+    return np.asarray(truth["magnitude"]).reshape(len(truth), -1)[:, 0]
+
+
 def field_scores(truth: Any, x: Any, y: Any, flux: Any, zeropoint: float) -> dict[str, Any]:
     """Completeness of true sources brighter than the limit, and purity of found ones.
 
     A found source is real if it is matched to any detectable one. Purity is that of all found
     sources, and of those whose measured magnitude is brighter than the limit.
     """
-    magnitude = np.asarray(truth["magnitude"]).reshape(len(truth), -1)[:, 0]
+    magnitude = magnitudes(truth)
     detectable = np.asarray(truth["detectable"], dtype=bool)
     distance = centroid_distances((truth["x"], truth["y"]), (x, y))
     complete = score_matches([match_centroids(distance, wanted=magnitude < FIELD_LIMIT)])
@@ -273,14 +289,10 @@ def field_scores(truth: Any, x: Any, y: Any, flux: Any, zeropoint: float) -> dic
 
 
 def stars(bench: Bench) -> dict[str, Any]:
-    metrics = bench.judged("stars", galaxies="1-4", stars=0.5, n=6000, seed=6)
+    settings = {"galaxies": "1-4", "stars": 0.5, "n": 6000, "seed": 6}
+    metrics = bench.judged("stars", **settings)
+    blind = bench.judged("stars", psf=False, **settings)
     classes = metrics["class_star"]
-    alone = EvaluateConfig(
-        weights=bench.weights, device=bench.device, workers=bench.workers, psf=False,
-        baselines=False,
-    )  # fmt: skip
-    report = bench.work / "reports" / "stars-alone"
-    blind = evaluate(bench.work / "data" / "stars", report, alone, overwrite=True).metrics
     return {
         "class_star": classes,
         "rows": class_rows(classes),
@@ -295,7 +307,7 @@ def star_field(bench: Bench) -> dict[str, Any]:
     truth = fits.getdata(folder / "truth.fits", "TRUTH")
     result = bench.deblend(folder / "field_i.fits")
     table = result.catalog
-    magnitude = np.asarray(truth["magnitude"]).reshape(len(truth), -1)[:, 0]
+    magnitude = magnitudes(truth)
     bright = magnitude < FIELD_LIMIT
     found = np.asarray(table["x_centroid"]), np.asarray(table["y_centroid"])
     distance = centroid_distances((truth["x"], truth["y"]), found)

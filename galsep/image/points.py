@@ -56,18 +56,14 @@ class ClassFit:
     psf: tuple[float, ...]
     alone: tuple[float, ...]
 
-    def probability(self, class_star: Values, blendedness: Values, features: Values) -> Values:
-        """Give the probability of a point source.
+    def probability(self, columns: Values) -> Values:
+        """Give the probability of a point source; NaN where Mask R-CNN gives none.
 
         Parameters
         ----------
-        class_star : (n,) float array
-            By Mask R-CNN; NaN stays NaN.
-        blendedness : (n,) float array
-        features : (n, 4) float array
-            See :func:`point_features`.
+        columns : (n, 7) float array
+            From :func:`fit_columns`.
         """
-        columns = fit_columns(class_star, blendedness, features)
         alone, full = columns[:, : len(self.alone)] @ self.alone, columns @ self.psf
         return logistic(np.where(np.isfinite(full), full, alone))
 

@@ -303,7 +303,7 @@ def _compact_end(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _stands_out(core: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> bool:
-    """Whether sorted sizes are much denser than those just beyond."""
+    """Whether sorted sizes are much denser than those just beyond, and not by Poisson's chance."""
     low, high = float(core[0]), float(core[-1])
     beyond = int(np.count_nonzero((sizes > high) & (sizes <= BEYOND_LOCUS * high)))
     expected = (beyond + 1) * math.log(high / low) / math.log(BEYOND_LOCUS)

@@ -15,15 +15,21 @@ import numpy.typing as npt
 from galsep.config import DeblendConfig
 from galsep.flags import Flag
 from galsep.image.light import Frame
-from galsep.image.points import PSF_ERROR, TERMS, fit_columns, logistic, logit, point_features
-from galsep.image.psf import point_fwhm
+from galsep.image.points import PSF_ERROR, TERMS, logistic, logit
 from galsep.io.dataset import Dataset
 from galsep.measure.calibration import outcomes
 from galsep.measure.matching import Match
 from galsep.measure.metrics import score_matches
 from galsep.model.inference import Found
 from galsep.model.weights import Model
-from galsep.workflows.finding import FoundSources, Prepared, find_sources, finish, run_network
+from galsep.workflows.finding import (
+    FoundSources,
+    Prepared,
+    class_columns,
+    find_sources,
+    finish,
+    run_network,
+)
 from galsep.workflows.judging import match_detectable
 from galsep.workflows.reporting import Reporter
 
@@ -224,10 +230,7 @@ def _class_rows(
 ) -> tuple[npt.NDArray[np.bool_], Values]:
     """Whether each source that Mask R-CNN found is a star, and what tells."""
     i, j = match.pairs.T
-    image, fwhm = found.measured.image, point_fwhm(found.psf)
-    features = point_features(found.separated, image.light, image.rms, image.mask, fwhm)
-    said, blendedness = found.detections.class_star, found.photometry.blendedness
-    columns = fit_columns(said, blendedness, features)
+    columns = class_columns(found.detections.class_star, found.measured, found.psf, found.planes)
     return data.sources(blend)["class"][i] == "star", columns[j]
 
 

@@ -20,7 +20,7 @@ from galsep.image.detect import Blobs, detect_blobs
 from galsep.image.light import Frame, Light, without_background
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
-from galsep.image.points import point_features
+from galsep.image.points import fit_columns, point_features
 from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf, point_fwhm
 from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry
@@ -366,7 +366,7 @@ def finish(
         y=photometry.y,
         scores=sources.scores,
         flux=photometry.flux,
-        class_star=_class_star(prepared, sources, detected, model),
+        class_star=_class_star(prepared, sources.class_star, detected, model),
     )
     return FoundSources(
         detections=detections,
@@ -476,16 +476,34 @@ def _sources(
 
 
 def _class_star(
-    prepared: Prepared, sources: Sources, detected: Band, model: Model
+    prepared: Prepared, said: npt.NDArray[np.float64], detected: Band, model: Model
 ) -> npt.NDArray[np.float64]:
     """Probabilities of point sources: by Mask R-CNN, and by each source's light beside the PSF."""
     fit = model.class_fit
     if fit is None:
-        return sources.class_star
-    image, parts = prepared.image, detected.separated
-    fwhm = point_fwhm(prepared.psf)
-    features = point_features(parts, image.light, image.rms, image.mask, fwhm, prepared.planes)
-    return fit.probability(sources.class_star, detected.photometry.blendedness, features)
+        return said
+    return fit.probability(class_columns(said, detected, prepared.psf, prepared.planes))
+
+
+def class_columns(
+    said: npt.NDArray[np.float64], detected: Band, psf: Psf | None, planes: Planes
+) -> npt.NDArray[np.float64]:
+    """What tells point sources from galaxies, as :class:`galsep.image.points.ClassFit` wants it.
+
+    Parameters
+    ----------
+    said : (n,) float array
+        Probability by Mask R-CNN.
+    detected : Band
+        The image that sources were found in.
+    psf : Psf or None
+    planes : Planes
+    """
+    image = detected.image
+    features = point_features(
+        detected.separated, image.light, image.rms, image.mask, point_fwhm(psf), planes
+    )
+    return fit_columns(said, detected.photometry.blendedness, features)
 
 
 def _pixel_flags(
