@@ -22,7 +22,6 @@ __all__ = [
     "estimate_psf",
     "flat_top",
     "pixel_sigma",
-    "point_fwhm",
 ]
 
 MIN_OBJECTS = 10
@@ -107,19 +106,14 @@ class Psf:
     points: bool = True
 
 
-def point_fwhm(psf: Psf | None) -> float | None:
-    """FWHM of point sources, pixels; ``None`` where it is not known."""
-    return psf.fwhm if psf is not None and psf.points else None
-
-
 @dataclass(frozen=True, slots=True)
 class Domain:
     """How an image's PSF compares with those that a network was trained on.
 
     Parameters
     ----------
-    fwhm : float or None
-        FWHM of the PSF, pixels of the image; ``None`` where it is not known.
+    psf : Psf or None
+        In pixels of the image; ``None`` where it is not known.
     limits : (float, float) or None
         Smallest and largest FWHM of the training, pixels; ``None`` for no limits.
     binning : int
@@ -128,29 +122,39 @@ class Domain:
         Whether the (averaged) image is one that the network was trained for.
     """
 
-    fwhm: float | None = None
+    psf: Psf | None = None
     limits: tuple[float, float] | None = None
     binning: int = 1
     inside: bool = True
 
+    @property
+    def fwhm(self) -> float | None:
+        """FWHM of the PSF, pixels; ``None`` where it is not known."""
+        return None if self.psf is None else self.psf.fwhm
 
-def choose_domain(fwhm: float | None, limits: tuple[float, float] | None) -> Domain:
+    @property
+    def point_fwhm(self) -> float | None:
+        """The same, if it is known to be that of point sources."""
+        return self.psf.fwhm if self.psf is not None and self.psf.points else None
+
+
+def choose_domain(psf: Psf | None, limits: tuple[float, float] | None) -> Domain:
     """Find the smallest blocks of pixels that bring a PSF within a network's limits.
 
     Parameters
     ----------
-    fwhm : float or None
-        FWHM of the PSF, pixels. An unknown one is taken to be within the limits.
+    psf : Psf or None
+        An unknown one is taken to be within the limits.
     limits : (float, float) or None
         Smallest and largest FWHM, pixels.
     """
-    if fwhm is None or limits is None:
-        return Domain(fwhm, limits)
+    if psf is None or limits is None:
+        return Domain(psf, limits)
     low, high = limits
-    binning = max(1, math.ceil(fwhm / high))
-    if fwhm / binning < low:
-        return Domain(fwhm, limits, inside=False)
-    return Domain(fwhm, limits, binning)
+    binning = max(1, math.ceil(psf.fwhm / high))
+    if psf.fwhm / binning < low:
+        return Domain(psf, limits, inside=False)
+    return Domain(psf, limits, binning)
 
 
 def pixel_sigma(fwhm: float) -> float:

@@ -230,7 +230,7 @@ def _class_rows(
 ) -> tuple[npt.NDArray[np.bool_], Values]:
     """Whether each source that Mask R-CNN found is a star, and what tells."""
     i, j = match.pairs.T
-    columns = class_columns(found.detections.class_star, found.measured, found.psf, found.planes)
+    columns = class_columns(found.detections.class_star, found.measured, found.domain, found.planes)
     return data.sources(blend)["class"][i] == "star", columns[j]
 
 

@@ -220,9 +220,9 @@ def describe(
         "WEIGHTS": model.sha256,
         "SCORECUT": config.threshold or model.threshold,
     }
-    if found.psf is not None:
-        catalog.meta["PSFFWHM"] = round(found.psf.fwhm, 2)
-        catalog.meta["PSFSTARS"] = found.psf.points
+    if (psf := found.domain.psf) is not None:
+        catalog.meta["PSFFWHM"] = round(psf.fwhm, 2)
+        catalog.meta["PSFSTARS"] = psf.points
         catalog.meta["RESAMPLE"] = found.domain.binning
     if plane.noise is not None and found.measured.image.noise_scale is not None:
         catalog.meta["RMSPLANE"] = plane.noise.origin

@@ -21,7 +21,7 @@ from galsep.image.light import Frame, Light, without_background
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.points import fit_columns, point_features
-from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf, point_fwhm
+from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf
 from galsep.image.tiling import Tiling, cut, lay_cutouts
 from galsep.measure.photometry import Photometry
 from galsep.model.inference import Found, calibrated, detect, harden
@@ -36,6 +36,7 @@ __all__ = [
     "FoundSources",
     "Parents",
     "Prepared",
+    "class_columns",
     "find_sources",
     "finish",
     "prepare",
@@ -99,7 +100,6 @@ class FoundSources:
         What was measured in further images.
     parents : Parents
     tiling : Tiling
-    psf : Psf or None
     domain : Domain
         How the image's PSF compares with those that the network was trained on.
     planes : Planes
@@ -116,7 +116,6 @@ class FoundSources:
     bands: Mapping[str, Band]
     parents: Parents
     tiling: Tiling
-    psf: Psf | None
     domain: Domain
     planes: Planes
 
@@ -162,7 +161,6 @@ class Prepared:
     pixels, pixel_rms : (h, w) float32 arrays
         What cutouts are cut from, and its noise: the image, or its average over blocks of
         ``domain.binning``.
-    psf : Psf or None
     domain : Domain
     planes : Planes
         Where its arrays are.
@@ -175,7 +173,6 @@ class Prepared:
     tiling: Tiling
     pixels: npt.NDArray[np.float32]
     pixel_rms: npt.NDArray[np.float32]
-    psf: Psf | None
     domain: Domain
     planes: Planes
 
@@ -300,11 +297,11 @@ def prepare(
     psf = Psf(fwhm) if fwhm else None
     if psf is None and psf_limits:
         psf = estimate_psf(light, mask, blobs, planes)
-    domain = choose_domain(None if psf is None else psf.fwhm, psf_limits)
+    domain = choose_domain(psf, psf_limits)
     if domain.binning == 1:
         shape = (light.shape[0], light.shape[1])
         tiling = lay_cutouts(blobs.bounds, shape, blobs.segm, small=small)
-        return Prepared(own, measured, bands, blobs, tiling, light, own.rms, psf, domain, planes)
+        return Prepared(own, measured, bands, blobs, tiling, light, own.rms, domain, planes)
     pixels, _, rms = binned(own, domain.binning, mesh, planes)
     tiling = lay_cutouts(
         blobs.bounds // domain.binning,
@@ -312,7 +309,7 @@ def prepare(
         bin_labels(blobs.segm, domain.binning, planes),
         small=small,
     ).magnified(domain.binning)
-    return Prepared(own, measured, bands, blobs, tiling, pixels, rms, psf, domain, planes)
+    return Prepared(own, measured, bands, blobs, tiling, pixels, rms, domain, planes)
 
 
 def _psf_limits(model: Model) -> tuple[float, float] | None:
@@ -388,7 +385,6 @@ def finish(
         bands=bands,
         parents=_parents(prepared.blobs, sources),
         tiling=prepared.tiling,
-        psf=prepared.psf,
         domain=prepared.domain,
         planes=planes,
     )
@@ -482,11 +478,11 @@ def _class_star(
     fit = model.class_fit
     if fit is None:
         return said
-    return fit.probability(class_columns(said, detected, prepared.psf, prepared.planes))
+    return fit.probability(class_columns(said, detected, prepared.domain, prepared.planes))
 
 
 def class_columns(
-    said: npt.NDArray[np.float64], detected: Band, psf: Psf | None, planes: Planes
+    said: npt.NDArray[np.float64], detected: Band, domain: Domain, planes: Planes
 ) -> npt.NDArray[np.float64]:
     """What tells point sources from galaxies, as :class:`galsep.image.points.ClassFit` wants it.
 
@@ -496,12 +492,12 @@ def class_columns(
         Probability by Mask R-CNN.
     detected : Band
         The image that sources were found in.
-    psf : Psf or None
+    domain : Domain
     planes : Planes
     """
     image = detected.image
     features = point_features(
-        detected.separated, image.light, image.rms, image.mask, point_fwhm(psf), planes
+        detected.separated, image.light, image.rms, image.mask, domain.point_fwhm, planes
     )
     return fit_columns(said, detected.photometry.blendedness, features)
 

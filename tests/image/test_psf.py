@@ -4,6 +4,7 @@ import pytest
 from galsep.image.detect import detect_blobs
 from galsep.image.psf import (
     Domain,
+    Psf,
     _compact_end,
     _shortest_half,
     _stands_out,
@@ -140,10 +141,10 @@ def test_too_few_stars_give_no_estimate():
 def test_limits_and_blocks():
     limits = (2.0, 8.0)
     assert choose_domain(None, limits) == Domain(None, limits)
-    assert choose_domain(20.0, None) == Domain(20.0)
-    assert choose_domain(8.0, limits) == Domain(8.0, limits, binning=1)
-    assert choose_domain(8.1, limits) == Domain(8.1, limits, binning=2)
-    assert choose_domain(17.0, limits) == Domain(17.0, limits, binning=3)
-    assert choose_domain(1.9, limits) == Domain(1.9, limits, inside=False)
+    assert choose_domain(Psf(20.0), None) == Domain(Psf(20.0))
+    assert choose_domain(Psf(8.0), limits) == Domain(Psf(8.0), limits, binning=1)
+    assert choose_domain(Psf(8.1), limits) == Domain(Psf(8.1), limits, binning=2)
+    assert choose_domain(Psf(17.0), limits) == Domain(Psf(17.0), limits, binning=3)
+    assert choose_domain(Psf(1.9), limits) == Domain(Psf(1.9), limits, inside=False)
     # Twice the pixels would be too few.
-    assert choose_domain(5.5, (3.0, 5.0)) == Domain(5.5, (3.0, 5.0), inside=False)
+    assert choose_domain(Psf(5.5), (3.0, 5.0)) == Domain(Psf(5.5), (3.0, 5.0), inside=False)

@@ -144,7 +144,7 @@ def test_a_narrow_psf_is_flagged(seen):
 def test_a_given_psf_takes_the_place_of_the_measured_one(seen):
     config = DeblendConfig(device="cpu", psf_fwhm=9.0)
     found = next(finding.find_sources([stars(4.0)[:130, :130]], model((2.5, 6.0)), config))
-    assert found.psf == Psf(9.0)
+    assert found.domain.psf == Psf(9.0)
     assert found.domain.binning == 2
 
 
