@@ -7,12 +7,14 @@ does not work with later NumPy, though pip does not know it. https://lsstdesc.or
 from collections.abc import Iterator
 from typing import Any
 
+import galsim
 import numpy as np
 from astropy.table import Table
 from btk.blend_batch import BlendBatch, DeblendBatch, DeblendExample
 from btk.deblend import Deblender
 
 from galsep.config import DeblendConfig
+from galsep.image.light import Frame
 from galsep.model.weights import load_model
 from galsep.workflows.finding import FoundSources, find_sources
 
@@ -25,7 +27,8 @@ class GalsepDeblender(Deblender):
     ``segmentation`` holds the whole masks, which may overlap, ``deblended_images`` each source's
     noiseless model, which goes on beyond its mask, both in the order of the catalogue: ``ra`` and
     ``dec`` in arcsec as BTK has them, ``x_peak`` and ``y_peak`` the centroids in pixels, ``score``,
-    ``class_star`` and ``flags``.
+    ``class_star`` and ``flags``. ``class_star`` takes the PSF into account, unless the batch was
+    read from a file, which lacks the PSF's scale.
 
     Parameters
     ----------
@@ -63,7 +66,13 @@ class GalsepDeblender(Deblender):
 
     def _examples(self, blends: Any, batch: BlendBatch) -> Iterator[DeblendExample]:
         images = (batch.blend_images[ii, self.use_band] for ii in blends)
-        for found in find_sources(images, self.model, self.config):
+        psf, fwhm = batch.psf[self.use_band], None
+        if isinstance(psf, galsim.GSObject):
+            fwhm = psf.calculateFWHM() / batch.survey.pixel_scale.to_value("arcsec")
+        frames = (
+            Frame(image, np.zeros(image.shape, dtype=bool), psf_fwhm=fwhm) for image in images
+        )
+        for found in find_sources(frames, self.model, self.config):
             yield self._example(found, batch)
 
     def _example(self, found: FoundSources, batch: BlendBatch) -> DeblendExample:

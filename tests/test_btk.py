@@ -1,5 +1,7 @@
 """galsep as a deblender of BTK; most environments lack BTK, which pins astropy below 7."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,23 @@ def test_too_many_sources_are_an_error(batch):
     small = GalsepDeblender(0, 3, DeblendConfig(device="cpu"))
     with pytest.raises(ValueError, match="max_n_sources = 0; give a larger one"):
         small(batch)
+
+
+def test_classes_are_judged_by_the_psf(batch, deblender):
+    import galsep
+
+    fwhm = float(batch.psf[3].calculateFWHM()) / 0.2
+    assert 2 < fwhm < 6
+    for image, table in zip(batch.blend_images[:, 3], deblender(batch).catalog_list, strict=True):
+        alone = galsep.deblend(image, DeblendConfig(psf_fwhm=fwhm, device="cpu")).catalog
+        np.testing.assert_allclose(table["class_star"], alone["class_star"], rtol=1e-4)
+
+
+def test_a_stored_batch_has_no_psf_to_go_by(batch, deblender):
+    import galsim
+
+    stored = dataclasses.replace(batch, psf=[galsim.Image(9, 9)] * len(batch.psf))
+    told, untold = (deblender(one) for one in (batch, stored))
+    np.testing.assert_array_equal(told.segmentation, untold.segmentation)
+    for here, there in zip(told.catalog_list, untold.catalog_list, strict=True):
+        assert (here["class_star"] != there["class_star"]).all()
