@@ -24,7 +24,7 @@ __all__ = [
     "MASK_THRESHOLD",
     "MATCH_RADIUS",
     "MAX_PIXEL",
-    "SMALL_STAMP_SIZE",
+    "SMALL_SIDES",
     "STAMP_SIZE",
     "bounds_to_boxes",
     "boxes_to_bounds",
@@ -34,8 +34,8 @@ __all__ = [
 STAMP_SIZE = 120
 """Side of a stamp and of a cutout, in pixels (Kamath's report)."""
 
-SMALL_STAMP_SIZE = 64
-"""Side of a cutout that holds little; a multiple of the coarsest features' stride."""
+SMALL_SIDES = (48, 64, 80)
+"""Sides of cutouts that hold less; multiples of the coarsest features' stride."""
 
 MASK_THRESHOLD = 1.5
 """A source's mask is where its own noiseless light exceeds this many sky rms."""

@@ -1,12 +1,11 @@
-"""Laying 120×120 cutouts around SEP's blobs, or 64×64 where there is little to see.
+"""Laying 120×120 cutouts around SEP's blobs, or smaller ones where these suffice.
 
 The plane is divided into cells of a fixed global grid, and each cell quartered, again and again,
-until what it holds fits into a small cutout with a margin, or is one blob. Then cells of the same
-district (4×4 of the grid) are joined as long as what they hold fits into one small cutout. What
-would take three small cutouts or more but fits into a large one is joined to one of these, and so
-is what fits in beside a blob that needs one. What happens in a district depends on nothing but its
-blobs and their global pixel coordinates, so the layout does not depend on how an image is read or
-by how many workers.
+until what it holds fits into the smallest cutout with a margin, or is one blob. Then cells of the
+same district (4×4 of the grid) are joined, those first that save most of the network's time, as
+long as what they hold fits into one cutout and that saves time. What happens in a district depends
+on nothing but its blobs and their global pixel coordinates, so the layout does not depend on how an
+image is read or by how many workers.
 """
 
 import functools
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from galsep.conventions import SMALL_STAMP_SIZE, STAMP_SIZE
+from galsep.conventions import SMALL_SIDES, STAMP_SIZE
 
 __all__ = ["NO_CUTOUT", "Tiling", "cut", "lay_cutouts"]
 
@@ -31,18 +30,18 @@ MARGIN = 10
 """Pixels between a blob and its cutout's edge, where the image goes on beyond it."""
 
 SMALL_MARGIN = 18
-"""The same of a small cutout, wider, since crowded blends that fill one are scored too low."""
+"""The same of a smaller one, wider, since crowded blends that fill one are scored too low."""
 
 LARGE_STRIDE = 60
 """Distance of the cutouts that cover a blob too large for one."""
 
-WORTH_A_LARGE = 3
-"""Small cutouts that cost as much as a large one."""
+OVERHEAD = 1900
+"""Pixels that take the network as long as what a cutout costs whatever its side."""
 
 NO_CUTOUT = -1
 
 _Bounds = tuple[int, int, int, int]
-_Fits = Callable[[_Bounds], bool]
+_SideFor = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def lay_cutouts(
     segm : (h, w) int32 array
         The blobs' label map.
     small : bool
-        Whether there may be small cutouts.
+        Whether there may be smaller cutouts than those of 120×120 px.
 
     Returns
     -------
@@ -124,39 +123,36 @@ def lay_cutouts(
         else:
             x, y = _centre(box)
             cells[y // CELL, x // CELL].append(blob)
-    fits_large = _fits_into(STAMP_SIZE, MARGIN, shape)
-    fits = _fits_into(SMALL_STAMP_SIZE, SMALL_MARGIN, shape) if small else fits_large
+    side_for = _sides(shape, small)
     districts: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
+    least = SMALL_SIDES[0] if small else STAMP_SIZE
+
+    def fits(together: _Bounds) -> bool:
+        return int(side_for(np.array(together))) == least
+
     for (row, column), blobs in cells.items():
         y, x = row * CELL, column * CELL
         districts[y // DISTRICT, x // DISTRICT] += _divide(blobs, boxes, y, x, CELL, fits)
-
-    def worth_a_large(some: list[_Tile]) -> bool:
-        return len(some) >= WORTH_A_LARGE or not all(fits(tile.bounds) for tile in some)
-
-    tiles = []
-    for parts in districts.values():
-        joined = _join(parts, fits, lambda _: True)
-        tiles += _join(joined, fits_large, worth_a_large) if small else joined
+    tiles = [tile for parts in districts.values() for tile in _join(parts, side_for)]
     tiles += [
         _Tile(((y, x, LARGE_STRIDE),), (), (x, y, x + LARGE_STRIDE - 1, y + LARGE_STRIDE - 1))
         for y, x in {cell for blob in large for cell in _large_cells(blob, bounds, segm)}
     ]
     tiles.sort(key=lambda tile: (tile.cells[0], not tile.blobs))
-    sides = [
-        SMALL_STAMP_SIZE if small and tile.blobs and fits(tile.bounds) else STAMP_SIZE
-        for tile in tiles
-    ]
+    sides = side_for(np.array([tile.bounds for tile in tiles], dtype=np.int64).reshape(-1, 4))
+    # What covers a part of a large blob is large itself, and so is what fits into none.
+    whole = np.array([bool(tile.blobs) for tile in tiles], dtype=bool)
+    sides = np.where(whole & (sides > 0), sides, STAMP_SIZE)
     owner = np.full(len(bounds), NO_CUTOUT, dtype=np.int64)
     for index, tile in enumerate(tiles):
         owner[list(tile.blobs)] = index
     cells_of = [(index, *cell) for index, tile in enumerate(tiles) for cell in tile.cells]
     return Tiling(
         origins=np.array(
-            [_origin(tile, side, shape) for tile, side in zip(tiles, sides, strict=True)],
+            [_origin(tile, side, shape) for tile, side in zip(tiles, sides.tolist(), strict=True)],
             dtype=np.int64,
         ).reshape(-1, 2),
-        sides=np.array(sides, dtype=np.int64),
+        sides=sides,
         regions=np.array(
             [(x, y, x + size - 1, y + size - 1) for _, y, x, size in cells_of], dtype=np.int64
         ).reshape(-1, 4),
@@ -224,9 +220,14 @@ def _union(first: _Bounds, second: _Bounds) -> _Bounds:
 
 
 def _divide(
-    blobs: list[int], bounds: list[_Bounds], y: int, x: int, size: int, fits: _Fits
+    blobs: list[int],
+    bounds: list[_Bounds],
+    y: int,
+    x: int,
+    size: int,
+    fits: Callable[[_Bounds], bool],
 ) -> list[_Tile]:
-    """Quarter a cell until what each part holds fits into a cutout."""
+    """Quarter a cell until what each part holds fits, or is one blob."""
     together = functools.reduce(_union, (bounds[blob] for blob in blobs))
     if len(blobs) == 1 or fits(together):
         return [_Tile(((y, x, size),), tuple(blobs), together)]
@@ -244,48 +245,64 @@ def _divide(
     ]
 
 
-def _join(tiles: list[_Tile], fits: _Fits, worth: Callable[[list[_Tile]], bool]) -> list[_Tile]:
-    """Join tiles of a district while their blobs fit into one cutout, nearest first.
+def _join(tiles: list[_Tile], side_for: _SideFor) -> list[_Tile]:
+    """Join tiles of a district two by two, those first that save most, while that saves anything.
 
     Parameters
     ----------
     tiles : list of _Tile
-    fits : callable
-        Whether bounds fit into a cutout.
-    worth : callable
-        Whether some tiles should be joined.
+    side_for : callable
+        See :func:`_sides`.
     """
-    waiting = sorted(tiles, key=lambda tile: tile.cells[0])
-    joined = []
-    while waiting:
-        tile = waiting.pop(0)
-        y, x, _ = tile.cells[0]
-        together, some = tile, [tile]
-        for other in sorted(
-            waiting, key=lambda t: (abs(t.cells[0][0] - y) + abs(t.cells[0][1] - x), t.cells[0])
-        ):
-            if fits(_union(together.bounds, other.bounds)):
-                together = together.with_(other)
-                some.append(other)
-        if len(some) > 1 and worth(some):
-            tile = together
-            # By themselves, for blobs of one centre that do not fit together share their cell.
-            taken = {id(other) for other in some}
-            waiting = [other for other in waiting if id(other) not in taken]
-        joined.append(tile)
-    return joined
+    tiles = sorted(tiles, key=lambda tile: (tile.cells[0], tile.bounds))
+    bounds = np.array([tile.bounds for tile in tiles], dtype=np.int64)
+    saved = np.stack([_saved(bounds, k, side_for) for k in range(len(tiles))])
+    left = np.ones(len(tiles), dtype=bool)
+    while True:
+        # Both ways round they save the same: the first is that with the lower number first.
+        first, second = divmod(int(saved.argmax()), len(tiles))
+        if saved[first, second] <= 0:
+            return [tile for tile, here in zip(tiles, left, strict=True) if here]
+        tiles[first] = tiles[first].with_(tiles[second])
+        bounds[first] = tiles[first].bounds
+        left[second] = False
+        saved[second] = saved[:, second] = 0
+        saved[first] = saved[:, first] = np.where(left, _saved(bounds, first, side_for), 0)
 
 
-def _fits_into(side: int, margin: int, shape: tuple[int, int]) -> _Fits:
-    """Whether bounds fit into a cutout with a margin, where the image goes on beyond it."""
+def _saved(bounds: npt.NDArray[np.int64], k: int, side_for: _SideFor) -> npt.NDArray[np.float64]:
+    """Pixels saved by one cutout for the ``k``-th bounds and each of the others, not two.
 
-    def fits(bounds: _Bounds) -> bool:
-        xmin, ymin, xmax, ymax = bounds
-        width = min(xmax + margin, shape[1] - 1) - max(xmin - margin, 0) + 1
-        height = min(ymax + margin, shape[0] - 1) - max(ymin - margin, 0) + 1
-        return max(width, height) <= side
+    Of what saves the same, that counts for more whose union is smaller.
+    """
+    union = np.concatenate(
+        [np.minimum(bounds[:, :2], bounds[k, :2]), np.maximum(bounds[:, 2:], bounds[k, 2:])], 1
+    )
+    sides, together = side_for(bounds), side_for(union)
+    cost = np.where(sides, sides, STAMP_SIZE) ** 2 + OVERHEAD
+    extent = (union[:, 2:] - union[:, :2]).max(axis=1)
+    saved = cost + cost[k] - (together**2 + OVERHEAD) - extent / (10 * STAMP_SIZE)
+    return np.where((together > 0) & (np.arange(len(bounds)) != k), saved, 0)
 
-    return fits
+
+def _sides(shape: tuple[int, int], small: bool) -> _SideFor:
+    """Which side a cutout needs to hold bounds with a margin, where the image goes on beyond it.
+
+    What is returned takes bounds, ``(..., 4)``, and gives sides, ``(...)``; 0 where none suffices.
+    """
+    margins = dict.fromkeys(SMALL_SIDES, SMALL_MARGIN) if small else {}
+    margins[STAMP_SIZE] = MARGIN
+    limit = np.array([shape[1], shape[0]]) - 1
+
+    def side_for(bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        sides = np.zeros(bounds.shape[:-1], dtype=np.int64)
+        for side in sorted(margins, reverse=True):
+            low = np.maximum(bounds[..., :2] - margins[side], 0)
+            high = np.minimum(bounds[..., 2:] + margins[side], limit)
+            sides[((high - low) < side).all(axis=-1)] = side
+        return sides
+
+    return side_for
 
 
 def _centre(bounds: _Bounds) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from galsep.conventions import (
     DETECTABLE_MIN_AREA,
     DETECTABLE_SNR,
     MASK_THRESHOLD,
-    SMALL_STAMP_SIZE,
+    SMALL_SIDES,
     STAMP_SIZE,
     bounds_to_boxes,
 )
@@ -215,7 +215,8 @@ class ExampleMaker:
     depth : float
         Magnitudes by which composed scenes are deeper than the data set, on average.
     small_every : int
-        Every so many batches of composed scenes is of small stamps; 0 for none.
+        Every so many batches of composed scenes is of small stamps, of one of their sides; 0 for
+        none.
     """
 
     def __init__(
@@ -274,7 +275,8 @@ class ExampleMaker:
         for number, start in enumerate(range(0, size, batch_size), 1):
             batch = planned[start : start + batch_size]
             if self._small_every and number % self._small_every == 0:
-                batch = [replace(one, side=SMALL_STAMP_SIZE) for one in batch]
+                side = int(rng.choice(SMALL_SIDES))
+                batch = [replace(one, side=side) for one in batch]
             yield batch
 
     def make(self, planned: Planned) -> Example:

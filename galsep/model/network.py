@@ -83,7 +83,7 @@ class Architecture:
     mask_margin : float
         Share of a box's size by which masks reach beyond it.
     small_cutouts : bool
-        Whether the network may see little in cutouts of 64×64 px.
+        Whether the network may see what is little in cutouts smaller than 120×120 px.
     smallest_match : float
         Pixels that smaller boxes are widened to where it matters of which source they are: in
         training, where anchors and proposals are matched with true sources, and among detections,

@@ -1,14 +1,21 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from galsep.conventions import SMALL_STAMP_SIZE, STAMP_SIZE
-from galsep.image.tiling import NO_CUTOUT, cut, lay_cutouts
+from galsep.conventions import SMALL_SIDES, STAMP_SIZE
+from galsep.image.tiling import NO_CUTOUT, OVERHEAD, cut, lay_cutouts
 
 
 def random_bounds(rng, n, shape, largest=20):
     size = rng.integers(3, largest, (n, 2))
     low = rng.integers(0, np.array([shape[1], shape[0]]) - size, (n, 2))
     return np.concatenate([low, low + size - 1], axis=1)
+
+
+def one_blob(bounds):
+    """The blob that fills what some together reach over."""
+    return np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])[None]
 
 
 def segm_of(bounds, shape):
@@ -26,7 +33,7 @@ def test_every_blob_lies_well_inside_its_cutout(shape, n):
     assert (tiling.owner >= 0).all()
     y0, x0 = tiling.origins[tiling.owner].T
     side = tiling.sides[tiling.owner]
-    assert set(side.tolist()) <= {SMALL_STAMP_SIZE, STAMP_SIZE}
+    assert set(side.tolist()) <= {*SMALL_SIDES, STAMP_SIZE}
     last_x, last_y = x0 + side - 1, y0 + side - 1
     # Well inside: a margin of 10 px, except where the image itself ends.
     assert (np.minimum(bounds[:, 0], 10) <= bounds[:, 0] - x0).all()
@@ -103,19 +110,39 @@ def test_a_magnified_tiling_covers_the_same_sky():
 
 
 def test_little_is_cut_small_and_much_together():
-    few = np.array([[30, 30, 40, 40], [200, 200, 210, 210], [215, 205, 221, 215]])
+    few = np.array([[30, 30, 40, 40], [200, 200, 210, 210], [215, 205, 225, 215]])
     tiling = lay_cutouts(few, (400, 400), segm_of(few, (400, 400)))
-    assert tiling.sides.tolist() == [SMALL_STAMP_SIZE, SMALL_STAMP_SIZE]
+    assert tiling.sides.tolist() == [48, 64]
     # In small ones the margin is wider.
     assert (few[:, :2] - tiling.origins[tiling.owner][:, ::-1] >= 18).all()
-    # Three corners of a square that only a large cutout holds, and one blob too large for a small.
-    corners = np.array([[100, 100, 105, 105], [170, 100, 175, 105], [100, 170, 105, 175]])
-    tiling = lay_cutouts(corners, (400, 400), segm_of(corners, (400, 400)))
-    assert tiling.sides.tolist() == [STAMP_SIZE]
+    # Two small ones are sooner done than the large one that would hold both.
+    apart = np.array([[100, 100, 105, 105], [170, 100, 175, 105]])
+    tiling = lay_cutouts(apart, (400, 400), segm_of(apart, (400, 400)))
+    assert tiling.sides.tolist() == [48, 48]
+    near = np.array([[100, 100, 105, 105], [130, 100, 135, 105]])
+    tiling = lay_cutouts(near, (400, 400), segm_of(near, (400, 400)))
+    assert tiling.sides.tolist() == [80]
     beside = np.array([[100, 100, 160, 150], [170, 140, 175, 145]])
     tiling = lay_cutouts(beside, (400, 400), segm_of(beside, (400, 400)))
     assert tiling.sides.tolist() == [STAMP_SIZE]
     assert (tiling.owner == 0).all()
+
+
+@pytest.mark.parametrize("n", [40, 400])
+def test_no_two_cutouts_of_a_district_would_cost_less_as_one(n):
+    shape = (320, 320)
+    bounds = random_bounds(np.random.default_rng(n), n, shape, largest=12)
+    bounds = bounds[(bounds[:, 2:] + bounds[:, :2] < 2 * 320).all(axis=1)]
+    tiling = lay_cutouts(bounds, shape, segm_of(bounds, shape))
+    held = [bounds[tiling.owner == index] for index in range(len(tiling))]
+    cost = tiling.sides**2 + OVERHEAD
+    for first, second in itertools.combinations(range(len(tiling)), 2):
+        both = np.concatenate([held[first], held[second]])
+        alone = lay_cutouts(one_blob(both), shape, segm_of(one_blob(both), shape))
+        low, high = both[:, :2].min(axis=0), both[:, 2:].max(axis=0)
+        fits = (np.minimum(high + 10, 319) - np.maximum(low - 10, 0) < STAMP_SIZE).all()
+        if fits:
+            assert alone.sides[0] ** 2 + OVERHEAD >= cost[first] + cost[second]
 
 
 def test_without_small_cutouts_all_are_large():
