@@ -30,14 +30,14 @@ LAYERS = {
     "__main__": 7,
 }
 
-# Who may load what is heavy, or belongs to the terminal.
+# Who may load what is heavy, or belongs to the terminal. BTK brings GalSim.
 OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "click": {"cli"},
     "torch": {"model", "workflows"},
     "torchvision": {"model", "workflows"},
-    "galsim": {"sim"},
+    "galsim": {"sim", "btk"},
     "matplotlib": {"plot"},
     "jinja2": {"plot"},
 }

@@ -1,9 +1,11 @@
 """Putting the cutouts' sources together: each belongs to exactly one cutout.
 
 A source belongs to the blob that its mask shares most pixels with, and is kept only from the
-cutout that owns this blob. A source outside all blobs, or inside one too large for a cutout, is
-kept from the cutout in whose region its centre lies. So no source is kept twice, wherever a
-cutout's edge falls; what two cutouts see slightly differently is caught by a last comparison.
+cutout that owns this blob. A source inside a blob too large for a cutout is kept from that of the
+cutouts which cover the blob in whose region its centre lies, and a source outside all blobs from
+the cutout of the region there: of the cells of blobs, or else of what covers a large one. So no
+source is kept twice, wherever a cutout's edge falls; what two cutouts see slightly differently is
+caught by a last comparison.
 """
 
 from collections import defaultdict
@@ -94,16 +96,14 @@ def merge(
         Where they are.
     """
     parents = _parents(candidates.footprints, blobs.segm, planes or Planes())
-    order = np.argsort(tiling.region_owner, kind="stable")
-    edges = np.searchsorted(tiling.region_owner[order], np.arange(len(tiling) + 1))
-    regions = np.split(tiling.regions[order], edges[1:-1])
+    owns = _Regions.of(tiling).owns
     peaks = np.append(False, blobs.noise_peaks)
     own = [
         index
         for index, (footprint, parent, cutout) in enumerate(
             zip(candidates.footprints, parents.tolist(), candidates.cutout.tolist(), strict=True)
         )
-        if not peaks[parent] and _owns(cutout, footprint, parent, tiling, regions)
+        if not peaks[parent] and owns(cutout, footprint, parent)
     ]
     large = _large_objects(blobs, tiling, light, rms)
     outlines: dict[int, list[Footprint]] = defaultdict(list)
@@ -135,18 +135,57 @@ def _parents(
     return parents
 
 
-def _owns(
-    cutout: int,
-    footprint: Footprint,
-    parent: int,
-    tiling: Tiling,
-    regions: Sequence[npt.NDArray[np.int64]],
-) -> bool:
-    owner = int(tiling.owner[parent - 1]) if parent != NO_PARENT else NO_CUTOUT
-    if owner != NO_CUTOUT:
-        return cutout == owner
-    x, y = _centre(footprint)
-    xmin, ymin, xmax, ymax = regions[cutout].T
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """Who owns what.
+
+    Parameters
+    ----------
+    owner : (n,) int array
+        See :class:`galsep.image.tiling.Tiling`.
+    regions : sequence of (k, 4) int array
+        Those of each cutout.
+    covers : (m,) bool array
+        Whether a cutout covers a part of a blob too large for one: its regions may overlap those of
+        the others.
+    ordinary : (k, 4) int array
+        Regions of all others.
+    """
+
+    owner: npt.NDArray[np.int64]
+    regions: Sequence[npt.NDArray[np.int64]]
+    covers: npt.NDArray[np.bool_]
+    ordinary: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tiling: Tiling) -> "_Regions":
+        numbers = np.arange(len(tiling))
+        order = np.argsort(tiling.region_owner, kind="stable")
+        edges = np.searchsorted(tiling.region_owner[order], np.append(numbers, len(tiling)))
+        covers = ~np.isin(numbers, tiling.owner)
+        return cls(
+            tiling.owner,
+            np.split(tiling.regions[order], edges[1:-1]),
+            covers,
+            tiling.regions[~covers[tiling.region_owner]],
+        )
+
+    def owns(self, cutout: int, footprint: Footprint, parent: int) -> bool:
+        """Whether a source of a blob (0: of none) is to be taken from a cutout."""
+        owner = int(self.owner[parent - 1]) if parent != NO_PARENT else NO_CUTOUT
+        if owner != NO_CUTOUT:
+            return cutout == owner
+        centre = _centre(footprint)
+        if not _lies_in(self.regions[cutout], centre):
+            return False
+        if parent != NO_PARENT:
+            return bool(self.covers[cutout])
+        return not self.covers[cutout] or not _lies_in(self.ordinary, centre)
+
+
+def _lies_in(regions: npt.NDArray[np.int64], centre: tuple[float, float]) -> bool:
+    xmin, ymin, xmax, ymax = regions.T
+    x, y = centre
     inside = (xmin - 0.5 <= x) & (x < xmax + 0.5) & (ymin - 0.5 <= y) & (y < ymax + 0.5)
     return bool(inside.any())
 

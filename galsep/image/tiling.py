@@ -1,11 +1,11 @@
 """Laying 120×120 cutouts around SEP's blobs, or smaller ones where these suffice.
 
 The plane is divided into cells of a fixed global grid, and each cell quartered, again and again,
-until what it holds fits into the smallest cutout with a margin, or is one blob. Then cells of the
-same district (4×4 of the grid) are joined, those first that save most of the network's time, as
-long as what they hold fits into one cutout and that saves time. What happens in a district depends
-on nothing but its blobs and their global pixel coordinates, so the layout does not depend on how an
-image is read or by how many workers.
+until what it holds fits into the smallest cutout with a margin, or is one blob. Then what lies
+nearby in the same district (4×4 cells) is joined where one larger cutout takes the network less
+time than those that it stands for. What happens in a district depends on nothing but its blobs and
+their global pixel coordinates, so the layout does not depend on how an image is read or by how many
+workers.
 """
 
 import functools
@@ -54,9 +54,11 @@ class Tiling:
         ``y0, x0`` of each cutout's first pixel; negative where an image is smaller than one.
     sides : (m,) int array
     regions : (k, 4) int array
-        ``xmin, ymin, xmax, ymax`` (inclusive) of the cells, which do not overlap.
+        ``xmin, ymin, xmax, ymax`` (inclusive) of the cells. Those of cutouts that own blobs do not
+        overlap, nor do those of cutouts that cover a large one, but these may lie over those.
     region_owner : (k,) int array
-        The cutout that owns a region's light outside all blobs, or inside a large one.
+        The cutout that owns a region's light: of the former outside all blobs, of the latter inside
+        a large one, and outside all blobs where there is none of the former.
     owner : (n,) int array
         The cutout that owns each blob, −1 for a blob too large for one.
     scale : int
@@ -124,16 +126,20 @@ def lay_cutouts(
             x, y = _centre(box)
             cells[y // CELL, x // CELL].append(blob)
     side_for = _sides(shape, small)
-    districts: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
-    least = SMALL_SIDES[0] if small else STAMP_SIZE
+    least, *larger = (*SMALL_SIDES, STAMP_SIZE) if small else (STAMP_SIZE, STAMP_SIZE)
 
     def fits(together: _Bounds) -> bool:
         return int(side_for(np.array(together))) == least
 
+    districts: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
     for (row, column), blobs in cells.items():
         y, x = row * CELL, column * CELL
         districts[y // DISTRICT, x // DISTRICT] += _divide(blobs, boxes, y, x, CELL, fits)
-    tiles = [tile for parts in districts.values() for tile in _join(parts, side_for)]
+    tiles = []
+    for parts in districts.values():
+        for side in larger:
+            parts = _join(parts, side, side_for)
+        tiles += parts
     tiles += [
         _Tile(((y, x, LARGE_STRIDE),), (), (x, y, x + LARGE_STRIDE - 1, y + LARGE_STRIDE - 1))
         for y, x in {cell for blob in large for cell in _large_cells(blob, bounds, segm)}
@@ -245,44 +251,52 @@ def _divide(
     ]
 
 
-def _join(tiles: list[_Tile], side_for: _SideFor) -> list[_Tile]:
-    """Join tiles of a district two by two, those first that save most, while that saves anything.
+def _join(tiles: list[_Tile], side: int, side_for: _SideFor) -> list[_Tile]:
+    """Join tiles of a district, nearest first, into cutouts of at most a side, where that saves.
 
     Parameters
     ----------
     tiles : list of _Tile
+    side : int
     side_for : callable
         See :func:`_sides`.
     """
     tiles = sorted(tiles, key=lambda tile: (tile.cells[0], tile.bounds))
     bounds = np.array([tile.bounds for tile in tiles], dtype=np.int64)
-    saved = np.stack([_saved(bounds, k, side_for) for k in range(len(tiles))])
-    left = np.ones(len(tiles), dtype=bool)
-    while True:
-        # Both ways round they save the same: the first is that with the lower number first.
-        first, second = divmod(int(saved.argmax()), len(tiles))
-        if saved[first, second] <= 0:
-            return [tile for tile, here in zip(tiles, left, strict=True) if here]
-        tiles[first] = tiles[first].with_(tiles[second])
-        bounds[first] = tiles[first].bounds
-        left[second] = False
-        saved[second] = saved[:, second] = 0
-        saved[first] = saved[:, first] = np.where(left, _saved(bounds, first, side_for), 0)
-
-
-def _saved(bounds: npt.NDArray[np.int64], k: int, side_for: _SideFor) -> npt.NDArray[np.float64]:
-    """Pixels saved by one cutout for the ``k``-th bounds and each of the others, not two.
-
-    Of what saves the same, that counts for more whose union is smaller.
-    """
-    union = np.concatenate(
-        [np.minimum(bounds[:, :2], bounds[k, :2]), np.maximum(bounds[:, 2:], bounds[k, 2:])], 1
-    )
-    sides, together = side_for(bounds), side_for(union)
+    sides = side_for(bounds)
     cost = np.where(sides, sides, STAMP_SIZE) ** 2 + OVERHEAD
-    extent = (union[:, 2:] - union[:, :2]).max(axis=1)
-    saved = cost + cost[k] - (together**2 + OVERHEAD) - extent / (10 * STAMP_SIZE)
-    return np.where((together > 0) & (np.arange(len(bounds)) != k), saved, 0)
+    waiting = np.ones(len(tiles), dtype=bool)
+    joined = []
+    for first in range(len(tiles)):
+        if not waiting[first]:
+            continue
+        waiting[first] = False
+        # What does not fit in beside the first alone will not later.
+        fitting = waiting & _fit(side_for(_unions(bounds, bounds[first])), side)
+        distance = np.abs((bounds[:, :2] + bounds[:, 2:]) - bounds[first].reshape(2, 2).sum(axis=0))
+        nearest = np.argsort(np.where(fitting, distance.max(axis=1), np.inf), kind="stable")
+        some, together = [first], bounds[first]
+        for other in nearest[: np.count_nonzero(fitting)].tolist():
+            union = _unions(bounds[other], together)
+            if _fit(side_for(union), side):
+                some.append(other)
+                together = union
+        if len(some) > 1 and cost[some].sum() > side_for(together) ** 2 + OVERHEAD:
+            waiting[some] = False
+            joined.append(functools.reduce(_Tile.with_, (tiles[index] for index in some)))
+        else:
+            joined.append(tiles[first])
+    return joined
+
+
+def _unions(bounds: npt.NDArray[np.int64], one: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bounds of what some bounds, ``(..., 4)``, reach over together with one more."""
+    low, high = np.minimum(bounds[..., :2], one[:2]), np.maximum(bounds[..., 2:], one[2:])
+    return np.concatenate([low, high], axis=-1)
+
+
+def _fit(needed: npt.NDArray[np.int64], side: int) -> npt.NDArray[np.bool_]:
+    return (needed > 0) & (needed <= side)
 
 
 def _sides(shape: tuple[int, int], small: bool) -> _SideFor:

@@ -126,6 +126,35 @@ def test_an_object_larger_than_a_cutout_keeps_its_outline():
     assert outline.area > 0.9 * segm.sum()
 
 
+def test_beside_a_large_object_nothing_is_kept_twice():
+    """Cells that cover a large blob lie over those of its neighbours."""
+    blobs = box_blobs(
+        [[100, 100, 299, 219], [310, 150, 318, 158], [302, 228, 308, 236]], (500, 500)
+    )
+    in_large, between = square(287, 150, 298, 162), square(301, 221, 303, 223)
+
+    def candidates(tiling):
+        # Each cutout sees both; those of the neighbours so little of the first that it is not like
+        # its double.
+        n = len(tiling)
+        footprints = [
+            square(291, 150, 295, 162) if k in tiling.owner else in_large for k in range(n)
+        ]
+        footprints += [between] * n
+        return Candidates(footprints, np.full(2 * n, 0.9), np.tile(np.arange(n), 2))
+
+    tiling, result = merged(candidates, blobs)
+    x, y = 292.5, 156
+    assert sum(low_x <= x <= high_x and low_y <= y <= high_y
+               for low_x, low_y, high_x, high_y in tiling.regions.tolist()) > 1  # fmt: skip
+    parents = result.parent.tolist()
+    assert sorted(parents) == [0, 1]
+    assert tiling.owner[0] == -1
+    kept = result.kept % len(tiling)
+    assert not np.isin(kept[parents.index(1)], tiling.owner)
+    assert np.isin(kept[parents.index(0)], tiling.owner)
+
+
 def test_of_an_averaged_image_large_means_larger_than_its_cutouts():
     # 150 px wide: larger than a cutout's 120, smaller than the 240 that one covers here.
     shape = (500, 500)

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 
@@ -11,11 +9,6 @@ def random_bounds(rng, n, shape, largest=20):
     size = rng.integers(3, largest, (n, 2))
     low = rng.integers(0, np.array([shape[1], shape[0]]) - size, (n, 2))
     return np.concatenate([low, low + size - 1], axis=1)
-
-
-def one_blob(bounds):
-    """The blob that fills what some together reach over."""
-    return np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])[None]
 
 
 def segm_of(bounds, shape):
@@ -128,21 +121,30 @@ def test_little_is_cut_small_and_much_together():
     assert (tiling.owner == 0).all()
 
 
-@pytest.mark.parametrize("n", [40, 400])
-def test_no_two_cutouts_of_a_district_would_cost_less_as_one(n):
-    shape = (320, 320)
-    bounds = random_bounds(np.random.default_rng(n), n, shape, largest=12)
-    bounds = bounds[(bounds[:, 2:] + bounds[:, :2] < 2 * 320).all(axis=1)]
-    tiling = lay_cutouts(bounds, shape, segm_of(bounds, shape))
-    held = [bounds[tiling.owner == index] for index in range(len(tiling))]
-    cost = tiling.sides**2 + OVERHEAD
-    for first, second in itertools.combinations(range(len(tiling)), 2):
-        both = np.concatenate([held[first], held[second]])
-        alone = lay_cutouts(one_blob(both), shape, segm_of(one_blob(both), shape))
-        low, high = both[:, :2].min(axis=0), both[:, 2:].max(axis=0)
-        fits = (np.minimum(high + 10, 319) - np.maximum(low - 10, 0) < STAMP_SIZE).all()
-        if fits:
-            assert alone.sides[0] ** 2 + OVERHEAD >= cost[first] + cost[second]
+def grid_bounds(step, side):
+    x, y = (axis.ravel() for axis in np.mgrid[step // 2 : side : step, step // 2 : side : step])
+    return np.stack([x - 2, y - 2, x + 2, y + 2], axis=1).clip(0, side - 1)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "share"),
+    [
+        (grid_bounds(10, 960), 1.05),
+        (grid_bounds(15, 960), 1.0),
+        (grid_bounds(40, 960), 1.0),
+        (grid_bounds(120, 960), 0.3),
+        (random_bounds(np.random.default_rng(4), 4000, (960, 960), largest=12), 1.1),
+        (random_bounds(np.random.default_rng(5), 150, (960, 960), largest=12), 0.75),
+    ],
+    ids=["every 10 px", "every 15 px", "every 40 px", "alone", "a crowd", "few"],
+)
+def test_small_cutouts_cost_little_more_in_crowds_and_less_elsewhere(bounds, share):
+    segm = segm_of(bounds, (960, 960))
+    cost = [
+        (lay_cutouts(bounds, (960, 960), segm, small=small).sides ** 2 + OVERHEAD).sum()
+        for small in (True, False)
+    ]
+    assert cost[0] <= share * cost[1]
 
 
 def test_without_small_cutouts_all_are_large():
