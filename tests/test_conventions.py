@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from galsep.conventions import bounds_to_boxes, boxes_to_bounds, to_fits
+from galsep.conventions import bounds_to_boxes, to_fits
 
 
 def test_fits_counts_from_one():
@@ -55,26 +55,5 @@ def test_boxes_are_those_torchvision_makes_of_masks():
     np.testing.assert_array_equal(area, masks.sum(axis=(1, 2)))
 
 
-def test_boxes_and_bounds_are_inverse():
-    rng = np.random.default_rng(2)
-    low = rng.integers(0, 100, (50, 2))
-    bounds = np.concatenate([low, low + rng.integers(0, 20, (50, 2))], axis=1)
-    np.testing.assert_array_equal(boxes_to_bounds(bounds_to_boxes(bounds)), bounds)
-
-
-@pytest.mark.parametrize(
-    ("box", "bounds"),
-    [
-        ([0.5, 0.5, 2.5, 2.5], [0, 0, 2, 2]),  # Every pixel that is touched.
-        ([-5.0, -5.0, 300.0, 300.0], [0, 0, 29, 19]),  # Clipped to the image.
-        ([4.0, 4.0, 4.0, 4.0], [4, 4, 4, 4]),  # At least one pixel.
-        ([30.0, 20.0, 31.0, 21.0], [29, 19, 29, 19]),
-    ],
-)
-def test_boxes_cover_the_pixels_they_touch(box, bounds):
-    assert boxes_to_bounds(np.array([box]), (20, 30)).tolist() == [bounds]
-
-
-def test_no_boxes_are_no_bounds():
+def test_no_bounds_are_no_boxes():
     assert bounds_to_boxes(np.zeros((0, 4))).shape == (0, 4)
-    assert boxes_to_bounds(np.zeros(0)).shape == (0, 4)

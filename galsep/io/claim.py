@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from galsep.errors import OutputError
-from galsep.io.atomic import PARTIAL
+from galsep.io.atomic import PARTIAL, make_folder
 
-__all__ = ["claimed"]
+__all__ = ["alone_in", "claimed"]
 
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """What file systems without locks answer."""
@@ -41,6 +41,9 @@ def claimed(target: Path, waiting: Callable[[], object] | None = None) -> Iterat
     OutputError
         When the operating system refuses.
     """
+    if importlib.util.find_spec("fcntl") is None:
+        yield True
+        return
     # Tidied up like any partial file where a process is killed.
     path = target.with_name(f".lock{PARTIAL}{target.name}")
     try:
@@ -57,6 +60,30 @@ def claimed(target: Path, waiting: Callable[[], object] | None = None) -> Iterat
             # Before the lock is given up: who waits for it then sees that the file is another one.
             path.unlink(missing_ok=True)
             os.close(lock)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, name: str, other: str) -> Iterator[None]:
+    """Make an output folder and keep others out of it for the time of a block.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        Of the claim, the same for all who are to be kept out; of no output.
+    other : str
+        What has the folder where this call does not get it, for messages.
+
+    Raises
+    ------
+    OutputError
+        When another process has the claim, or the operating system refuses.
+    """
+    make_folder(folder)
+    with claimed(folder / name) as ours:
+        if not ours:
+            raise OutputError(f"{folder}: another {other} is at work in it")
+        yield
 
 
 def _lock(path: Path, *, wait: bool) -> int | None:
@@ -78,8 +105,6 @@ def _lock(path: Path, *, wait: bool) -> int | None:
 
 def _flock(descriptor: int, *, wait: bool) -> bool:
     """Lock an open file; False if another process has it locked."""
-    if importlib.util.find_spec("fcntl") is None:
-        return True
     import fcntl
 
     try:

@@ -26,6 +26,7 @@ from galsep.io.header import one_line, quiet_astropy
 from galsep.scene import Blend, Footprint
 
 __all__ = [
+    "CLAIM",
     "FORMAT_VERSION",
     "META_FILE",
     "SPLITS",
@@ -45,6 +46,9 @@ __all__ = [
 
 FORMAT_VERSION = 1
 META_FILE = "dataset.toml"
+CLAIM = "dataset"
+"""What is claimed in a folder by those who write simulated or imported data to it."""
+
 SPLITS = ("train", "validation", "test")
 SHARD_SIZE = 500
 
@@ -349,15 +353,17 @@ def load_meta(folder: Path) -> DatasetMeta:
         for name in ("bands", "zeropoints", "sky_rms", "psf_fwhm", "shards"):
             values[name] = tuple(values[name])
         meta = DatasetMeta(**values)
-        counts = [int(meta.counts[split]) for split in SPLITS]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        counts = [meta.counts[split] for split in SPLITS]
+    except (KeyError, TypeError) as error:
         raise DatasetError(
             f"{path}: incomplete or with unknown keys ({_unknown_key(values) or error})"
         ) from error
     if not _sound(meta):
         raise DatasetError(f"{path}: its bands and their figures do not fit; simulate it again")
-    if not all(_is_file_name(name) for name in meta.shards) or min(counts) < 0:
-        raise DatasetError(f"{path}: shards lie in the data set's own folder, counts are positive")
+    if not all(map(_is_file_name, meta.shards)) or not all(map(_is_count, counts)):
+        raise DatasetError(
+            f"{path}: shards lie in the data set's own folder, counts are whole numbers from 0 on"
+        )
     if not meta.shards:
         raise DatasetError(f"{path}: names no shard; simulate the data set again")
     return meta
@@ -376,6 +382,11 @@ def _unknown_key(values: Mapping[str, Any]) -> str:
 def _is_file_name(name: Any) -> bool:
     """Whether a value names a file of the folder, and nothing outside it."""
     return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is a number of blends."""
+    return type(value) is int and value >= 0
 
 
 def _sound(meta: DatasetMeta) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "choose_extension",
     "choose_extensions",
     "list_extensions",
+    "named_extension",
     "opened_fits",
     "refuse_damaged",
     "sky_images",
@@ -127,9 +128,9 @@ class Extension:
 
 @contextlib.contextmanager
 def opened_fits(
-    path: Path, *, tiles: bool = False, mapped: bool = True
+    path: Path, *, tiles: bool = False, mapped: bool = True, scaled: bool = False
 ) -> Iterator["fits.HDUList"]:
-    """Open a FITS file for raw reading, quietly.
+    """Open a FITS file quietly, for raw reading by default.
 
     Parameters
     ----------
@@ -139,6 +140,8 @@ def opened_fits(
         Give tile-compressed images as images; else as the tables they are stored in.
     mapped : bool
         Map a plain file into memory; else it is read by sections, or as a whole.
+    scaled : bool
+        Have astropy apply BSCALE, BZERO and BLANK, which no mapped file allows.
 
     Raises
     ------
@@ -156,8 +159,8 @@ def opened_fits(
             path.open("rb") as file,
             fits.open(
                 file,
-                memmap=plain and mapped and not tiles,
-                do_not_scale_image_data=True,
+                memmap=plain and mapped and not tiles and not scaled,
+                do_not_scale_image_data=not scaled,
                 disable_image_compression=not tiles,
             ) as hdus,
         ):
@@ -325,7 +328,7 @@ def choose_extension(path: Path, extensions: Sequence[Extension], ext: str = "")
         When there is none, more than one, or when the one chosen is no whole 2-D image.
     """
     images = [extension for extension in extensions if extension.is_2d]
-    chosen = _named(path, extensions, ext) if ext else _only(path, extensions)
+    chosen = named_extension(path, extensions, ext) if ext else _only(path, extensions)
     if not chosen.is_2d:
         others = ", ".join(extension.label for extension in images)
         hint = f"; its images are extensions {others}" if others else ""
@@ -381,8 +384,26 @@ def _only(path: Path, extensions: Sequence[Extension]) -> Extension:
     raise ImageError(f"{path}: holds no image, or is cut off before it; give a 2-D FITS image")
 
 
-def _named(path: Path, extensions: Sequence[Extension], ext: str) -> Extension:
-    """Pick the extension of a number, name or ``NAME,VERSION``."""
+def named_extension(
+    path: Path, extensions: Sequence[Extension], ext: str, *, cubes: bool = False
+) -> Extension:
+    """Pick the extension of a number or name, whatever it holds.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    extensions : sequence of Extension
+    ext : str
+        Number, name or ``NAME,VERSION``.
+    cubes : bool
+        Have messages list images of any number of axes; else the 2-D ones.
+
+    Raises
+    ------
+    ImageError
+        When there is none, or more than one.
+    """
     name, _, version = (part.strip() for part in ext.upper().partition(","))
     if name.isdecimal() and not version:
         found = [extension for extension in extensions if extension.index == int(name)]
@@ -398,8 +419,10 @@ def _named(path: Path, extensions: Sequence[Extension], ext: str) -> Extension:
             f"{path}: extensions {listed} are all called {name}; give --ext one of these numbers"
         )
     if not found:
-        listed = ", ".join(extension.label for extension in extensions if extension.is_2d)
-        hint = f"its images are extensions {listed}" if listed else "it holds no 2-D image"
+        images = [one for one in extensions if (one.axes if cubes else one.is_2d)]
+        listed = ", ".join(extension.label for extension in images)
+        none = "it holds no image" if cubes else "it holds no 2-D image"
+        hint = f"its images are extensions {listed}" if listed else none
         raise ImageError(f"{path}: has no extension {ext!r}; {hint}")
     return found[0]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from galsep.errors import AnnotationError
 from galsep.io.companions import split_reference
-from galsep.io.extensions import list_extensions, opened_fits, refuse_damaged
+from galsep.io.extensions import list_extensions, named_extension, opened_fits, refuse_damaged
 from galsep.io.header import one_line, quiet_astropy
 from galsep.io.image import Plane, read_plane_like
 from galsep.scene import Footprint, SourceLight
@@ -150,14 +150,16 @@ def _read_light(reference: str) -> tuple[npt.NDArray[Any] | None, npt.NDArray[An
     """Stamps with their flat values, or none and a cube."""
     path, ext = split_reference(reference)
     with opened_fits(path) as hdus:
-        for extension in list_extensions(path, hdus):
+        extensions = list_extensions(path, hdus)
+        for extension in extensions:
             if extension.compressed:
                 refuse_damaged(path, hdus, extension)
-    with opened_fits(path, tiles=True) as hdus:
+    with opened_fits(path, tiles=True, scaled=True) as hdus:
         if not ext and {"STAMPS", "MODEL"} <= {hdu.name for hdu in hdus}:
             return np.array(hdus["STAMPS"].data), np.array(hdus["MODEL"].data)
         if ext:
-            cube = hdus[int(ext) if ext.isdecimal() else ext].data
+            chosen = named_extension(path, extensions, ext, cubes=True)
+            cube = hdus[chosen.index].data
         else:
             cube = next((hdu.data for hdu in hdus if hdu.is_image and hdu.header["NAXIS"]), None)
         return None, np.zeros(0) if cube is None else np.array(cube)

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.errors import UsageError
-from galsep.io.atomic import write_text
 from galsep.io.header import quiet_astropy
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def write_regions(path: Path, catalog: "Table", wcs: "WCS | None" = None) -> Non
     Parameters
     ----------
     path : Path
-        Replaced when it exists.
+        Written as it is: whoever calls sees to it that it appears whole.
     catalog : Table
         Columns as in ``docs/formats.md``.
     wcs : astropy WCS, optional
@@ -55,10 +54,8 @@ def write_regions(path: Path, catalog: "Table", wcs: "WCS | None" = None) -> Non
     ------
     UsageError
         Without the library.
-    OutputError
-        When the operating system refuses.
     """
-    write_text(path, regions_text(catalog, wcs))
+    path.write_text(regions_text(catalog, wcs), encoding="utf-8")
 
 
 def regions_text(catalog: "Table", wcs: "WCS | None" = None) -> str:

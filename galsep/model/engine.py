@@ -81,6 +81,17 @@ class Detecting:
 
 STATE_VERSION = 2
 
+# What reading a state raises where it is damaged or another network's.
+_STATE_ERRORS = (
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
 _STEP_SEED, _VALIDATION_SEED = 0, 1
 _FIRST_STAGES = (
     *("body.conv1", "body.bn1", "body.layer1", "body.layer2"),
@@ -427,7 +438,9 @@ class Trainer:
                 self.average.load_state_dict(_below(tensors, "average."))
             self._restore_optimizer(_below(tensors, "optimizer."))
             self.epoch, self.history = int(about["epoch"]), list(about["history"])
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        except WeightsError:
+            raise
+        except _STATE_ERRORS as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise WeightsError(f"{path}: no usable resume state ({line})") from error
 

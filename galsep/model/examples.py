@@ -253,14 +253,16 @@ class ExampleMaker:
 
         A blend that comes again is shown in another orientation, so that an epoch of four times
         the split shows each blend in four. What was planned can be made in any order, and by
-        several processes.
+        several processes. Of a split without blends there are none.
         """
         n = len(self._blends)
+        if not n:
+            return []
         turns = np.zeros((n, ORIENTATIONS), dtype=np.int64)
         if self._augment and not self._compose:
             turns = rng.permuted(np.tile(np.arange(ORIENTATIONS), (n, 1)), axis=1)
         planned = []
-        for start in range(0, size, max(n, 1)):
+        for start in range(0, size, n):
             orientation = turns[:, start // n % ORIENTATIONS]
             for position in rng.permutation(n)[: size - start].tolist():
                 seed = int(rng.integers(2**62))
@@ -272,7 +274,7 @@ class ExampleMaker:
     ) -> Iterator[list[Planned]]:
         """Plan ``size`` examples, batch by batch, all stamps of a batch of one size."""
         planned = self.plan(size, rng)
-        for number, start in enumerate(range(0, size, batch_size), 1):
+        for number, start in enumerate(range(0, len(planned), batch_size), 1):
             batch = planned[start : start + batch_size]
             if self._small_every and number % self._small_every == 0:
                 side = int(rng.choice(SMALL_SIDES))

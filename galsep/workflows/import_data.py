@@ -18,10 +18,12 @@ import galsep
 from galsep.config import ImportConfig, split_shares
 from galsep.errors import AnnotationError, UsageError
 from galsep.image.light import Frame, Light, without_background
-from galsep.io.atomic import make_folder
+from galsep.io.atomic import remove_partial
+from galsep.io.claim import alone_in
 from galsep.io.coco import CocoImage, read_coco
 from galsep.io.companions import split_reference
 from galsep.io.dataset import (
+    CLAIM,
     META_FILE,
     SPLITS,
     DatasetMeta,
@@ -135,14 +137,17 @@ def import_data(
         for index in part
     ]
     counts = dict(zip(SPLITS, map(len, parts), strict=True))
-    make_folder(folder)
-    (folder / META_FILE).unlink(missing_ok=True)
     shards = shard_slices(len(blends))
-    for name, chosen in shards.items():
-        columns = [truth_columns(blend, collected.rms, 0) for blend in blends[chosen]]
-        write_shard(folder / name, blends[chosen], columns, chosen.start)
-    remove_stale_shards(folder, shards)
-    write_meta(folder, collected.meta(counts, tuple(shards), seeing))
+    with alone_in(folder, CLAIM, "call"):
+        # One may have been written while the images were read.
+        refuse_dataset(folder, overwrite=overwrite)
+        remove_partial(folder / name for name in (META_FILE, *shards))
+        (folder / META_FILE).unlink(missing_ok=True)
+        for name, chosen in shards.items():
+            columns = [truth_columns(blend, collected.rms, 0) for blend in blends[chosen]]
+            write_shard(folder / name, blends[chosen], columns, chosen.start)
+        remove_stale_shards(folder, shards)
+        write_meta(folder, collected.meta(counts, tuple(shards), seeing))
     return ImportResult(
         folder,
         counts,

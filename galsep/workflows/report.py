@@ -21,7 +21,6 @@ from galsep.config import (
 from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
 from galsep.image.background import sampled
-from galsep.io.atomic import write_text
 from galsep.io.image import Plane
 from galsep.io.wcs import sky_place
 from galsep.plot.canvas import Shown
@@ -95,7 +94,7 @@ def write_report(
     Parameters
     ----------
     path : Path
-        HTML file to write.
+        HTML file to write, as it is: whoever calls sees to it that it appears whole.
     title : str
         Name of the image.
     plane : Plane
@@ -152,7 +151,7 @@ def write_report(
         settings=settings_rows(config, threshold=catalog.meta["SCORECUT"]),
         command=command,
     )
-    write_text(path, page)
+    path.write_text(page, encoding="utf-8")
 
 
 def shown_image(plane: Plane, found: FoundSources) -> Shown:

@@ -1,7 +1,7 @@
 """Simulate data sets of blends, wide fields and galaxy catalogues."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 import galsep
 from galsep.config import SimulateConfig, parse_range
-from galsep.conventions import MASK_THRESHOLD
+from galsep.conventions import MASK_THRESHOLD, to_fits
 from galsep.errors import UsageError
-from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_fits
+from galsep.io.atomic import refuse_existing, remove_partial, whole_file, write_fits
+from galsep.io.claim import alone_in
 from galsep.io.dataset import (
+    CLAIM,
     META_FILE,
     DatasetMeta,
     load_dataset,
@@ -38,6 +40,9 @@ __all__ = ["SimulateResult", "simulate", "write_population"]
 
 FIELD_CENTRE = (150.1, 2.2)
 """Right ascension and declination of a simulated field's centre, degrees (that of COSMOS)."""
+
+PREVIEWS = ("preview-blends.png", "preview-augmentation.png")
+FIELD_PREVIEW = "preview-field.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +106,25 @@ def simulate(
     if config.field:
         return _simulate_field(folder, config, maker, preview=preview, overwrite=overwrite)
     refuse_dataset(folder, overwrite=overwrite)
-    make_folder(folder)
     shards = shard_slices(config.n)
     tasks = [(config, folder / name, part.start, part.stop) for name, part in shards.items()]
-    (folder / META_FILE).unlink(missing_ok=True)
-    sources = 0
-    reporter.begin("simulating", config.n)
-    drawn_counts = map_on_workers(_write_task, tasks, config.workers)
-    for task, drawn in zip(tasks, drawn_counts, strict=True):
-        sources += drawn
-        reporter.advance(task[3] - task[2])
-    reporter.end()
-    remove_stale_shards(folder, shards)
-    write_meta(folder, _meta(config, maker.survey, tuple(shards)))
     files = [folder / META_FILE, *(folder / name for name in shards)]
-    if preview:
-        files += _draw_previews(folder)
+    previews = [folder / name for name in PREVIEWS]
+    sources = 0
+    with alone_in(folder, CLAIM, "call"):
+        remove_partial([*files, *previews])
+        (folder / META_FILE).unlink(missing_ok=True)
+        reporter.begin("simulating", config.n)
+        drawn_counts = map_on_workers(_write_task, tasks, config.workers)
+        for task, drawn in zip(tasks, drawn_counts, strict=True):
+            sources += drawn
+            reporter.advance(task[3] - task[2])
+        reporter.end()
+        remove_stale_shards(folder, shards)
+        write_meta(folder, _meta(config, maker.survey, tuple(shards)))
+        if preview:
+            _draw_previews(folder, *previews)
+            files += previews
     return SimulateResult(folder, tuple(files), config.n, sources)
 
 
@@ -134,8 +142,11 @@ def write_population(
     survey = load_survey(config.survey, config.bands)
     population = Population(survey, config.max_mag)
     table = population_table(population, config.n, np.random.default_rng(config.seed))
-    make_folder(path.parent)
-    write_fits(path, fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)]))
+    with alone_in(path.parent, f"catalog-{path.name}", "call"):
+        # It may have been written since.
+        refuse_existing([path], overwrite=overwrite)
+        remove_partial([path])
+        write_fits(path, fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)]))
     return SimulateResult(path.parent, (path,), 0, config.n)
 
 
@@ -212,13 +223,27 @@ def _simulate_field(
     folder: Path, config: SimulateConfig, maker: SceneMaker, *, preview: bool, overwrite: bool
 ) -> SimulateResult:
     """Write ``field_<band>.fits`` for each band and ``truth.fits``."""
+    images = [folder / f"field_{band.name}.fits" for band in maker.survey.bands]
+    files = [*images, folder / "truth.fits"]
+    refuse_existing(files, overwrite=overwrite)
+    drawn = folder / FIELD_PREVIEW
+    with alone_in(folder, CLAIM, "call"):
+        remove_partial([*files, drawn])
+        sources = _write_field(images, files[-1], config, maker, drawn if preview else None)
+    return SimulateResult(folder, (*files, drawn) if preview else tuple(files), 1, sources)
+
+
+def _write_field(
+    images: Sequence[Path],
+    truth: Path,
+    config: SimulateConfig,
+    maker: SceneMaker,
+    preview: Path | None,
+) -> int:
+    """Draw a field and write its files; return the number of its sources."""
     from astropy.io import fits
 
     survey = maker.survey
-    images = [folder / f"field_{band.name}.fits" for band in survey.bands]
-    truth = folder / "truth.fits"
-    refuse_existing([*images, truth], overwrite=overwrite)
-    make_folder(folder)
     blend = maker.field(_generator(config.seed, 0))
     for path, band, image in zip(images, survey.bands, blend.image, strict=True):
         hdu = fits.PrimaryHDU(image, header=_field_header(blend.pixel_scale, image.shape))
@@ -232,13 +257,11 @@ def _simulate_field(
     light_hdu.header["BUNIT"] = "electron"
     labels = fits.CompImageHDU(_label_map(blend, survey), name="SEGM")
     write_fits(truth, fits.HDUList([fits.PrimaryHDU(), truth_hdu(rows), light_hdu, labels]))
-    files = [*images, truth]
-    if preview:
+    if preview is not None:
         from galsep.plot.training import plot_field
 
-        files.append(folder / "preview-field.png")
         shown = survey.detection_band
-        with whole_file(files[-1]) as picture:
+        with whole_file(preview) as picture:
             plot_field(
                 blend.image[shown],
                 survey.bands[shown].sky_rms,
@@ -247,7 +270,7 @@ def _simulate_field(
                 rows["detectable"],
                 picture,
             )
-    return SimulateResult(folder, tuple(files), 1, len(blend.sources))
+    return len(blend.sources)
 
 
 def _label_map(blend: Blend, survey: Survey) -> npt.NDArray[np.int32]:
@@ -264,7 +287,7 @@ def _label_map(blend: Blend, survey: Survey) -> npt.NDArray[np.int32]:
     return labels
 
 
-def _draw_previews(folder: Path) -> list[Path]:
+def _draw_previews(folder: Path, blends: Path, augmentation: Path) -> None:
     """Draw the first blends, and the first one in its orientations."""
     from galsep.plot.training import plot_augmentation, plot_blends
 
@@ -272,7 +295,6 @@ def _draw_previews(folder: Path) -> list[Path]:
     rms = dataset.meta.detection_rms
     level = MASK_THRESHOLD * rms
     shown = range(min(len(dataset), 6))
-    blends, augmentation = folder / "preview-blends.png", folder / "preview-augmentation.png"
     layers = [dataset.stack(number) for number in shown]
     with whole_file(blends) as picture:
         plot_blends(
@@ -290,7 +312,6 @@ def _draw_previews(folder: Path) -> list[Path]:
     turned.append(("mirrored", image[:, ::-1], light[:, :, ::-1]))
     with whole_file(augmentation) as picture:
         plot_augmentation(turned, rms, level, picture)
-    return [blends, augmentation]
 
 
 def _field_header(pixel_scale: float, shape: tuple[int, ...]) -> Any:
@@ -310,7 +331,7 @@ def _field_header(pixel_scale: float, shape: tuple[int, ...]) -> Any:
         header[f"CTYPE{axis}"] = kind
         header[f"CUNIT{axis}"] = "deg"
         header[f"CRVAL{axis}"] = value
-        header[f"CRPIX{axis}"] = (size + 1) / 2
+        header[f"CRPIX{axis}"] = float(to_fits((size - 1) / 2))
         header[f"CDELT{axis}"] = step
     header["RADESYS"] = "ICRS"
     return header

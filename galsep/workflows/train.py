@@ -4,7 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +14,9 @@ import torch
 
 import galsep
 from galsep.config import TrainConfig, dump_toml, read_toml, resolve
-from galsep.errors import OutputError, OutputExistsError, UsageError
-from galsep.io.atomic import make_folder, remove_partial, whole_file, write_text
-from galsep.io.claim import claimed
+from galsep.errors import OutputExistsError, UsageError
+from galsep.io.atomic import remove_partial, whole_file, write_text
+from galsep.io.claim import alone_in
 from galsep.io.dataset import Dataset, join_datasets, load_dataset
 from galsep.model.device import flushed_denormals, keep_memory
 from galsep.model.engine import Trainer
@@ -174,7 +174,7 @@ def _train_on(
     reporter.info(f"starting weights: {origin}")
     run = _Run(folder, config, data, device, reporter, _info(config, data, origin))
     detector = Trainer(network, config, device)
-    with _alone_in(folder):
+    with alone_in(folder, "run", "training") if is_first() else contextlib.nullcontext():
         if is_first():
             _prepare(folder, config, anew=not (started and resume))
         run.detector(detector)
@@ -203,19 +203,6 @@ def starting_network(config: TrainConfig) -> tuple[torch.nn.Module, str]:
     torch.manual_seed(config.seed)
     network = build_network(ARCHITECTURES[config.recipe])
     return network, initial_weights(network, config.init)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Make a run's folder and keep other trainings out of it for the time of a block."""
-    if not is_first():
-        yield
-        return
-    make_folder(folder)
-    with claimed(folder / "run") as ours:
-        if not ours:
-            raise OutputError(f"{folder}: another training is at work in it")
-        yield
 
 
 def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:

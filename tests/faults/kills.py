@@ -2,7 +2,7 @@
 
 After each end, every product is whole; after a signal that can be heard, no partial file is left
 and the exit code is its own. When the command has at last been let run, its products equal those
-of one that was left alone.
+of one that was left alone, and what killed ones have left is gone.
 """
 
 import argparse
@@ -180,6 +180,7 @@ def attack(name: str, n: int, seed: int, folder: Path) -> Counter[str]:
                 file.unlink()
     assert run(command(output), None, 0) == 0
     assert not differing(output, expected)
+    assert not partial(output), partial(output)
     return outcomes
 
 

@@ -1,4 +1,5 @@
 import errno
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from galsep.errors import OutputError
 from galsep.io.atomic import remove_partial
-from galsep.io.claim import claimed
+from galsep.io.claim import alone_in, claimed
 
 HOLDER = """
 import pathlib, sys
@@ -113,6 +114,28 @@ def test_file_systems_without_locks(target, holder, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with claimed(target) as ours:
         assert ours
+
+
+def test_systems_without_locks(target, tmp_path, monkeypatch):
+    """Windows has neither fcntl nor O_CLOEXEC, nor lets it unlink what is open."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "fcntl" else find(n))
+    monkeypatch.delattr(os, "O_CLOEXEC")
+    with claimed(target) as ours, claimed(target) as others:
+        assert ours
+        assert others
+        assert not os.listdir(tmp_path)
+
+
+def test_a_folder_is_one_calls_alone(target, holder, tmp_path):
+    with (
+        pytest.raises(OutputError, match=f"^{tmp_path}: another training is at work in it$"),
+        alone_in(tmp_path, target.name, "training"),
+    ):
+        pass
+    with alone_in(tmp_path / "new" / "folder", target.name, "training"):
+        assert len(os.listdir(tmp_path / "new" / "folder")) == 1
+    assert not os.listdir(tmp_path / "new" / "folder")
 
 
 def test_no_folder(target):

@@ -1,6 +1,7 @@
 """DS9 regions, read back with the library that DS9's format is tested with."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from galsep.errors import UsageError
+from galsep.io.atomic import partial_files, whole_file
 from galsep.io.regions import regions_text, write_regions
 
 regions = pytest.importorskip("regions")
@@ -114,3 +116,19 @@ def test_without_the_library_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'galsep\[regions\]'"):
         regions_text(catalog())
+
+
+def test_what_is_killed_while_it_writes_leaves_what_is_tidied_up(tmp_path, monkeypatch):
+    target, left = tmp_path / "a.reg", []
+    write = Path.write_text
+
+    def seen(self, *args, **kwargs):
+        write(self, *args, **kwargs)
+        left.extend(tmp_path.iterdir())
+
+    monkeypatch.setattr(Path, "write_text", seen)
+    with whole_file(target) as file:
+        write_regions(file, catalog())
+        assert left == [file]
+        assert partial_files([target]) == {target: left}
+    assert read(target)

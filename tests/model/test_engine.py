@@ -1,3 +1,4 @@
+import json
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from galsep.model import engine
 from galsep.model.engine import Detecting, Trainer, learning_rate, part_is_trained
 from galsep.model.examples import ExampleMaker, collate
 from galsep.model.network import ARCHITECTURES, build_network
+from galsep.model.weights import write_tensors
 
 CPU = torch.device("cpu")
 
@@ -61,8 +63,12 @@ def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(engine, "STATE_VERSION", engine.STATE_VERSION - 1)
         trainer(small()).save(path)
-    with pytest.raises(WeightsError, match="--overwrite"):
+    with pytest.raises(WeightsError) as caught:
         trainer(small()).restore(path)
+    assert str(caught.value) == (
+        f"{path}: resume state of another version of galsep, which would train on otherwise; start "
+        "anew with --overwrite, and --init with its weights"
+    )
 
 
 def test_workers_change_no_bit(pairs):
@@ -180,6 +186,28 @@ def test_a_damaged_state_is_refused(tmp_path):
     path.write_bytes(b"not a state")
     with pytest.raises(WeightsError, match="resume"):
         trainer(small()).restore(path)
+
+
+@pytest.mark.parametrize(
+    ("about", "tensors", "said"),
+    [
+        ([], {}, "'list' object has no attribute 'get'"),
+        ({}, {"optimizer.99.step": torch.ones(1)}, "list index out of range"),
+        ({"epoch": None}, {}, "int() argument must be"),
+        ({"history": 3}, {}, "'int' object is not iterable"),
+    ],
+)
+def test_a_state_that_holds_other_things_is_refused(tmp_path, about, tensors, said):
+    path = tmp_path / "state.safetensors"
+    network = torch.nn.Conv2d(1, 1, 3)
+    run = Trainer(network, small(ema=0.0), CPU)
+    if isinstance(about, dict):
+        about = {"version": engine.STATE_VERSION, "epoch": 1, "history": [], **about}
+    stored = {f"network.{name}": value for name, value in network.state_dict().items()}
+    write_tensors(path, stored | tensors, {"galsep_state": json.dumps(about)})
+    with pytest.raises(WeightsError) as caught:
+        run.restore(path)
+    assert str(caught.value).startswith(f"{path}: no usable resume state ({said}")
 
 
 def test_stages_of_the_paper_train_what_the_report_says():

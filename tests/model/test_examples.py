@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from galsep.conventions import STAMP_SIZE
+from galsep.conventions import SMALL_SIDES, STAMP_SIZE
 from galsep.model.examples import ExampleMaker, _cut, _Placed, collate, turn
 from galsep.model.heads import GALAXY, STAR
 
@@ -85,21 +85,44 @@ def test_composed_scenes_have_unit_noise_and_light_under_their_masks(pairs):
 def test_every_other_batch_of_composed_scenes_is_of_small_stamps(pairs):
     maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=8, small_every=2)
     batches = list(maker.batches(40, 8, np.random.default_rng(2)))
-    assert [{one.side for one in batch} for batch in batches] == [{120}, {64}, {120}, {64}, {120}]
-    small = [maker.make(planned) for batch in batches[1::2] for planned in batch]
-    assert sum(len(example.footprints) for example in small) > 10
-    for example in small:
-        shapes = {array.shape[-2:] for array in (example.image, example.total, example.light)}
-        assert shapes == {(64, 64)}
-        for xmin, ymin, xmax, ymax in (*example.ignored, *(f.bounds for f in example.footprints)):
-            assert 0 <= xmin <= xmax < 64
-            assert 0 <= ymin <= ymax < 64
-    batch = collate(small[:8])
-    assert batch.images.shape == (8, 1, 64, 64)
-    assert batch.truths.masks.shape[1:] == batch.truths.total.shape[1:] == (64, 64)
+    sides = [{one.side for one in batch} for batch in batches]
+    assert sides[::2] == [{120}] * 3
+    # All stamps of a small batch have one side, not every batch the same.
+    assert [len(side) for side in sides] == [1] * 5
+    assert sides[1] | sides[3] <= set(SMALL_SIDES)
+    sources = 0
+    for planned, (side,) in zip(batches[1::2], sides[1::2], strict=True):
+        small = [maker.make(one) for one in planned]
+        for example in small:
+            shapes = {array.shape[-2:] for array in (example.image, example.total, example.light)}
+            assert shapes == {(side, side)}
+            bounds = [footprint.bounds for footprint in example.footprints]
+            for xmin, ymin, xmax, ymax in (*example.ignored, *bounds):
+                assert 0 <= xmin <= xmax < side
+                assert 0 <= ymin <= ymax < side
+            sources += len(bounds)
+        batch = collate(small)
+        assert batch.images.shape == (8, 1, side, side)
+        assert batch.truths.masks.shape[1:] == batch.truths.total.shape[1:] == (side, side)
+    assert sources > 10
     # Blends that are shown as they are stay as large as they are.
     shown = ExampleMaker(pairs, "train", augment=True, compose=False, small_every=2)
     assert {p.side for b in shown.batches(40, 8, np.random.default_rng(2)) for p in b} == {120}
+
+
+def test_small_batches_have_all_small_sides_in_turn(pairs):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True, small_every=1)
+    batches = maker.batches(200, 2, np.random.default_rng(2))
+    assert {one.side for batch in batches for one in batch} == set(SMALL_SIDES)
+
+
+def test_a_split_without_blends_has_no_examples(pairs):
+    counts = {"train": 40, "validation": 0, "test": 0}
+    empty = dataclasses.replace(pairs, meta=dataclasses.replace(pairs.meta, counts=counts))
+    for compose in (False, True):
+        maker = ExampleMaker(empty, "validation", augment=True, compose=compose)
+        assert maker.plan(3, np.random.default_rng(1)) == []
+        assert list(maker.batches(3, 2, np.random.default_rng(1))) == []
 
 
 def test_an_epoch_shows_each_blend_once_before_any_again(pairs):

@@ -1,6 +1,7 @@
 """The way from an array to sources, with the packaged weights."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from galsep.image.light import Frame
 from galsep.io.dataset import load_dataset
 from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
-from galsep.workflows.finding import find_sources
+from galsep.workflows.finding import STATUSES, find_sources
 from galsep.workflows.judging import match_detectable
 from galsep.workflows.simulate import simulate
 
@@ -64,8 +65,10 @@ def test_most_detectable_galaxies_are_found_where_they_are(pairs, model):
 
 
 def test_label_map_masks_and_counts_agree(pairs, model):
+    overlaps = 0
     for found in find_sources((pairs.detection_image(i) for i in range(5)), model):
         footprints = found.detections.footprints
+        assert footprints
         count = np.zeros(found.segm.shape, dtype=int)
         for label, footprint in enumerate(footprints, 1):
             full = footprint.to_full(found.segm.shape)
@@ -74,6 +77,8 @@ def test_label_map_masks_and_counts_agree(pairs, model):
             assert not (found.segm == label)[~full].any()
         assert np.array_equal(count, found.noverlap)
         assert np.array_equal(found.segm > 0, count > 0)
+        overlaps += np.count_nonzero(count > 1)
+    assert overlaps
 
 
 def test_without_a_separation_network_masks_share_their_light(pairs, model):
@@ -82,9 +87,26 @@ def test_without_a_separation_network_masks_share_their_light(pairs, model):
     assert found.detections.flux.sum() == pytest.approx(found.light[covered].sum(), rel=1e-4)
 
 
-def test_every_sep_detection_is_accounted_for(pairs, model):
-    for found in find_sources((pairs.detection_image(i) for i in range(10)), model):
+@pytest.fixture(scope="module")
+def faint():
+    """Sources that SEP finds, of about the S/N from which such are kept that it alone finds."""
+    image = np.random.default_rng(3).normal(size=(160, 160))
+    rows, columns = np.indices(image.shape)
+    for x, y in itertools.product((30, 80, 130), repeat=2):
+        image += (1.3 + x / 100) * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 8)
+    return image
+
+
+# At the second, nothing of the network's counts.
+@pytest.mark.parametrize(
+    ("threshold", "some"), [(None, {"confirmed", "split"}), (1.1, {"missed", "rejected"})]
+)
+def test_every_sep_detection_is_accounted_for(pairs, faint, model, threshold, some):
+    images = [faint, *(pairs.detection_image(i) for i in range(10))]
+    seen = set()
+    for found in find_sources(images, model, threshold=threshold):
         parents = found.parents
+        seen |= set(parents.status.tolist())
         rows = np.bincount(found.parent, minlength=len(parents.blobs) + 1)[1:]
         assert np.array_equal(parents.n_child, rows)
         assert (parents.n_child[parents.status == "split"] > 1).all()
@@ -92,6 +114,8 @@ def test_every_sep_detection_is_accounted_for(pairs, model):
         rejected = parents.status == "rejected"
         assert (parents.n_child[rejected] == 0).all()
         assert (parents.blobs.snr[rejected] < 7).all()
+        assert (parents.blobs.snr[parents.status == "missed"] >= 7).all()
+    assert some <= seen <= set(STATUSES)
 
 
 def test_the_answer_does_not_depend_on_the_company(pairs, model):

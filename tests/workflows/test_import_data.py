@@ -11,9 +11,17 @@ from pycocotools import mask as coco_mask
 
 from galsep.config import ImportConfig, SimulateConfig
 from galsep.conventions import MASK_THRESHOLD
-from galsep.errors import AnnotationError, ImageError, OutputExistsError, UsageError
-from galsep.io.dataset import load_dataset
+from galsep.errors import (
+    AnnotationError,
+    ImageError,
+    OutputError,
+    OutputExistsError,
+    UsageError,
+)
+from galsep.io.claim import claimed
+from galsep.io.dataset import CLAIM, load_dataset
 from galsep.workflows.import_data import import_data, split_stamps
+from galsep.workflows.reporting import Reporter
 from galsep.workflows.simulate import simulate
 
 
@@ -461,3 +469,36 @@ def test_an_existing_data_set_is_kept(field, labelled):
     config = ImportConfig(labels=f"{field / 'truth.fits'}[SEGM]")
     with pytest.raises(OutputExistsError, match="--overwrite"):
         import_data([field / "field_i.fits"], result.folder, config)
+
+
+def test_calls_do_not_mix_and_what_killed_ones_left_is_tidied_up(small):
+    folder, _ = small
+    config = ImportConfig(
+        labels=str(folder / "labels.fits"), pixel_scale=0.2, seeing=0.8, split="50/50/0"
+    )
+    output = folder / "set"
+    output.mkdir()
+    left = [output / f".01234567.part.{name}" for name in ("shard-0000.fits", "dataset.toml")]
+    for path in left:
+        path.touch()
+    with claimed(output / CLAIM), pytest.raises(OutputError, match="another call is at work"):
+        import_data([folder / "a.fits"], output, config)
+    assert set(output.iterdir()) == set(left)
+    import_data([folder / "a.fits"], output, config)
+    assert {path.name for path in output.iterdir()} == {"shard-0000.fits", "dataset.toml"}
+
+
+def test_a_data_set_that_another_call_makes_meanwhile_is_kept(small):
+    folder, _ = small
+
+    class Other(Reporter):
+        def advance(self, steps=1, note=""):
+            (folder / "set").mkdir()
+            (folder / "set" / "dataset.toml").write_text("another's")
+
+    config = ImportConfig(
+        labels=str(folder / "labels.fits"), pixel_scale=0.2, seeing=0.8, split="50/50/0"
+    )
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        import_data([folder / "a.fits"], folder / "set", config, reporter=Other())
+    assert [path.read_text() for path in (folder / "set").iterdir()] == ["another's"]

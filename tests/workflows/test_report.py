@@ -3,6 +3,7 @@
 import html
 import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.image import imread
 
 from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig
 from galsep.flags import Flag
+from galsep.io.atomic import partial_files
 from galsep.workflows.evaluate import evaluate
 from galsep.workflows.files import deblend_files
 from galsep.workflows.finding import STATUSES
@@ -109,6 +111,25 @@ def test_equal_inputs_give_equal_pages(pages, tmp_path):
     config = DeblendConfig(device="cpu", report=True)
     deblend_files([image], tmp_path, config, command="galsep deblend IMAGE... --report")
     assert (tmp_path / "empty_report.html").read_bytes() == pages[1].read_bytes()
+
+
+def test_a_call_that_is_killed_while_it_writes_a_page_leaves_what_is_tidied_up(
+    pages, tmp_path, monkeypatch
+):
+    target, names = tmp_path / "empty_report.html", []
+    write = Path.write_text
+
+    def seen(self, *args, **kwargs):
+        write(self, *args, **kwargs)
+        left = list(tmp_path.glob(".*.html"))
+        assert partial_files([target]) == {target: left}
+        names.extend(left)
+
+    monkeypatch.setattr(Path, "write_text", seen)
+    image = pages[1].parent.parent / "empty.fits"
+    deblend_files([image], tmp_path, DeblendConfig(device="cpu", report=True))
+    assert target.exists()
+    assert len(names) == 1
 
 
 def test_nothing_is_loaded_from_elsewhere(pages, evaluation):

@@ -4,8 +4,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from galsep.config import SimulateConfig
-from galsep.errors import CatalogError, OutputExistsError, UsageError
-from galsep.io.dataset import load_dataset
+from galsep.errors import CatalogError, OutputError, OutputExistsError, UsageError
+from galsep.io.claim import claimed
+from galsep.io.dataset import CLAIM, load_dataset
 from galsep.sim.catalogs import CatsimCatalog
 from galsep.sim.survey import load_survey
 from galsep.workflows.reporting import Reporter
@@ -252,3 +253,60 @@ def test_real_galaxies(test_data, tmp_path):
     catalog = str(test_data / "catsim_sample.fits")
     simulate(tmp_path / "catsim", SimulateConfig(n=2, catalog=catalog, max_mag=28.0, workers=1))
     assert load_dataset(tmp_path / "catsim").truth["magnitude"].min() > 25.3
+
+
+def left_by_killed(folder, names) -> None:
+    """Make partial files, and a claim that nobody holds."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / f".01234567.part.{name}").touch()
+    (folder / ".lock.part.dataset").touch()
+
+
+DATASET = ["dataset.toml", "shard-0000.fits"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"n": 3}, [*DATASET, "preview-blends.png", "preview-augmentation.png"]),
+        (
+            {"field": "150x130", "galaxies": "1", "density": 30.0},
+            ["field_i.fits", "truth.fits", "preview-field.png"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("preview", [False, True])
+def test_what_killed_simulations_left_is_tidied_up(tmp_path, settings, names, preview):
+    left_by_killed(tmp_path, names)
+    foreign = tmp_path / ".01234567.part.weights.safetensors"
+    foreign.touch()
+    result = simulate(tmp_path, SimulateConfig(workers=1, **settings), preview=preview)
+    assert set(result.files) == set(tmp_path.iterdir()) - {foreign}
+    assert {path.name for path in result.files} == set(names if preview else names[:2])
+    # What is not of a simulation is left to those who write it.
+    assert foreign.exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"field": "150x130"}])
+def test_two_simulations_do_not_mix(tmp_path, settings):
+    config = SimulateConfig(n=3, workers=1, **settings)
+    simulate(tmp_path, config)
+    before = contents(tmp_path)
+    others = tmp_path / ".01234567.part.shard-0000.fits"
+    others.touch()
+    with (
+        claimed(tmp_path / CLAIM),
+        pytest.raises(OutputError, match=f"^{tmp_path}: another call is at work in it$"),
+    ):
+        simulate(tmp_path, config, overwrite=True)
+    assert others.exists()
+    others.unlink()
+    assert contents(tmp_path) == before
+
+
+def test_what_a_killed_call_left_of_a_catalogue_is_tidied_up(tmp_path):
+    (tmp_path / ".01234567.part.own.fits").touch()
+    (tmp_path / ".01234567.part.other.fits").touch()
+    write_population(tmp_path / "own.fits", SimulateConfig(n=5))
+    assert {path.name for path in tmp_path.iterdir()} == {"own.fits", ".01234567.part.other.fits"}
