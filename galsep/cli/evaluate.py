@@ -29,6 +29,8 @@ from galsep.config import EvaluateConfig, resolve
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from galsep.workflows.evaluation_report import ReportTable
+
 __all__ = ["add_to", "tables"]
 
 SHORT_HELP = "Judge the network against truth, beside SEP and photutils"
@@ -133,7 +135,7 @@ def evaluate(
 
 
 def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "list[Table | str]":
-    """Make the tables, two for each selection of sources; each fits 80 columns.
+    """Make the tables, two for each selection of sources and those of light; each fits 80 columns.
 
     Parameters
     ----------
@@ -143,6 +145,7 @@ def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "li
         From ``metrics.json``.
     """
     from galsep.workflows.evaluate import FOUND_COLUMNS, QUALITY_COLUMNS
+    from galsep.workflows.evaluation_report import figure_table, light_tables
 
     parts: list[Table | str] = [
         f"{metrics['n_blends']} test blends, {metrics['n_sources']} sources "
@@ -154,7 +157,10 @@ def tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> "li
         ("all", f"All sources; share detectable {_figure(metrics['share_detectable'])}"),
     ):
         chosen = [row for row in rows if row["sources"] == selection]
-        parts += ["", heading, _table(chosen, FOUND_COLUMNS), "", _table(chosen, QUALITY_COLUMNS)]
+        found, quality = (figure_table("", chosen, c) for c in (FOUND_COLUMNS, QUALITY_COLUMNS))
+        parts += ["", heading, _drawn(found), "", _drawn(quality)]
+    for table in light_tables(metrics):
+        parts += ["", table.caption, _drawn(table)]
     return parts
 
 
@@ -182,16 +188,16 @@ def _headline(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
         )
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> "Table":
+def _drawn(given: "ReportTable") -> "Table":
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True)
-    for _, above, below in columns:
-        table.add_column(f"{above}\n{below}", justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row["label"], *(_figure(row[key]) for key, _, _ in columns))
+    table.add_column(f"\n{given.first}", no_wrap=True)
+    for heading in given.columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, cells in given.rows:
+        table.add_row(label, *cells)
     return table
 
 

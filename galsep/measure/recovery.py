@@ -43,7 +43,7 @@ class Recovery:
         Flux over true flux, and how many errors lie between them.
     image_error, cosine, ssim, ellipticity_error : (n,) float arrays
     color_error : (n, band − 1) float array
-        Magnitudes by which the colours of neighbouring bands are off.
+        Magnitudes by which the colours of neighbouring bands are off, first minus second.
     sep_isophotal, sep_kron : (n,) float arrays
         SEP's fluxes over true flux.
     """
@@ -184,26 +184,17 @@ def summarise_recovery(sources: Recovery, edges: Mapping[str, Sequence[float]]) 
     dict
         The figures of :func:`_figures`; ``flux_error_all``, the median flux error with a source
         that was not found as one without flux; ``exact``: the figures of blends found exactly;
-        ``color_error`` (median of its size) and ``color_bias`` by colour; ``sep``: on the ``n``
-        sources that SEP finds ``flux_error`` (not found: 1), ``image_error``, ``cosine``, and
-        SEP's ``isophotal_error``, ``kron_error``; ``by``: for each property a list of bins with
-        ``low``, ``high`` and the figures.
+        ``color_error`` (median of its size) and ``color_bias`` by colour; ``sep``: the figures of
+        :func:`_beside_sep`; ``by``: for each property a list of bins with ``low``, ``high``, the
+        figures, ``exact`` and ``sep``.
     """
-    every = np.where(np.isfinite(sources.flux_ratio), sources.flux_ratio, 0.0)
-    result = _figures(sources, np.ones(len(every), dtype=bool))
-    result["flux_error_all"] = _median(np.abs(every - 1))
+    everything = np.ones(len(sources.flux_ratio), dtype=bool)
+    result = _figures(sources, everything)
+    result["flux_error_all"] = _median(np.abs(_or_without_flux(sources) - 1))
     result["exact"] = _figures(sources, sources.exact)
     result["color_error"] = [_median(np.abs(color)) for color in sources.color_error.T]
     result["color_bias"] = [_median(color) for color in sources.color_error.T]
-    seen = np.isfinite(sources.sep_isophotal)
-    result["sep"] = {
-        "n": int(seen.sum()),
-        "flux_error": _median(np.abs(every - 1)[seen]),
-        "image_error": _median(sources.image_error[seen]),
-        "cosine": _median(sources.cosine[seen]),
-        "isophotal_error": _median(np.abs(sources.sep_isophotal - 1)[seen]),
-        "kron_error": _median(np.abs(sources.sep_kron - 1)[seen]),
-    }
+    result["sep"] = _beside_sep(sources, everything)
     result["by"] = {}
     for name, inner in edges.items():
         bounds = [None, *(float(edge) for edge in inner), None]
@@ -212,6 +203,7 @@ def summarise_recovery(sources: Recovery, edges: Mapping[str, Sequence[float]]) 
             {"low": bounds[k], "high": bounds[k + 1]}
             | _figures(sources, where == k)
             | {"exact": _figures(sources, (where == k) & sources.exact)}
+            | {"sep": _beside_sep(sources, where == k)}
             for k in range(len(inner) + 1)
         ]
     return result
@@ -226,17 +218,56 @@ def _figures(sources: Recovery, chosen: npt.NDArray[np.bool_]) -> dict[str, Any]
     ``ssim``, ``ellipticity_error``: medians.
     """
     found = chosen & np.isfinite(sources.flux_ratio)
-    off, pull = sources.flux_ratio[found] - 1, sources.pull[found]
-    plain = ("image_error", "cosine", "ssim", "ellipticity_error")
+    off = sources.flux_ratio[found] - 1
     return {
         "n": int(found.sum()),
-        "flux_error": _median(np.abs(off)),
-        "flux_bias": _median(off),
+        **_of_flux("flux", off),
         "flux_mean": _trimmed_mean(off),
-        "flux_scatter": _width(off),
+        **_of_models(sources, found),
+    }
+
+
+def _beside_sep(sources: Recovery, chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Figures of the chosen sources that SEP finds.
+
+    ``n`` sources, ``n_kron`` of them with a Kron flux; ``flux_error``, ``flux_bias`` and
+    ``flux_scatter`` of the network, a source that it has not being one without flux; the same of
+    SEP as ``isophotal_error`` and so on, and ``kron_error`` and so on; the other figures of
+    :func:`_figures` over the sources that the network has.
+    """
+    seen = chosen & np.isfinite(sources.sep_isophotal)
+    kron = sources.sep_kron[seen]
+    return {
+        "n": int(seen.sum()),
+        "n_kron": len(_finite(kron)),
+        **_of_flux("flux", _or_without_flux(sources)[seen] - 1),
+        **_of_flux("isophotal", sources.sep_isophotal[seen] - 1),
+        **_of_flux("kron", kron - 1),
+        **_of_models(sources, seen),
+    }
+
+
+def _or_without_flux(sources: Recovery) -> Values:
+    """Flux over true flux, 0 for sources that were not found."""
+    return np.where(np.isfinite(sources.flux_ratio), sources.flux_ratio, 0.0)
+
+
+def _of_flux(name: str, off: Values) -> dict[str, float | None]:
+    """Error, bias and scatter of f/f_true − 1."""
+    return {
+        f"{name}_error": _median(np.abs(off)),
+        f"{name}_bias": _median(off),
+        f"{name}_scatter": _width(off),
+    }
+
+
+def _of_models(sources: Recovery, chosen: npt.NDArray[np.bool_]) -> dict[str, float | None]:
+    pull = sources.pull[chosen]
+    plain = ("image_error", "cosine", "ssim", "ellipticity_error")
+    return {
         "pull_median": _median(pull),
         "pull_width": _width(pull),
-        **{name: _median(getattr(sources, name)[found]) for name in plain},
+        **{name: _median(getattr(sources, name)[chosen]) for name in plain},
     }
 
 
@@ -250,9 +281,9 @@ def _median(values: Values) -> float | None:
 
 
 def _width(values: Values) -> float | None:
-    """Half the width that holds 68 % of the values: the standard deviation of Gaussian ones."""
+    """Half the width that holds 68 % of the values, two or more: Gaussian ones' deviation."""
     good = _finite(values)
-    return float(np.subtract(*np.percentile(good, [84.13, 15.87])) / 2) if good.size else None
+    return float(np.subtract(*np.percentile(good, [84.13, 15.87])) / 2) if good.size > 1 else None
 
 
 def _trimmed_mean(values: Values) -> float | None:

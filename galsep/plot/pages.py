@@ -30,17 +30,10 @@ def render_page(template: str, **values: Any) -> str:
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("galsep.plot"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = _figure
-    return environment
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    """Write a number, or a dash where it is undefined."""
-    return "–" if value is None or value != value else f"{value:.{digits}f}"

@@ -4,53 +4,7 @@ The stamps go the way of ``deblend``'s images (:mod:`galsep.workflows.finding`),
 SEP detections, cutouts and merging; the classical methods get the same background-subtracted
 images and noise level.
 
-``metrics.json`` holds, and :attr:`EvaluateResult.metrics` is::
-
-    format_version, galsep_version
-    dataset             name, survey, bands, detection_band, seed, galsep_version, split
-    n_blends, n_sources, n_detectable, n_not_detectable
-    share_detectable    n_detectable / n_sources
-    n_seen              test blends that the network may have been trained on (should be 0)
-    n_network_missed    catalogue rows that are SEP's outlines where the network saw nothing
-    weights_sha256
-    threshold           score threshold that was used
-    threshold_stored    the one stored with the weights, from its own validation split
-    threshold_scan      {n_blends, grid: [{threshold, tp, fp, fn, precision, recall, f1}, ...]}
-                        on this data set's validation split; null without one
-    candidate_threshold from this score on detections enter the network's mAP
-    best_sep            name of the SEP setting with the highest F1 (detectable, centroid5)
-    methods             {name: method}, "galsep" first, then SEP's settings and "photutils"
-    class_star          classes, the network's stars and galaxies; null without true stars
-
-    method              {label, all: block, detectable: block}
-    block               {n_true, n_left_out, n_ignored,
-                         centroid5: scores, iou50: scores, exact, exact_iou50,
-                         mask_iou, label_iou, flux_error, flux_bias, n_flux,
-                         map_box50, map_box, map_mask50, map_mask,
-                         by: {n_sources: [bin], separation: [bin], magnitude: [bin]}}
-                        and for "galsep" map_at_threshold {map_box50, ...}, the mAP of what the
-                        catalogue holds, without the candidates below its threshold
-    methods.galsep has  reliability: {n, ece, bins, n_candidates, ece_candidates, bins_candidates}:
-                        expected calibration error of the catalogue's scores, and of all that
-                        score at least candidate_threshold;
-                        bins: [{low, high, n, n_real, mean_score, share_real}], ten of 0.1
-    methods.galsep has  light: how well the sources' own light was recovered, of all true sources;
-                        see galsep.measure.recovery.summarise_recovery; null without sources
-    classes             {threshold, n_unclassified, stars: class, galaxies: class,
-                         curve: [{threshold, stars: {completeness, purity}, galaxies: {...}}],
-                         by_magnitude: [{low, high, stars: class, galaxies: class}]}
-                        of the detectable sources found within 5 px
-    class               {n, completeness, purity} at class_star 0.5, and purity_80, the purity at
-                        80 % completeness
-    scores              {tp, fp, fn, precision, recall, f1}
-    bin                 {low, high, n_true, centroid5: scores, iou50: scores,
-                         mask_iou, label_iou, flux_error, flux_bias, n_flux}
-
-``null`` stands for what is undefined, such as the precision of no detections, and for the open
-end of a bin. :mod:`galsep.measure.metrics`, :mod:`galsep.measure.calibration` and
-:mod:`galsep.measure.classes` define the figures. mAP is COCO's, over all detections
-in order of score; the network's begin at ``candidate_threshold``, a classical method has what it
-has.
+docs/metrics.md describes what ``metrics.json`` and :attr:`EvaluateResult.metrics` hold.
 """
 
 import json
@@ -83,13 +37,13 @@ from galsep.plot.isolated import IsolatedRow, plot_isolated
 from galsep.scene import SourceLight
 from galsep.workflows.baselines import (
     PHOTUTILS,
-    SEP_SETTINGS,
     baseline_names,
     run_baselines,
     sep_fluxes,
 )
-from galsep.workflows.evaluation_report import evaluation_case, write_evaluation
+from galsep.workflows.evaluation_report import Column, evaluation_case, write_evaluation
 from galsep.workflows.judging import (
+    FLUX_RIVAL,
     NETWORK,
     MethodReport,
     best_sep,
@@ -115,24 +69,24 @@ STAR_FIGURE = "star-galaxy.png"
 """Drawn only where there are stars."""
 
 FOUND_COLUMNS = (
-    ("precision", "prec.", "IoU≥0.5"),
-    ("recall", "recall", "IoU≥0.5"),
-    ("f1", "F1", "IoU≥0.5"),
-    ("precision_5px", "prec.", "≤5 px"),
-    ("recall_5px", "recall", "≤5 px"),
-    ("f1_5px", "F1", "≤5 px"),
-    ("exact", "exact", "blends"),
+    Column("precision", "prec.", "IoU≥0.5"),
+    Column("recall", "recall", "IoU≥0.5"),
+    Column("f1", "F1", "IoU≥0.5"),
+    Column("precision_5px", "prec.", "≤5 px"),
+    Column("recall_5px", "recall", "≤5 px"),
+    Column("f1_5px", "F1", "≤5 px"),
+    Column("exact", "exact", "blends"),
 )
 QUALITY_COLUMNS = (
-    ("map_box50", "box mAP", ".5"),
-    ("map_box", "box mAP", ".5:.95"),
-    ("map_mask50", "mask mAP", ".5"),
-    ("map_mask", "mask mAP", ".5:.95"),
-    ("mask_iou", "mask", "IoU"),
-    ("flux_error", "flux", "error"),
-    ("flux_bias", "flux", "bias"),
+    Column("map_box50", "box mAP", ".5"),
+    Column("map_box", "box mAP", ".5:.95"),
+    Column("map_mask50", "mask mAP", ".5"),
+    Column("map_mask", "mask mAP", ".5:.95"),
+    Column("mask_iou", "mask", "IoU"),
+    Column("flux_error", "flux", "error"),
+    Column("flux_bias", "flux", "bias"),
 )
-"""Key of :func:`summary_rows` and the two lines above its column."""
+"""Columns of :func:`summary_rows`."""
 
 THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 """Score thresholds tried on the validation split, beside the stored one."""
@@ -145,9 +99,6 @@ N_EXAMPLES = 4
 N_ISOLATED = 3
 """Blends whose separated sources are drawn."""
 
-FLUX_RIVAL = SEP_SETTINGS["sep_1.5_64_0.0005"]
-"""SEP's setting whose sources and fluxes are compared with the separated light."""
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluateResult:
@@ -157,7 +108,7 @@ class EvaluateResult:
     ----------
     folder : Path
     metrics : dict
-        Exactly what is in ``metrics.json``; see the module's description.
+        Exactly what is in ``metrics.json``; docs/metrics.md describes it.
     files : tuple of Path
         Everything that was written.
     """
@@ -367,10 +318,10 @@ class _Network:
             self.reporter.advance()
 
     def _frame(self, blend: int) -> Frame:
-        """A blend: found in the detection band, measured in all."""
+        """A blend in electrons: found in the detection band, measured in all."""
         meta = self.data.meta
         frames = {
-            band: Frame(image, np.zeros(image.shape, dtype=bool))
+            band: Frame(image, np.zeros(image.shape, dtype=bool), gain=1.0)
             for band, image in zip(meta.bands, self.data.images[blend], strict=True)
         }
         own = frames.pop(meta.bands[meta.detection_band])

@@ -1,6 +1,6 @@
 """From detections to figures: every method judged on the same blends, in one structure.
 
-:mod:`galsep.workflows.evaluate` describes the structure.
+The structure is that of ``metrics.json``, which docs/metrics.md describes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +38,7 @@ from galsep.workflows.finding import FoundSources
 from galsep.workflows.reporting import Reporter
 
 __all__ = [
+    "FLUX_RIVAL",
     "NETWORK",
     "MethodReport",
     "best_sep",
@@ -51,6 +52,9 @@ __all__ = [
 
 NETWORK = "galsep"
 """Name of the network among the methods."""
+
+FLUX_RIVAL = SEP_SETTINGS["sep_1.5_64_0.0005"]
+"""SEP's setting whose sources and fluxes are compared with the separated light."""
 
 SEPARATION_EDGES = (2, 4, 6, 8, 10, 12, 16, 24)
 """Edges of the bins of separation, pixels."""
@@ -164,7 +168,7 @@ def _color_errors(
     i: npt.NDArray[np.int64],
     j: npt.NDArray[np.int64],
 ) -> Values:
-    """Errors of the colours of neighbouring bands of true sources, found as ``j``, magnitudes."""
+    """Errors of the colours of true sources, found as ``j``: a band minus the next, magnitudes."""
     true = data.sources(blend)["flux"]
     ratio = np.full(true.shape, np.nan)
     for number, band in enumerate(data.meta.bands):
@@ -172,7 +176,7 @@ def _color_errors(
         photometry = found.photometry if own else found.bands[band].photometry
         good = photometry.flux[j] > 0
         ratio[i[good], number] = photometry.flux[j][good] / true[i[good], number]
-    return np.asarray(-2.5 * np.diff(np.log10(ratio), axis=1))
+    return np.asarray(2.5 * np.diff(np.log10(ratio), axis=1))
 
 
 def sum_up_light(sources: Sequence[Recovery], truths: Sequence[Truth]) -> dict[str, Any] | None:

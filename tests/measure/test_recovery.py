@@ -155,9 +155,45 @@ def test_sep_is_compared_on_the_sources_it_finds():
     figures = summarise_recovery(found, {})["sep"]
     assert figures["n"] == 2
     assert figures["isophotal_error"] == pytest.approx((0.25 + 0.1) / 2, rel=1e-4)
-    assert figures["kron_error"] == pytest.approx(0.05, rel=1e-4)
-    # The network missed the second of them: no flux.
+    assert figures["isophotal_bias"] == pytest.approx(-(0.25 + 0.1) / 2, rel=1e-4)
+    # Of two values, the width that holds 68.26 % is that share of their distance.
+    assert figures["isophotal_scatter"] == pytest.approx(0.6826 * 0.15 / 2, rel=1e-3)
+    # One has a Kron flux, and one value has no width.
+    assert figures["n_kron"] == 1
+    assert figures["kron_error"] == figures["kron_bias"] == pytest.approx(0.05, rel=1e-4)
+    assert figures["kron_scatter"] is None
+    # The network missed the second of them: no flux, and no image to compare.
     assert figures["flux_error"] == pytest.approx((0.02 + 1) / 2, rel=1e-4)
+    assert figures["flux_bias"] == pytest.approx((0.02 - 1) / 2, rel=1e-4)
+    assert figures["flux_scatter"] == pytest.approx(0.6826 * 1.02 / 2, rel=1e-3)
+    assert figures["image_error"] == pytest.approx(0.02**2, rel=1e-3)
+
+
+def test_each_bin_is_compared_with_sep():
+    found = sources(
+        [1.0, np.nan, 1.2, 1.1],
+        magnitude=np.array([23.0, 24.5, 24.6, 24.7]),
+        sep_isophotal=np.array([0.9, 0.7, 0.5, np.nan]),
+        sep_kron=np.array([np.nan, 0.8, 1.0, np.nan]),
+    )
+    figures = summarise_recovery(found, {"magnitude": [24.0]})
+    bright, faint = (one["sep"] for one in figures["by"]["magnitude"])
+    assert (bright["n"], bright["n_kron"], faint["n"], faint["n_kron"]) == (1, 0, 2, 2)
+    assert (bright["flux_bias"], bright["isophotal_bias"]) == (0, pytest.approx(-0.1))
+    assert bright["kron_bias"] is bright["isophotal_scatter"] is None
+    assert faint["isophotal_bias"] == pytest.approx(-0.4)
+    assert faint["isophotal_scatter"] == pytest.approx(0.6826 * 0.2 / 2)
+    assert faint["kron_bias"] == pytest.approx(-0.1)
+    # -1 and 0.2: SEP has the source that the network has not.
+    assert faint["flux_bias"] == pytest.approx(-0.4)
+    assert figures["by"]["magnitude"][1]["flux_bias"] == pytest.approx(0.15)
+    assert figures["sep"]["isophotal_bias"] == pytest.approx(-0.3)
+
+
+def test_a_single_source_has_no_width():
+    figures = summarise_recovery(sources([1.1], pull=np.array([2.0])), {})
+    assert figures["flux_bias"] == pytest.approx(0.1)
+    assert figures["flux_scatter"] is figures["pull_width"] is None
 
 
 def test_colours_have_figures_each():

@@ -1,7 +1,11 @@
 import dataclasses
+import html
 import json
+import re
 import sys
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -13,6 +17,7 @@ from galsep.flags import Flag
 from galsep.io.dataset import DatasetMeta, load_dataset, write_meta, write_shard
 from galsep.scene import Blend, Detections, Footprint, Source, SourceLight
 from galsep.workflows.evaluate import FIGURES, ISOLATED_FIGURE, evaluate, summary_rows
+from galsep.workflows.evaluation_report import class_table, light_tables
 from galsep.workflows.judging import true_sources
 from galsep.workflows.reporting import Reporter
 
@@ -41,25 +46,25 @@ class Listener(Reporter):
         self.warnings.append(message)
 
 
-def gaussian(x, y, flux, kind="galaxy", sigma=2.0):
+def gaussian(x, y, flux, kind="galaxy", sigma=2.0, bands=1):
     rows, columns = np.indices((120, 120))
     light = flux / (2 * np.pi * sigma**2)
     light = light * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
-    magnitude = np.array([ZEROPOINT - 2.5 * np.log10(flux)])
+    magnitude = np.full(bands, ZEROPOINT - 2.5 * np.log10(flux))
     return Source(
-        kind, x, y, magnitude, np.array([flux]), 0.5, 0.0, 0.0,
-        light[None].astype(np.float32), 0, 0,
+        kind, x, y, magnitude, np.full(bands, flux), 0.5, 0.0, 0.0,
+        np.tile(light.astype(np.float32), (bands, 1, 1)), 0, 0,
     )  # fmt: skip
 
 
-def make_dataset(folder, blends, counts):
-    """Write blends of (x, y, flux) sources, or (x, y, flux, kind)."""
+def make_dataset(folder, blends, counts, bands=("i",)):
+    """Write blends of (x, y, flux) sources, or (x, y, flux, kind), the same in all bands."""
     folder.mkdir()
     rng = np.random.default_rng(4)
     scenes, columns = [], []
     for sources in blends:
-        drawn = [gaussian(*source) for source in sources]
-        image = rng.normal(0, RMS, (1, 120, 120)) + sum(s.light for s in drawn)
+        drawn = [gaussian(*source, bands=len(bands)) for source in sources]
+        image = rng.normal(0, RMS, (len(bands), 120, 120)) + sum(s.light for s in drawn)
         scenes.append(Blend(image.astype(np.float32), drawn, 0.8))
         snr = np.array([np.sqrt(np.sum((s.light / RMS) ** 2)) for s in drawn])
         area = np.array([np.count_nonzero(s.light[0] > 1.5 * RMS) for s in drawn], dtype=int)
@@ -72,7 +77,8 @@ def make_dataset(folder, blends, counts):
     write_meta(
         folder,
         DatasetMeta(
-            "LSST", ("i",), 0, 0.2, (ZEROPOINT,), (RMS,), (0.8,),
+            "LSST", bands, len(bands) - 1, 0.2,
+            *((value,) * len(bands) for value in (ZEROPOINT, RMS, 0.8)),
             dict(zip(("train", "validation", "test"), counts, strict=True)),
             ("shard-0000.fits",) if blends else (), POPULATION, "0.1.0", 7,
         ),
@@ -234,6 +240,7 @@ def test_the_psf_is_that_of_the_data_set_or_unknown(monkeypatch, dataset, tmp_pa
         def seen():
             for image in images:
                 told.append(image.psf_fwhm)
+                assert image.gain == 1
                 yield image
 
         return plain(seen(), model, config)
@@ -244,6 +251,102 @@ def test_the_psf_is_that_of_the_data_set_or_unknown(monkeypatch, dataset, tmp_pa
     assert metrics["psf_known"] is known
     data = load_dataset(dataset)
     assert set(told) == ({data.fwhm(0)} if known else {None})
+
+
+@pytest.fixture
+def brighter(monkeypatch):
+    """Give the sources that are found a tenth too much flux, one error, and half as much in g."""
+    original = found_sources
+
+    def changed(truth, keep, image):
+        found = original(truth, keep, image)
+        true = truth.flux[keep]
+        found.photometry = SimpleNamespace(flux=1.1 * true, flux_err=0.1 * true)
+        found.bands = {"g": SimpleNamespace(photometry=SimpleNamespace(flux=1.05 * true))}
+        return found
+
+    monkeypatch.setattr(sys.modules[__name__], "found_sources", changed)
+
+
+def test_the_light_of_each_source_is_shown(monkeypatch, brighter, tmp_path):
+    dataset = make_dataset(tmp_path / "set", BLENDS, (3, 2, 5), ("g", "i"))
+    install(monkeypatch, dataset)
+    metrics = evaluate(dataset, tmp_path / "out", NO_BASELINES).metrics
+    whole, bins, colors = light_tables(metrics)
+    # The models are true; every flux is off by a tenth, which is one error.
+    figures = ("8", "0.100", "0.000", "0.100", "0.0000", "1.000", "1.000", "0.000", "0.000")
+    assert whole.rows == (("galsep", figures),)
+    assert len(whole.columns) == len(figures)
+    assert "SEP" not in whole.caption
+    assert sum(int(cells[0]) for _, cells in bins.rows) == 8
+    assert {cells[1] for _, cells in bins.rows} == {"0.100"}
+    # i has more too much than g has: g − i is too red.
+    error = f"{2.5 * np.log10(1.1 / 1.05):.3f}"
+    assert colors.rows == (("g − i", (error, error)),)
+    shown = tables_of(tmp_path / "out" / "report.html")
+    assert [shown[table.caption] for table in (whole, bins, colors)] == [
+        [[label, *cells] for label, cells in table.rows] for table in (whole, bins, colors)
+    ]
+
+
+def tables_of(page):
+    """Labels and cells of the tables of figures on a page, by caption."""
+    tables = {}
+    for table in re.findall('"right stacked">.*?</table>', page.read_text(), re.S):
+        rows = [
+            [html.unescape(cell) for cell in re.findall(r"<(?:th|td)[^>]*>([^<]*)<", row)]
+            for row in re.findall("<tr.*?</tr>", table, re.S)
+        ]
+        assert len({len(row) for row in rows}) == 1
+        tables[html.unescape(re.search("<caption>(.*?)</caption>", table)[1])] = rows[1:]
+    return tables
+
+
+def beside(isophotal=None, kron=None, flux=None, n=0, n_kron=0, **models):
+    """SEP's figures: of each flux error, bias and scatter."""
+    of_flux = {"flux": flux, "isophotal": isophotal, "kron": kron}
+    return {"n": n, "n_kron": n_kron, **models} | {
+        f"{kind}_{name}": value
+        for kind, values in of_flux.items()
+        for name, value in zip(("error", "bias", "scatter"), values or (None,) * 3, strict=True)
+    }
+
+
+def test_light_beside_sep():
+    models = {"image_error": 0.00684, "cosine": 0.9966, "ssim": 0.5, "ellipticity_error": 0.1,
+              "pull_width": None}  # fmt: skip
+    light = {
+        "n": 41, "flux_error": 0.047, "flux_bias": -0.0064, "flux_scatter": 0.0644, **models,
+        "color_error": [], "color_bias": [],
+        "sep": beside((0.19, -0.171, 0.246), (0.1, -0.0001, 0.219), (1, -1, 0.5), 39, 37, **models),
+        "by": {"magnitude": [
+            {"low": None, "high": 24.0, "n": 2, "flux_bias": 0.1, "flux_scatter": 0.2,
+             "sep": beside((9, -0.3, 0.4), (9, -0.5, 0.6), (9, 9, 9), 1, 1)},
+            {"low": 24.0, "high": 24.5, "n": 0, "flux_bias": None, "flux_scatter": None,
+             "sep": beside()},
+            {"low": 24.5, "high": None, "n": 0, "flux_bias": None, "flux_scatter": None,
+             "sep": beside((9, 0.7, None), None, (1, -1, None), 1)},
+        ]},
+    }  # fmt: skip
+    metrics = {"methods": {"galsep": {"light": light}}, "dataset": {"bands": ["i"]}}
+    whole, bins = light_tables(metrics)
+    assert whole.caption.endswith("SEP 1.5σ/64/0.0005 finds")
+    image = ("0.0068", "0.997", "0.500", "0.100", "–")
+    none = ("–",) * 5
+    assert whole.rows == (
+        ("galsep", ("41", "-0.006", "0.064", "0.047", *image)),
+        ("galsep, SEP's", ("39", "-1.000", "0.500", "1.000", *image)),
+        ("SEP isophotal", ("39", "-0.171", "0.246", "0.190", *none)),
+        # Zero has no sign.
+        ("SEP Kron", ("37", "0.000", "0.219", "0.100", *none)),
+    )
+    # A bin without a source is left out; n, bias and scatter, then SEP's n and both its fluxes.
+    assert bins.rows == (
+        ("< 24", ("2", "0.100", "0.200", "1", "-0.300", "0.400", "-0.500", "0.600")),
+        ("≥ 24.5", ("0", "–", "–", "1", "0.700", "–", "–", "–")),
+    )
+    without = {"methods": {"galsep": {"light": None}}, "dataset": {"bands": ["i"]}}
+    assert light_tables(without) == []
 
 
 STARS = ((40, 60, 900.0, "star"), (66, 64, 500.0), (90, 90, 700.0, "star"))
@@ -257,6 +360,13 @@ def test_classes_where_there_are_stars(monkeypatch, tmp_path):
     right = {"completeness": 1.0, "purity": 1.0, "purity_80": 1.0}
     assert (classes["stars"], classes["galaxies"]) == ({"n": 2, **right}, {"n": 3, **right})
     assert sum(row["galaxies"]["n"] for row in classes["by_magnitude"]) == 3
+    table = class_table(result.metrics)
+    assert table.rows[0] == ("all", ("2", "1.000", "1.000", "3", "1.000", "1.000"))
+    assert [sum(int(cells[k]) for _, cells in table.rows[1:]) for k in (0, 3)] == [2, 3]
+    # The faintest is a galaxy, and no star is near.
+    assert table.rows[-1][1][:3] == ("0", "–", "–")
+    shown = tables_of(tmp_path / "out" / "report.html")
+    assert shown[table.caption] == [[label, *cells] for label, cells in table.rows]
     assert (tmp_path / "out" / "star-galaxy.png").read_bytes()[1:4] == b"PNG"
     assert tmp_path / "out" / "star-galaxy.png" in result.files
 
@@ -341,6 +451,8 @@ def test_an_empty_test_split(monkeypatch, tmp_path):
     metrics = evaluate(dataset, tmp_path / "out", reporter=listener).metrics
     assert metrics["n_blends"] == metrics["n_sources"] == 0
     assert metrics["share_detectable"] is metrics["class_star"] is None
+    assert light_tables(metrics) == []
+    assert class_table(metrics) is None
     assert metrics["methods"]["galsep"]["reliability"]["ece"] is None
     assert any("test split is empty" in message for message in listener.warnings)
     for row in summary_rows(metrics):
@@ -372,12 +484,25 @@ def test_classical_methods_stand_beside_the_network(monkeypatch, dataset, tmp_pa
     assert rival["flux_error"] == 0
     # Segments end before the light does.
     assert rival["kron_error"] < rival["isophotal_error"] < 0.4
+    assert -0.4 < rival["isophotal_bias"] < rival["kron_bias"] < 0.1
+    bins = metrics["methods"]["galsep"]["light"]["by"]["magnitude"]
+    assert sum(row["sep"]["n"] for row in bins) == rival["n"]
+    # All that the file holds is described, names of methods apart.
+    told = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert keys_of(metrics) - set(names) - set(re.findall(r"\w+", told)) == set()
     rows = summary_rows(metrics)
     assert len(rows) == 2 * len(names)
     assert {row["sources"] for row in rows} == {"all", "detectable"}
     assert (rows[0]["label"], rows[2]["label"]) == ("galsep", "SEP 1.5σ/32/0.005")
     assert rows[1]["n_left_out"] == 1
     assert rows[0]["f1_5px"] == 1
+
+
+def keys_of(value):
+    """Every key of nested mappings and lists."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    keys = set(value) if isinstance(value, dict) else set()
+    return keys.union(*(keys_of(one) for one in inner))
 
 
 def test_the_classical_methods_get_the_background_subtracted_image(monkeypatch, dataset, tmp_path):
@@ -398,7 +523,10 @@ def test_the_classical_methods_get_the_background_subtracted_image(monkeypatch, 
     light = [report["methods"]["galsep"].pop("light") for report in (before, after)]
     assert after["methods"]["galsep"] == before["methods"]["galsep"]
     # Of the network's own light only what it is compared with changes.
-    sep = [figures.pop("sep") for figures in light]
+    sep = [
+        [part.pop("sep") for part in (figures, *chain(*figures["by"].values()))]
+        for figures in light
+    ]
     assert light[0] == light[1]
     assert sep[0] != sep[1]
     assert after["methods"][name] != before["methods"][name]
