@@ -181,6 +181,10 @@ class TrainConfig:
             raise UsageError("patience needs an F1 to look at: give f1_size a value above 0")
         _at_least("threads", self.threads, 0)
         _at_least("workers", self.workers, -1)
+        _at_least("seed", self.seed, 0)
+        _at_least("weight_decay", self.weight_decay, 0.0)
+        _at_least("warmup", self.warmup, 0)
+        _at_least("clip_norm", self.clip_norm, 0.0)
         _between("ema", self.ema, 0.0, 0.99999)
         if self.optimizer not in ("adamw", "sgd"):
             raise UsageError(f"optimizer is adamw or sgd, got {self.optimizer!r}")
@@ -225,7 +229,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class DeblendConfig:
-    """How ``galsep deblend`` works. ``threshold`` 0 means the one stored with the weights.
+    """How ``galsep deblend`` works. ``threshold`` ``None`` means the one stored with the weights.
 
     ``psf_fwhm`` is in pixels, 0 to have it measured.
 
@@ -235,7 +239,7 @@ class DeblendConfig:
     """
 
     weights: str = ""
-    threshold: float = 0.0
+    threshold: float | None = None
     device: str = "auto"
     batch_size: int = 16
     background_mesh: int = 64
@@ -260,7 +264,10 @@ class DeblendConfig:
     dask: str = ""
 
     def __post_init__(self) -> None:
-        _between("threshold", self.threshold, 0.0, 1.0)
+        if self.threshold is not None:
+            _between("threshold", self.threshold, 0.0, 1.0)
+        if self.zeropoint is not None:
+            _finite("zeropoint", self.zeropoint)
         _at_least("batch_size", self.batch_size, 1)
         if sum(bool(noise) for noise in (self.variance, self.weight, self.rms)) > 1:
             raise UsageError("variance, weight and rms exclude each other: choose one")
@@ -272,6 +279,7 @@ class DeblendConfig:
         if self.dask and self.jobs > 1:
             raise UsageError("jobs and dask exclude each other: choose one")
         _at_least("gain", self.gain, 0.0)
+        _finite("gain", self.gain)
         _between("psf_fwhm", self.psf_fwhm, 0.0, 100.0)
         if self.catalog_format not in CATALOG_FORMATS:
             raise UsageError(
@@ -566,6 +574,11 @@ def _check_bits(text: str) -> None:
 def _at_least(name: str, value: float, low: float) -> None:
     if not value >= low:
         raise UsageError(f"{name} must be at least {low}, got {value}")
+
+
+def _finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise UsageError(f"{name} must be finite, got {value}")
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

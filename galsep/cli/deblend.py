@@ -63,6 +63,9 @@ Examples:
 TEXT_FORMATS = ("ecsv", "csv", "vot")
 """Catalogue formats that can go to stdout."""
 
+SIDE_PRODUCTS = ("preview", "regions", "isolated", "residual", "report")
+"""Settings that ask for further files."""
+
 STDOUT = "-"
 
 _setting = setting(DeblendConfig)
@@ -162,8 +165,8 @@ def deblend(
         str | None,
         _setting(
             "variance",
-            "Variance of each pixel: a file of the image's size, or FILE[EXT]; none for no plane "
-            "at all",
+            "Variance of each pixel, at any scale: a file of the image's size, or FILE[EXT]; none "
+            "for no plane at all",
             metavar="FILE",
             group=_READING,
             default="the plane that comes with the image",
@@ -183,7 +186,7 @@ def deblend(
         str | None,
         _setting(
             "rms",
-            "Square root of the variance, instead of it",
+            "Square root of the variance, at any scale, instead of it",
             metavar="FILE",
             group=_READING,
             default="",
@@ -255,7 +258,8 @@ def deblend(
         float | None,
         _setting(
             "zeropoint",
-            "Magnitude of one unit of flux; adds mag and mag_err",
+            "Magnitude of one unit of flux; adds mag and mag_err. Of several bands it is that of "
+            "each",
             metavar="MAG",
             group=_READING,
             default="",
@@ -353,7 +357,12 @@ def deblend(
         paths = []
     else:
         paths = input_paths(required(images, "IMAGE", "deblend"))
-    _check_outputs(output, catalog, catalog_format)
+    _check_outputs(output, catalog, catalog_format, settings)
+    if catalog is not None and skip_existing:
+        raise UsageError(
+            "--catalog - prints what is found now, and --skip-existing passes over what was found "
+            "before: choose one"
+        )
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other: choose one")
     with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
@@ -405,7 +414,9 @@ def command_line(images: Sequence[Path], config: Path | None, given: dict[str, A
     return " ".join(words)
 
 
-def _check_outputs(output: Path | None, catalog: str | None, catalog_format: str | None) -> None:
+def _check_outputs(
+    output: Path | None, catalog: str | None, catalog_format: str | None, settings: DeblendConfig
+) -> None:
     if catalog not in (None, STDOUT):
         raise UsageError(
             f"--catalog takes - for stdout only, got {catalog!r}; in --output the catalogue is "
@@ -415,6 +426,9 @@ def _check_outputs(output: Path | None, catalog: str | None, catalog_format: str
         raise UsageError(
             "--output DIR is missing, and so is --catalog - (see galsep deblend --help)"
         )
+    asked = [name for name in SIDE_PRODUCTS if getattr(settings, name)]
+    if output is None and asked:
+        raise UsageError(f"--{asked[0]} writes a file: give --output DIR, too")
     if output is None and catalog_format is not None and catalog_format not in TEXT_FORMATS:
         raise UsageError(
             f"--catalog - cannot print {catalog_format}; choose {', '.join(TEXT_FORMATS)}"

@@ -18,7 +18,6 @@ __all__ = [
     "MAGNITUDE_COLUMNS",
     "CatalogColumn",
     "catalog_columns",
-    "empty_catalog",
     "join_catalogs",
     "make_catalog",
     "stack_catalogs",
@@ -57,8 +56,8 @@ CATALOG_COLUMNS: tuple[CatalogColumn, ...] = tuple(
         ("ext", "i4", "", "extension number of the input image"),
         ("ra", "f8", "deg", "right ascension (ICRS) of the centroid, NaN without a WCS"),
         ("dec", "f8", "deg", "declination (ICRS) of the centroid, NaN without a WCS"),
-        ("x_centroid", "f8", "pix", "centroid of the separated light, 0-based"),
-        ("y_centroid", "f8", "pix", "centroid of the separated light, 0-based"),
+        ("x_centroid", "f8", "pix", "centroid of the source's model, 0-based"),
+        ("y_centroid", "f8", "pix", "centroid of the source's model, 0-based"),
         ("bbox_xmin", "i4", "pix", "box of the whole mask, 0-based, inclusive"),
         ("bbox_xmax", "i4", "pix", "box of the whole mask, 0-based, inclusive"),
         ("bbox_ymin", "i4", "pix", "box of the whole mask, 0-based, inclusive"),
@@ -71,7 +70,7 @@ CATALOG_COLUMNS: tuple[CatalogColumn, ...] = tuple(
         ("orientation", "f4", "deg", "major axis, counter-clockwise from +x"),
         ("segment_flux", "f8", FLUX, "light over the owned pixels"),
         ("segment_flux_err", "f8", FLUX, "standard error of segment_flux"),
-        ("deblend_flux", "f8", FLUX, "total of the source's model in the detection image"),
+        ("deblend_flux", "f8", FLUX, "total of the source's model in the image"),
         ("deblend_flux_err", "f8", FLUX, "standard error of deblend_flux"),
         ("blendedness", "f4", "", "1 - sum(m^2) / sum(m * all models); 0 when alone"),
         ("score", "f4", "", "calibrated probability of a real, single source"),
@@ -87,7 +86,7 @@ MAGNITUDE_COLUMNS: tuple[CatalogColumn, ...] = (
     CatalogColumn("mag", "f8", "mag", "magnitude of deblend_flux, NaN where it is not positive"),
     CatalogColumn("mag_err", "f8", "mag", "standard error of mag"),
 )
-"""Columns before ``score``, only with a zero point."""
+"""Columns before ``score``, only with a zero point; those of several bands follow."""
 
 
 def catalog_columns(
@@ -101,7 +100,8 @@ def catalog_columns(
         Each adds ``deblend_flux_<band>`` and ``deblend_flux_err_<band>`` behind
         ``deblend_flux_err``.
     zeropoint : bool
-        Adds :data:`MAGNITUDE_COLUMNS` behind ``blendedness``.
+        Adds :data:`MAGNITUDE_COLUMNS` behind ``blendedness``, then ``mag_<band>`` and
+        ``mag_err_<band>`` of each band.
     """
     columns: list[CatalogColumn] = []
     for column in CATALOG_COLUMNS:
@@ -115,13 +115,19 @@ def catalog_columns(
                 ]
         if column.name == "blendedness" and zeropoint:
             columns += MAGNITUDE_COLUMNS
+            for band in bands:
+                what = f"magnitude of deblend_flux_{band}"
+                columns += [
+                    CatalogColumn(f"mag_{band}", "f8", "mag", what),
+                    CatalogColumn(f"mag_err_{band}", "f8", "mag", "its standard error"),
+                ]
     return tuple(columns)
 
 
 def make_catalog(
     columns: Mapping[str, npt.ArrayLike],
     *,
-    bands: Sequence[str] = (),
+    bands: Mapping[str, str] | None = None,
     zeropoint: bool = False,
     unit: str = "",
     cards: Mapping[str, tuple[CardValue, str]] | None = None,
@@ -133,7 +139,9 @@ def make_catalog(
     ----------
     columns : mapping of str to (n,) array
         Every column of :func:`catalog_columns`, in any order.
-    bands, zeropoint
+    bands : mapping of str to str, optional
+        Each band's name and its BUNIT; see :func:`catalog_columns`.
+    zeropoint : bool
         See :func:`catalog_columns`.
     unit : str
         BUNIT of the image. One that astropy does not know is named in the descriptions only.
@@ -149,40 +157,30 @@ def make_catalog(
     """
     from astropy.table import Column, Table
 
-    wanted = catalog_columns(bands, zeropoint=zeropoint)
+    bands = bands or {}
+    wanted = catalog_columns(tuple(bands), zeropoint=zeropoint)
     names = [column.name for column in wanted]
     missing = [name for name in names if name not in columns]
     unknown = [name for name in columns if name not in names]
     if missing or unknown:
         raise ValueError(f"catalogue columns missing: {missing}, unknown: {unknown}")
     n = len(np.atleast_1d(columns[names[0]]))
-    known = parse_unit(unit)
+    units = {f"deblend_flux{end}_{band}": u for band, u in bands.items() for end in ("", "_err")}
     table = Table()
     for column in wanted:
         values: npt.NDArray[Any] = np.asarray(columns[column.name]).astype(column.dtype)
         if values.shape != (n,):
             raise ValueError(f"column {column.name} has shape {values.shape}, not {(n,)}")
-        is_flux = column.unit == FLUX
-        note = f"; unit: {unit.strip()}" if is_flux and known is None and unit.strip() else ""
-        table[column.name] = Column(
-            values,
-            unit=known if is_flux else (column.unit or None),
-            description=column.description + note,
-        )
+        own = units.get(column.name, unit).strip() if column.unit == FLUX else column.unit
+        known = parse_unit(own) if column.unit == FLUX else (own or None)
+        note = f"; unit: {own}" if own and known is None else ""
+        table[column.name] = Column(values, unit=known, description=column.description + note)
     table.meta.update({key: value for key, (value, _) in (cards or {}).items()})
     if unit.strip():
         table.meta["BUNIT"] = unit.strip()
     table.meta["FLAGS"] = Flag.legend()
     table.meta["HISTORY"] = list(history)
     return table
-
-
-def empty_catalog(bands: Sequence[str] = (), *, zeropoint: bool = False, unit: str = "") -> "Table":
-    """Make a catalogue of no source, with the full schema."""
-    names = [column.name for column in catalog_columns(bands, zeropoint=zeropoint)]
-    return make_catalog(
-        dict.fromkeys(names, np.zeros(0)), bands=bands, zeropoint=zeropoint, unit=unit
-    )
 
 
 def join_catalogs(tables: Sequence["Table"]) -> "Table":

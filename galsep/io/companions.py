@@ -235,8 +235,8 @@ def choose_beside(
     extensions : sequence of Extension
         ... and what it holds.
     ext : str
-        Extension asked for; empty for the only image, the only one called like ``names``, or that
-        of the image's own number and name.
+        Extension asked for; empty for the only image, the only one called like ``names``, that of
+        the image's own number and name, or the only one of its name.
     index, name : int and str
         Of the image.
     names : sequence of str
@@ -252,7 +252,8 @@ def choose_beside(
     images = [one for one in extensions if one.is_2d and (names or not one.is_auxiliary)]
     named = [one for one in images if one.name in names]
     same = [one for one in images if (one.index, one.name) == (index, name)]
-    for found in (images, named, same):
+    alike = [one for one in images if name and one.name == name]
+    for found in (images, named, same, alike):
         if len(found) == 1:
             return choose_extension(path, extensions, str(found[0].index))
     if not images:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.conventions import MAX_PIXEL
+from galsep.errors import ImageError
 from galsep.io.companions import (
     NONE,
     Linked,
@@ -36,7 +37,7 @@ from galsep.io.extensions import (
 )
 from galsep.io.header import clean_header, header_number
 from galsep.io.pixels import opened_extensions, read_values
-from galsep.io.wcs import celestial_wcs
+from galsep.io.wcs import celestial_wcs, largest_offset
 from galsep.planes import Planes
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 __all__ = ["Images", "Plane", "input_stem", "list_images", "read_plane", "read_plane_like"]
 
 _ENDINGS = re.compile(r"(?:\.(?:fits|fit|fts))?(?:\.(?:gz|fz|bz2|xz|zip|Z))?$", re.IGNORECASE)
+
+
+MOST_OFFSET = 0.5
+"""Pixels by which the corners of an image may lie elsewhere than those of one it goes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +209,8 @@ def read_plane_like(
     Raises
     ------
     ImageError
-        As :func:`read_plane`, or when the two differ in size.
+        As :func:`read_plane`, or when the two differ in size, or their WCS put a corner more than
+        half a pixel apart.
     """
     path, ext = split_reference(reference)
     plane = _read_plane(
@@ -214,6 +220,13 @@ def read_plane_like(
         planes or Planes(),
     )
     check_shape(path, plane.data.shape, _shape(image.data), option)
+    if plane.wcs is not None and image.wcs is not None:
+        off = largest_offset(plane.wcs, image.wcs, _shape(image.data))
+        if off > MOST_OFFSET:
+            raise ImageError(
+                f"{path}: lies on another grid than the image, {off:.1f} px off at a corner; "
+                f"{option} takes one that is resampled to the image's pixels"
+            )
     return plane
 
 

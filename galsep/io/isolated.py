@@ -33,7 +33,9 @@ STAMP_DTYPE = np.dtype(
 
 
 def isolated_hdus(
-    bands: Mapping[str, tuple[npt.NDArray[np.float32], Sequence[SourceLight]]], extver: int = 1
+    bands: Mapping[str, tuple[npt.NDArray[np.float32], Sequence[SourceLight]]],
+    extver: int = 1,
+    unit: str = "",
 ) -> "list[fits.BinTableHDU | fits.ImageHDU]":
     """Make the HDUs ``STAMPS``, ``LIGHT`` and ``MODEL`` of one image.
 
@@ -43,6 +45,8 @@ def isolated_hdus(
         For each band its background-subtracted light and the sources' parts of it, one a label.
     extver : int
         EXTVER of all three.
+    unit : str
+        BUNIT of ``LIGHT`` and ``MODEL``; empty where it is not known, or not that of all bands.
     """
     from astropy.io import fits
 
@@ -63,6 +67,8 @@ def isolated_hdus(
     ]
     for hdu in hdus:
         hdu.header["EXTVER"] = extver
+        if unit and hdu is not table:
+            hdu.header["BUNIT"] = unit
     return hdus
 
 
@@ -71,6 +77,7 @@ def residual_hdus(
     background: Mapping[str, npt.NDArray[np.float32]],
     mask: Mapping[str, npt.NDArray[np.bool_]],
     header: "fits.Header",
+    units: Mapping[str, str],
     extver: int = 1,
 ) -> "list[fits.ImageHDU]":
     """Make the HDUs ``RESIDUAL``, ``UNMODELLED`` and ``BACKGROUND`` of one image.
@@ -84,6 +91,8 @@ def residual_hdus(
         Unusable pixels, NaN in what is written.
     header : fits.Header
         WCS keywords.
+    units : mapping of str to str
+        BUNIT of each band; empty where it is not known.
     extver : int
         EXTVER of all.
     """
@@ -102,5 +111,7 @@ def residual_hdus(
                 image[mask[band]] = np.nan
             hdu = fits.ImageHDU(image, header.copy(), name=f"{name}_{band}" if number else name)
             hdu.header["EXTVER"] = extver
+            if units[band]:
+                hdu.header["BUNIT"] = units[band]
             hdus.append(hdu)
     return hdus

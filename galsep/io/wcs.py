@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.wcs import WCS
 
-__all__ = ["SkyPlace", "celestial_wcs", "image_axes", "sky_place", "wcs_keywords"]
+__all__ = [
+    "SkyPlace",
+    "celestial_wcs",
+    "image_axes",
+    "largest_offset",
+    "sky_place",
+    "wcs_keywords",
+]
 
 _FRAMES = ("icrs", "fk5", "fk4", "fk4noeterms", "galactic")
 """Frames that convert to ICRS without a time or a place."""
@@ -119,6 +126,24 @@ def celestial_wcs(
         except _WCS_ERRORS as error:
             return None, one_line(error)
     return (None, problem) if problem else (wcs, "")
+
+
+def largest_offset(wcs: "WCS", other: "WCS", shape: tuple[int, int]) -> float:
+    """How far apart two WCS put the corners of an image, pixels.
+
+    A corner that a distorted WCS cannot place says nothing.
+
+    Parameters
+    ----------
+    wcs, other : astropy WCS
+        From :func:`celestial_wcs`.
+    shape : (int, int)
+        Height and width of the image.
+    """
+    height, width = shape
+    x, y = np.array([0, width - 1, 0, width - 1]), np.array([0, 0, height - 1, height - 1])
+    there = wcs.world_to_pixel(other.pixel_to_world(x, y))
+    return float(np.nanmax(np.hypot(there[0] - x, there[1] - y), initial=0.0))
 
 
 def sky_place(wcs: "WCS", shape: tuple[int, int]) -> SkyPlace | None:

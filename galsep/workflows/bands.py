@@ -3,15 +3,13 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from galsep.errors import ImageError, UsageError
+from galsep.errors import UsageError
 from galsep.image.background import sampled
 from galsep.image.light import Frame, Light, without_background
-from galsep.io.companions import split_reference
 from galsep.io.image import Plane, read_plane_like
 from galsep.planes import Planes
 
@@ -88,26 +86,8 @@ def read_bands(files: Mapping[str, str], first: Plane, planes: Planes) -> dict[s
     """
     bands = {}
     for number, (name, file) in enumerate(files.items()):
-        plane = first if not number else read_plane_like(file, first, planes, "--band")
-        _check_grid(split_reference(file)[0], plane, first)
-        bands[name] = plane
+        bands[name] = first if not number else read_plane_like(file, first, planes, "--band")
     return bands
-
-
-def _check_grid(path: Path, plane: Plane, first: Plane) -> None:
-    """Refuse an image whose corners lie elsewhere on the sky than the first one's."""
-    if plane.wcs is None or first.wcs is None or plane is first:
-        return
-    height, width = first.data.shape
-    x, y = np.array([0, width - 1, 0, width - 1]), np.array([0, 0, height - 1, height - 1])
-    there = plane.wcs.world_to_pixel(first.wcs.pixel_to_world(x, y))
-    # A corner that a distorted WCS cannot place says nothing.
-    off = np.nanmax(np.hypot(there[0] - x, there[1] - y), initial=0.0)
-    if off > 0.5:
-        raise ImageError(
-            f"{path}: lies on another grid than the first band, {off:.1f} px off at a corner; "
-            "resample the bands to one grid"
-        )
 
 
 def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Frame:

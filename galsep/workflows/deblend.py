@@ -44,7 +44,7 @@ def deblend(
     *,
     model: Model | None = None,
     wcs: "WCS | None" = None,
-    rms: npt.NDArray[Any] | None = None,
+    rms: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> DeblendResult:
     """Find the sources of one image and separate their light.
 
@@ -59,10 +59,11 @@ def deblend(
     model : Model, optional
         From :func:`galsep.load_model`; loaded anew by default.
     wcs : astropy.wcs.WCS, optional
-        Of an array, for ``ra`` and ``dec``; a file has its own.
-    rms : (h, w) array, optional
+        Of an array or of arrays, for ``ra`` and ``dec``; a file has its own.
+    rms : (h, w) array, or mapping of str to it, optional
         Noise of each pixel of an array, at any scale; where it is not positive and finite, the
-        pixel is left out. A file has its own, or the one that ``config`` names.
+        pixel is left out. Of several bands a mapping of their names to it. A file has its own, or
+        the one that ``config`` names.
 
     Returns
     -------
@@ -73,7 +74,8 @@ def deblend(
     ImageError
         When the image is missing, damaged, empty or not 2-D, or its planes do not fit.
     UsageError
-        When ``config`` names planes of an array, or bands, or a band's name is not usable.
+        When ``config`` names planes of an array, or bands, a band's name is not usable, or ``wcs``
+        or ``rms`` are given for a file.
     WeightsError, DeviceError
         When the weights or the device are not usable.
 
@@ -88,11 +90,12 @@ def deblend(
     if config.band and not isinstance(image, Mapping):
         raise UsageError("give several bands as a mapping of their names to images")
     if isinstance(image, Mapping):
-        bands = _given_bands(image, config, planes)
+        bands = _given_bands(image, config, planes, wcs, rms)
         plane, detection = next(iter(bands.values())), None
         if config.detect:
             detection = read_plane_like(config.detect, plane, planes)
     elif isinstance(image, str | Path):
+        _only_for_arrays(wcs, rms)
         bands = {}
         plane = read_plane(Path(image), config.ext, plane_options(config))
         detection = read_plane_like(config.detect, plane) if config.detect else None
@@ -102,6 +105,8 @@ def deblend(
                 "variance, weight, rms, mask, mask_bits and detect are for files; give an array "
                 "its noise as rms=..., and its mask as a masked array"
             )
+        if isinstance(rms, Mapping):
+            raise UsageError("rms is a mapping where the image is one of bands")
         bands = {}
         plane, detection = _plane_of_array(image, wcs, rms), None
     model = model or load_model(config.weights, config.device)
@@ -134,6 +139,7 @@ def deblend_plane(
     catalog : Table
     """
     planes = planes or Planes()
+    units = {name: band.unit for name, band in (bands or {}).items()}
     if bands:
         frames = {name: _frame(band, config) for name, band in bands.items()}
         frame = combined_frame(frames, config.background_mesh, planes)
@@ -143,7 +149,7 @@ def deblend_plane(
     if detection is not None:
         frame = replace(_frame(detection, config), measured=frame, bands=frame.bands)
     found = next(find_sources([frame], model, config, planes=planes))
-    return found, plane, catalog_table(found, plane, config)
+    return found, plane, catalog_table(found, plane, config, units)
 
 
 def _frame(plane: Plane, config: DeblendConfig) -> Frame:
@@ -162,8 +168,17 @@ def plane_options(config: DeblendConfig) -> PlaneOptions:
     )
 
 
+def _only_for_arrays(wcs: "WCS | None", rms: Any) -> None:
+    if wcs is not None or rms is not None:
+        raise UsageError("wcs and rms are for arrays; a file has its own")
+
+
 def _given_bands(
-    images: Mapping[str, Path | str | npt.NDArray[Any]], config: DeblendConfig, planes: Planes
+    images: Mapping[str, Path | str | npt.NDArray[Any]],
+    config: DeblendConfig,
+    planes: Planes,
+    wcs: "WCS | None",
+    rms: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | None,
 ) -> dict[str, Plane]:
     """Planes of bands given in Python."""
     if not images:
@@ -173,11 +188,15 @@ def _given_bands(
     check_names(images)
     files = {name: str(one) for name, one in images.items() if isinstance(one, str | Path)}
     if len(files) == len(images):
+        _only_for_arrays(wcs, rms)
         path, ext = split_reference(next(iter(files.values())))
         return read_bands(files, read_plane(path, ext or config.ext), planes)
     if files:
         raise UsageError("bands are all files or all arrays")
-    bands = {name: _plane_of_array(one, None, None) for name, one in images.items()}
+    if rms is not None and not (isinstance(rms, Mapping) and rms.keys() <= images.keys()):
+        raise UsageError(f"rms is a mapping of the bands' names ({', '.join(images)}) to arrays")
+    noise = rms or {}
+    bands = {name: _plane_of_array(one, wcs, noise.get(name)) for name, one in images.items()}
     shapes = {plane.data.shape for plane in bands.values()}
     if len(shapes) > 1:
         raise ImageError(f"the bands differ in shape: {sorted(shapes)}")
@@ -218,7 +237,7 @@ def describe(
     catalog.meta |= {
         "GALSEP": galsep.__version__,
         "WEIGHTS": model.sha256,
-        "SCORECUT": config.threshold or model.threshold,
+        "SCORECUT": model.threshold if config.threshold is None else config.threshold,
     }
     if (psf := found.domain.psf) is not None:
         catalog.meta["PSFFWHM"] = round(psf.fwhm, 2)

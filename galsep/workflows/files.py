@@ -85,6 +85,10 @@ IMAGE_CARDS = {
 weights set limits to it and it is known, and the planes beside the image."""
 
 
+ODD_SCALE = 4.0
+"""A noise plane that is given, and off by this factor, may be of another kind or image."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileResult:
     """What became of one file.
@@ -387,11 +391,9 @@ def _told(path: Path, error: Exception) -> GalsepError:
 def stack_catalogs(results: Sequence[FileResult]) -> "Table":
     """Make one table of several files' catalogues, with the file's name as first column.
 
-    A single input keeps its table as it is.
+    A single input keeps its table as it is. At least one has a catalogue.
     """
     done = [(r.path.name, r.catalog) for r in results if r.catalog is not None]
-    if not done:
-        return catalogs.empty_catalog()
     if len(results) == 1:
         return done[0][1]
     table = catalogs.stack_catalogs([name for name, _ in done], [table for _, table in done])
@@ -410,7 +412,8 @@ def _deblend_images(
     images = list_images(path, config.ext)
     bands = band_files(config.band)
     # The label maps of all images are held until the file is written.
-    planes = Planes.for_pixels(images.pixels, targets.segm.parent if targets else None)
+    at_once = max(1, len(bands)) + bool(config.detect)
+    planes = Planes.for_pixels(at_once * images.pixels, targets.segm.parent if targets else None)
     parts: list[_Part] = []
     with contextlib.ExitStack() as unfinished:
         for number, ext in enumerate(images.chosen):
@@ -419,13 +422,14 @@ def _deblend_images(
             name = f"{path}[{ext}]" if len(images.chosen) > 1 else str(path)
             others = read_bands(bands, plane, planes)
             read = [plane, *list(others.values())[1:], *([detection] if detection else [])]
+            _warn_of_units(name, others, reporter)
             for message in dict.fromkeys(line for one in read for line in one.messages):
                 reporter.warn(message)
             found, plane, catalog = deblend_plane(
                 plane, model, config, detection=detection, bands=others, planes=planes
             )
             describe(catalog, plane, found, model, config, command)
-            _report_image(name, plane, found, catalog, reporter)
+            _report_image(name, plane, found, catalog, config, reporter)
             part = _Part(catalog)
             if targets is not None:
                 extver = ext if images.several else 1
@@ -438,7 +442,10 @@ def _deblend_images(
                     cards=_cards(catalog, IMAGE_CARDS) if len(images.chosen) > 1 else {},
                     extver=extver,
                 )
-                part = _with_light(_Part(catalog, hdus), targets, found, plane, extver)
+                units = {"": plane.unit, **{band: one.unit for band, one in others.items()}}
+                part = _with_light(
+                    _Part(catalog, hdus), targets, found, wcs_cards(plane), units, extver
+                )
             title = shown_title(Path(name).name, found)
             # Side products, too, appear only when the whole file is done.
             if targets is not None and targets.previews:
@@ -466,28 +473,49 @@ def _deblend_images(
                 if product is not None:
                     write_hdus(product, content, history=history, cards=cards)
             # Last, so that a catalogue that exists has the others beside it.
+            unfinished.close()
             write_catalog(targets.catalog, catalog, config.catalog_format, comments=comments)
     return catalog
 
 
+def _warn_of_units(name: str, bands: Mapping[str, Plane], reporter: Reporter) -> None:
+    units = list(dict.fromkeys(band.unit or "none" for band in bands.values()))
+    if len(units) > 1:
+        reporter.warn(
+            f"{name}: the bands have different units ({', '.join(units)}); their combination, in "
+            "which sources are found, takes them for one"
+        )
+
+
 def _with_light(
-    part: _Part, targets: Targets, found: FoundSources, plane: Plane, extver: int
+    part: _Part,
+    targets: Targets,
+    found: FoundSources,
+    header: "fits.Header",
+    units: Mapping[str, str],
+    extver: int,
 ) -> _Part:
     """Add what is to be written of the sources' own light and of what it leaves."""
     measured = {"": found.measured, **found.bands}
     light = {name: (band.image.light, band.separated) for name, band in measured.items()}
     if targets.isolated is not None:
-        part = replace(part, isolated=isolated_hdus(light, extver))
+        shared = units[""] if len(set(units.values())) == 1 else ""
+        part = replace(part, isolated=isolated_hdus(light, extver, shared))
     if targets.residual is not None:
         background = {name: band.image.background for name, band in measured.items()}
         mask = {name: band.image.mask for name, band in measured.items()}
-        cards = wcs_cards(plane)
-        part = replace(part, residual=residual_hdus(light, background, mask, cards, extver))
+        residual = residual_hdus(light, background, mask, header, units, extver)
+        part = replace(part, residual=residual)
     return part
 
 
 def _report_image(
-    name: str, plane: Plane, found: FoundSources, catalog: "Table", reporter: Reporter
+    name: str,
+    plane: Plane,
+    found: FoundSources,
+    catalog: "Table",
+    config: DeblendConfig,
+    reporter: Reporter,
 ) -> None:
     """Say what is worth knowing about one image."""
     used = []
@@ -499,6 +527,13 @@ def _report_image(
         used.append(f"mask from {plane.dq.origin}, hiding {plane.dq.hidden}")
     if used:
         reporter.info(f"{name}: {'; '.join(used)}")
+    scale = found.measured.image.noise_scale
+    given = "--rms" if config.rms else "--variance"
+    if (config.rms or config.variance) and scale and not 1 / ODD_SCALE < scale < ODD_SCALE:
+        reporter.warn(
+            f"{name}: the measured noise is {scale:.3g} times that of {given}; only its pattern is "
+            "used, but it may be another kind of plane, or another image's"
+        )
     _report_domain(name, found.domain, reporter)
     if plane.mask.all():
         reporter.warn(f"{name}: no valid pixel; the catalogue is empty")

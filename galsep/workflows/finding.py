@@ -210,13 +210,13 @@ def find_sources(
     config : DeblendConfig, optional
     threshold : float, optional
         Calibrated score from which a source counts; by default that of ``config``, and if this
-        is 0, the one stored with the weights.
+        has none, the one stored with the weights.
     planes : Planes, optional
         Where whole-image arrays are to be; in memory by default.
     """
     config = config or DeblendConfig()
     if threshold is None:
-        threshold = config.threshold or model.threshold
+        threshold = model.threshold if config.threshold is None else config.threshold
     for prepared, found in run_network(images, model, config, planes, threshold):
         yield finish(prepared, found, model, config, threshold)
 

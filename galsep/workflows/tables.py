@@ -1,6 +1,6 @@
 """Tables of what was found in one image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +23,23 @@ __all__ = ["catalog_table", "parents_table"]
 MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10)
 
 
-def catalog_table(found: FoundSources, plane: Plane, config: DeblendConfig) -> "Table":
-    """Make the catalogue of one image; ``docs/formats.md`` describes its columns."""
+def catalog_table(
+    found: FoundSources,
+    plane: Plane,
+    config: DeblendConfig,
+    units: Mapping[str, str] | None = None,
+) -> "Table":
+    """Make the catalogue of one image; ``docs/formats.md`` describes its columns.
+
+    Parameters
+    ----------
+    found : FoundSources
+    plane : Plane
+        The image.
+    config : DeblendConfig
+    units : mapping of str to str, optional
+        BUNIT of each band.
+    """
     detections, photometry = found.detections, found.photometry
     n = len(detections)
     bounds = np.array([f.bounds for f in detections.footprints], dtype=np.int64).reshape(-1, 4)
@@ -64,15 +79,18 @@ def catalog_table(found: FoundSources, plane: Plane, config: DeblendConfig) -> "
         "flags_dq": _dq_bits(plane, detections.footprints),
         "tile_id": found.tile,
     }
-    if config.zeropoint is not None:
-        flux = np.where(photometry.flux > 0, photometry.flux, np.nan)
-        columns["mag"] = config.zeropoint - 2.5 * np.log10(flux)
-        columns["mag_err"] = MAG_PER_RELATIVE_FLUX * photometry.flux_err / flux
     for name, band in found.bands.items():
         columns[f"deblend_flux_{name}"] = band.photometry.flux
         columns[f"deblend_flux_err_{name}"] = band.photometry.flux_err
+    if config.zeropoint is not None:
+        for end in ("", *(f"_{name}" for name in found.bands)):
+            flux = np.asarray(columns[f"deblend_flux{end}"])
+            flux = np.where(flux > 0, flux, np.nan)
+            error = columns[f"deblend_flux_err{end}"]
+            columns[f"mag{end}"] = config.zeropoint - 2.5 * np.log10(flux)
+            columns[f"mag_err{end}"] = MAG_PER_RELATIVE_FLUX * error / flux
     return make_catalog(
-        columns, bands=list(found.bands), zeropoint=config.zeropoint is not None, unit=plane.unit
+        columns, bands=units, zeropoint=config.zeropoint is not None, unit=plane.unit
     )
 
 

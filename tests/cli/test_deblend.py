@@ -52,6 +52,16 @@ def test_the_outputs_agree_with_each_other(outputs):
     assert np.isfinite(table["ra"]).all()
 
 
+def test_a_threshold_of_zero_takes_all_candidates(galsep, field):
+    counts = {}
+    for threshold in ("0", "0.001", "0.45"):
+        outcome = galsep("deblend", field, "--catalog", "-", "--threshold", threshold)
+        table = read_ecsv(outcome.out)
+        assert table.meta["SCORECUT"] == float(threshold)
+        counts[threshold] = len(table)
+    assert counts["0"] >= counts["0.001"] > counts["0.45"] > 0
+
+
 def test_history_holds_the_command_without_folders_and_devices(outputs):
     for file in ("field_i_cat.fits", "field_i_segm.fits"):
         history = " ".join(fits.getheader(outputs / file)["HISTORY"])
@@ -230,6 +240,10 @@ def test_a_bad_input_does_not_keep_the_others_from_being_done(galsep, field, tmp
         (["--output", "out", "--device", "abacus"], "abacus"),
         (["--output", "out", "--rms", "a.fits", "--weight", "b.fits"], "exclude"),
         (["--output", "out", "--mask-bits", "4096"], "bit 12"),
+        (["--output", "out", "--zeropoint", "nan"], "zeropoint must be finite"),
+        (["--output", "out", "--catalog", "-", "--skip-existing"], "choose one"),
+        (["--catalog", "-", "--preview"], "--preview writes a file: give --output DIR"),
+        (["--catalog", "-", "--isolated", "--residual"], "--isolated writes a file"),
     ],
 )
 def test_wrong_usage(galsep, field, tmp_path, monkeypatch, arguments, said):
@@ -678,8 +692,10 @@ def bands(field, tmp_path):
 
 def test_bands(galsep, bands, tmp_path):
     out = tmp_path / "out"
-    outcome = galsep("deblend", *bands, "-o", out, "--isolated", "--residual")
+    arguments = ("-o", out, "--isolated", "--residual", "--zeropoint", "30")
+    outcome = galsep("deblend", *bands, *arguments)
     assert outcome.code == 0
+    assert "warning" not in outcome.err
     # The first band gives the outputs their name.
     assert names(out) == [
         "g_cat.fits", "g_isolated.fits", "g_residual.fits", "g_segm.fits"
@@ -688,6 +704,9 @@ def test_bands(galsep, bands, tmp_path):
     assert len(table) > 3
     assert table["deblend_flux_r"] == pytest.approx(3 * table["deblend_flux_g"], rel=1e-3)
     assert table["deblend_flux_err_r"] == pytest.approx(3 * table["deblend_flux_err_g"], rel=5e-3)
+    assert table["mag_g"] == pytest.approx(30 - 2.5 * np.log10(table["deblend_flux_g"]))
+    assert table["mag_r"] == pytest.approx(table["mag_g"] - 2.5 * np.log10(3), abs=2e-3)
+    assert table["mag_err_r"] == pytest.approx(table["mag_err_g"], rel=1e-2)
     history = " ".join(fits.getheader(out / "g_cat.fits")["HISTORY"])
     assert "--band g=g.fits --band r=r.fits" in history
     stamps = fits.getdata(out / "g_isolated.fits", "STAMPS")
@@ -696,7 +715,27 @@ def test_bands(galsep, bands, tmp_path):
     ]
     with fits.open(out / "g_residual.fits") as hdus:
         assert {"RESIDUAL", "RESIDUAL_G", "RESIDUAL_R", "BACKGROUND_R"} <= {h.name for h in hdus}
+        assert {hdu.header["BUNIT"] for hdu in hdus[1:]} == {"electron"}
+    for name in ("LIGHT", "MODEL"):
+        assert fits.getheader(out / "g_isolated.fits", name)["BUNIT"] == "electron"
     assert galsep("deblend", *bands, "-o", out, "--isolated").code == 3
+
+
+def test_bands_of_different_units_are_told_of(galsep, bands, tmp_path):
+    with fits.open(tmp_path / "r.fits", mode="update") as hdus:
+        index = next(k for k, hdu in enumerate(hdus) if hdu.data is not None)
+        hdus[index].header["BUNIT"] = "nJy"
+    outcome = galsep("deblend", *bands, "-o", tmp_path / "out", "--isolated", "--residual")
+    assert outcome.code == 0
+    assert "the bands have different units (electron, nJy)" in outcome.err
+    table = Table.read(tmp_path / "out" / "g_cat.fits")
+    assert table["deblend_flux"].unit is None
+    assert str(table["deblend_flux_r"].unit) == "nJy"
+    with fits.open(tmp_path / "out" / "g_residual.fits") as hdus:
+        units = {hdu.name: hdu.header.get("BUNIT") for hdu in hdus[1:]}
+    assert units["RESIDUAL"] is None
+    assert (units["RESIDUAL_G"], units["RESIDUAL_R"]) == ("electron", "nJy")
+    assert "BUNIT" not in fits.getheader(tmp_path / "out" / "g_isolated.fits", "LIGHT")
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,12 @@ def test_stamps_lead_to_light_and_model(bands, tmp_path):
 
 def test_an_image_without_sources_has_an_empty_table(tmp_path):
     image = np.ones(SHAPE, dtype=np.float32)
-    with written(tmp_path / "i.fits", isolated_hdus({"": (image, [])}, extver=2)) as hdus:
+    with written(tmp_path / "i.fits", isolated_hdus({"": (image, [])}, 2, "nJy")) as hdus:
         assert len(hdus["STAMPS", 2].data) == 0
         assert {"label", "band", "start"} <= set(hdus["STAMPS", 2].columns.names)
         assert hdus["LIGHT", 2].size == hdus["MODEL", 2].size == 0
+        units = [hdus[name, 2].header.get("BUNIT") for name in ("STAMPS", "LIGHT", "MODEL")]
+        assert units == [None, "nJy", "nJy"]
 
 
 def test_light_and_residual_make_the_image(bands, tmp_path):
@@ -69,7 +71,8 @@ def test_light_and_residual_make_the_image(bands, tmp_path):
     mask["g"][9:12, 13] = True
     before = {name: image.copy() for name, (image, _) in bands.items()}
     header = fits.Header([("CTYPE1", "RA---TAN"), ("CRVAL1", 150.5)])
-    hdus = residual_hdus(bands, background, mask, header, extver=3)
+    units = {"": "", "g": "nJy", "r": "adu"}
+    hdus = residual_hdus(bands, background, mask, header, units, extver=3)
     names = ["RESIDUAL", "UNMODELLED", "BACKGROUND"]
     with written(tmp_path / "r.fits", hdus) as file:
         assert [hdu.name for hdu in file[1:]] == [
@@ -77,6 +80,8 @@ def test_light_and_residual_make_the_image(bands, tmp_path):
         ]  # fmt: skip
         assert all(hdu.header["EXTVER"] == 3 for hdu in file[1:])
         assert all(hdu.header["CRVAL1"] == 150.5 for hdu in file[1:])
+        of_bands = [hdu.header.get("BUNIT", "") for hdu in file[1:]]
+        assert of_bands == [unit for unit in units.values() for _ in names]
         for band, (image, sources) in bands.items():
             end = f"_{band}" if band else ""
             total, modelled = file[f"RESIDUAL{end}"].data.copy(), file[f"UNMODELLED{end}"].data

@@ -12,7 +12,7 @@ from astropy.wcs import WCS
 
 from galsep.errors import OutputError, UsageError
 from galsep.flags import Flag
-from galsep.io.catalog import catalog_columns, empty_catalog, make_catalog, stack_catalogs
+from galsep.io.catalog import catalog_columns, make_catalog, stack_catalogs
 from galsep.io.image import read_plane
 from galsep.io.products import (
     catalog_text,
@@ -207,8 +207,13 @@ def test_no_wcs_gives_no_cards(tmp_path):
     assert len(wcs_cards(read_plane(tmp_path / "image.fits"))) == 0
 
 
-def columns(n: int = 3, **options) -> dict:
-    return {c.name: np.arange(n) + 0.25 for c in catalog_columns(**options)}
+def columns(n: int = 3, bands=(), **options) -> dict:
+    return {c.name: np.arange(n) + 0.25 for c in catalog_columns(bands, **options)}
+
+
+def empty_catalog(**options) -> Table:
+    given = columns(0, options.get("bands", ()), zeropoint=options.get("zeropoint", False))
+    return make_catalog(given, **options)
 
 
 def catalog(unit: str = "nJy") -> Table:
@@ -224,10 +229,22 @@ def test_columns_of_the_design():
     assert "mag" not in names
     full = [column.name for column in catalog_columns(("g", "r"), zeropoint=True)]
     start = full.index("deblend_flux_err") + 1
-    assert full[start : start + 7] == [
+    assert full[start : start + 11] == [
         *("deblend_flux_g", "deblend_flux_err_g", "deblend_flux_r", "deblend_flux_err_r"),
-        *("blendedness", "mag", "mag_err"),
+        *("blendedness", "mag", "mag_err", "mag_g", "mag_err_g", "mag_r", "mag_err_r"),
     ]
+
+
+def test_each_band_has_its_own_unit():
+    bands = {"g": "nJy", "r": "adu", "z": "furlong2"}
+    table = make_catalog(columns(3, bands), bands=bands)
+    assert table["deblend_flux"].unit is None
+    for end in ("", "_err"):
+        assert table[f"deblend_flux{end}_g"].unit == u.nJy
+        assert table[f"deblend_flux{end}_r"].unit == u.adu
+        assert table[f"deblend_flux{end}_z"].unit is None
+        assert table[f"deblend_flux{end}_z"].description.endswith("; unit: furlong2")
+    assert "BUNIT" not in table.meta
 
 
 def test_a_catalogue_is_in_order_with_types_and_units():
@@ -375,7 +392,7 @@ def test_files_hold_the_text_and_equal_catalogues_are_equal_bytes(tmp_path, name
 
 @pytest.mark.parametrize("name", ["fits", "ecsv", "csv", "vot"])
 def test_an_empty_catalogue_has_the_full_schema(tmp_path, name):
-    table = empty_catalog(("g",), zeropoint=True, unit="adu")
+    table = empty_catalog(bands={"g": "adu"}, zeropoint=True, unit="adu")
     path = tmp_path / f"c.{name}"
     write_catalog(path, table, name)
     formats = {"fits": "fits", "ecsv": "ascii.ecsv", "csv": "ascii.csv", "vot": "votable"}

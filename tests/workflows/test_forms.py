@@ -316,6 +316,16 @@ def test_thresholds_follow_the_local_noise(tmp_path, kind):
     assert error[0] / error[1] == pytest.approx(6, rel=0.1)
 
 
+@pytest.mark.parametrize(("kind", "warns"), [("rms", True), ("weight", False)])
+def test_a_plane_of_another_scale_is_told_of(tmp_path, kind, warns):
+    rms, image = uneven()
+    fits.writeto(tmp_path / "a.fits", image)
+    fits.writeto(tmp_path / "noise.fits", {"rms": rms * 400, "weight": rms**-2 / 400**2}[kind])
+    _, listener = run(tmp_path / "a.fits", **{kind: str(tmp_path / "noise.fits")})
+    said = [message for message in listener.warnings if "times that of --rms" in message]
+    assert len(said) == warns
+
+
 def test_an_array_with_its_noise():
     rms, image = uneven()
     rms[50:60, 150:160] = np.nan
@@ -327,6 +337,34 @@ def test_an_array_with_its_noise():
         deblend(image, rms=rms[:9])
     with pytest.raises(UsageError, match="are for files"):
         deblend(image, DeblendConfig(detect="a.fits"))
+    with pytest.raises(UsageError, match="rms is a mapping where the image is one of bands"):
+        deblend(image, rms={"g": rms})
+
+
+def test_arrays_of_several_bands_with_their_place_and_noise():
+    rms, image = uneven()
+    rms[50:60, 150:160] = np.nan
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.cdelt = [150.0, 2.0], [-5e-5, 5e-5]
+    result = deblend({"g": image, "r": image}, wcs=wcs, rms={"g": rms})
+    assert np.isfinite(result.catalog["ra"]).all()
+    assert (result.bands["g"].image.light[50:60, 150:160] == 0).all()
+    assert (result.bands["r"].image.light[50:60, 150:160] != 0).any()
+    for wrong in (rms, {"i": rms}):
+        with pytest.raises(UsageError, match=r"names \(g, r\) to arrays"):
+            deblend({"g": image, "r": image}, rms=wrong)
+
+
+def test_files_have_their_own_place_and_noise(tmp_path):
+    rms, image = uneven()
+    fits.writeto(tmp_path / "a.fits", image)
+    path = str(tmp_path / "a.fits")
+    for image_or_bands in (path, {"g": path, "r": path}):
+        with pytest.raises(UsageError, match="wcs and rms are for arrays"):
+            deblend(image_or_bands, rms=rms)
+        with pytest.raises(UsageError, match="wcs and rms are for arrays"):
+            deblend(image_or_bands, wcs=WCS(naxis=2))
 
 
 def test_a_wide_psf_sees_the_noise_pattern_too(tmp_path, monkeypatch):
@@ -388,6 +426,25 @@ def test_detection_images_of_another_shape_are_refused(tmp_path):
     )
     with pytest.raises(ImageError, match=r"gone\.fits: no such file"):
         run(tmp_path / "g.fits", detect=str(tmp_path / "gone.fits"))
+
+
+def test_detection_images_of_another_place_are_refused(chips, tmp_path):
+    header = fits.getheader(chips, 1)
+    header["CRPIX1"] += 40
+    fits.HDUList([fits.PrimaryHDU(), hdu(stars(), "SCI", **header)]).writeto(tmp_path / "r.fits")
+    with pytest.raises(ImageError, match=r"r\.fits: lies on another grid than the image, 40\.0 px"):
+        run(chips, ext="1", detect=str(tmp_path / "r.fits"))
+
+
+def test_planes_go_with_the_image_of_their_name(tmp_path):
+    names = ("N1", "N2")
+    write(tmp_path / "a.fits", *(hdu(stars(seed=k), name) for k, name in enumerate(names)))
+    planes = (hdu(np.full(SHAPE, 5, np.float32), "N2"), hdu(np.ones(SHAPE, np.float32), "N1"))
+    write(tmp_path / "rms.fits", *planes)
+    run(tmp_path / "a.fits", tmp_path / "out", rms=str(tmp_path / "rms.fits"))
+    for version, scale in ((1, 1.0), (2, 0.2)):
+        header = fits.getheader(tmp_path / "out" / "a_segm.fits", ("SEGM", version))
+        assert header["RMSSCALE"] == pytest.approx(scale, rel=0.05)
 
 
 def test_several_images_are_detected_in_those_of_their_number(chips, tmp_path):
