@@ -73,14 +73,17 @@ print(len(found))
 # Stages of galsep, timed from outside: (module, function, label). A stage's own time leaves out
 # that of the stages it calls.
 STAGES = """
-import collections, functools, importlib, sys, time
+import collections, functools, importlib, sys, threading, time
 began = time.perf_counter()
-own, stack, laid = collections.Counter(), [], []
+own, laid = collections.Counter(), []
+# Of each thread: the time of what a stage has called so far.
+threads = threading.local()
 
 def timed(label, function):
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         start = time.perf_counter()
+        stack = threads.__dict__.setdefault("stack", [])
         stack.append(0.0)
         try:
             return function(*args, **kwargs)
@@ -96,8 +99,7 @@ import galsep.workflows.files
 own["import"] = time.perf_counter() - began
 for home, name, label in STAGES:
     module = importlib.import_module(home)
-    if hasattr(module, name):
-        setattr(module, name, timed(label, getattr(module, name)))
+    setattr(module, name, timed(label, getattr(module, name)))
 lay = galsep.workflows.finding.lay_cutouts
 
 def kept(*args, **settings):

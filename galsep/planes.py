@@ -30,6 +30,7 @@ __all__ = [
     "SoftMasks",
     "SourceLights",
     "crop_bounds",
+    "footprint_bounds",
 ]
 
 Element = TypeVar("Element")
@@ -273,6 +274,11 @@ class Footprints(Made[Footprint]):
     def __len__(self) -> int:
         return len(self._masks)
 
+    @property
+    def bounds(self) -> npt.NDArray[np.int64]:
+        """``xmin, ymin, xmax, ymax`` of each, inclusive, of masks as tight as their crops."""
+        return crop_bounds(self._masks)
+
     def one(self, index: int) -> Footprint:
         """Element ``index``, from 0."""
         return self._masks[index].footprint(0)
@@ -288,6 +294,14 @@ def crop_bounds(masks: Sequence[SoftMask]) -> npt.NDArray[np.int64]:
         for one in masks
     ]
     return np.array(boxes, dtype=np.int64).reshape(-1, 4)
+
+
+def footprint_bounds(footprints: Sequence[Footprint]) -> npt.NDArray[np.int64]:
+    """``xmin, ymin, xmax, ymax`` of each footprint, inclusive; one in a file is not read for it."""
+    bounds: npt.NDArray[np.int64] | None = getattr(footprints, "bounds", None)
+    if bounds is not None:
+        return bounds
+    return np.array([one.bounds for one in footprints], dtype=np.int64).reshape(-1, 4)
 
 
 def _unnamed_file(folder: Path) -> IO[bytes]:

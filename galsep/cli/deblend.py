@@ -155,7 +155,7 @@ def deblend(
         str | None,
         _setting(
             "ext",
-            "Image extension: number, name or NAME,VERSION",
+            "Image extension: number, NAME (of all its versions) or NAME,VERSION",
             metavar="EXT",
             group=_READING,
             default="all images",

@@ -39,7 +39,7 @@ class Frame:
         Rms of each pixel as it came with the image, positive where ``mask`` is not set.
     measured : Frame or None
         The image to measure on, of the same shape; ``None`` for this one.
-    bands : mapping of str to Frame
+    bands : mapping of str to Light
         Further images to measure on, of the same shape.
     gain : float
         Electrons per unit; 0 when unknown.
@@ -51,7 +51,7 @@ class Frame:
     mask: npt.NDArray[np.bool_]
     noise: npt.NDArray[np.float32] | None = None
     measured: "Frame | None" = None
-    bands: "Mapping[str, Frame]" = field(default_factory=dict)
+    bands: "Mapping[str, Light]" = field(default_factory=dict)
     gain: float = 0.0
     psf_fwhm: float | None = None
 

@@ -344,11 +344,13 @@ def choose_extension(path: Path, extensions: Sequence[Extension], ext: str = "")
 def choose_extensions(
     path: Path, extensions: Sequence[Extension], ext: str = ""
 ) -> list[Extension]:
-    """Pick the extension asked for, or all 2-D images of the sky.
+    """Pick the extension asked for, all 2-D images of a name, or by default all of the sky.
 
     Parameters and errors are those of :func:`choose_extension`.
     """
-    images = [] if ext else sky_images(extensions)
+    images = sky_images(extensions)
+    if ext:
+        images = [one for one in extensions if one.is_2d and one.name == ext.strip().upper()]
     if len(images) < 2:
         return [choose_extension(path, extensions, ext)]
     return [choose_extension(path, extensions, str(image.index)) for image in images]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ __all__ = [
     "on_own_cores",
     "one_ahead",
     "peak_memory",
+    "uploaded",
 ]
 
 Task = TypeVar("Task")
@@ -178,6 +180,12 @@ def fast_bfloat16(device: torch.device) -> bool:
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device; to CUDA from pinned memory, or of a few KiB, without waiting."""
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def uploaded(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Make a tensor on a device of an array; to CUDA through pinned memory, without waiting."""
+    tensor = torch.from_numpy(array)
+    return moved(tensor.pin_memory() if device.type == "cuda" else tensor, device)
 
 
 def numbers(values: Sequence[Any], device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from galsep.image.binning import linear_weights
 from galsep.image.points import logistic, logit
-from galsep.model.device import in_batches, on_own_cores
+from galsep.model.device import in_batches, on_own_cores, uploaded
 from galsep.model.weights import Model
 from galsep.scene import Footprint, SoftMask
 
@@ -131,7 +131,7 @@ def harden(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> Sof
 @torch.inference_mode()
 def _detect_batch(model: Model, images: npt.NDArray[np.float32], floor: float) -> list[Found]:
     side = images.shape[-1]
-    tensor = torch.from_numpy(images).to(model.device)
+    tensor = uploaded(images, model.device)
     tensor = tensor.contiguous(memory_format=torch.channels_last)
     results = model.network(tensor, least=floor)
     found = []

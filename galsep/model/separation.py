@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from galsep.model.convolution import Conv2d
-from galsep.model.device import fast_bfloat16, in_batches, on_own_cores
+from galsep.model.device import fast_bfloat16, in_batches, on_own_cores, uploaded
 from galsep.model.network import contrast, smoothed
 from galsep.scene import SoftMask, SourceLight
 
@@ -444,7 +444,7 @@ def _look_at(
         pixels[position], layers[position] = crops.light[k], crops.layers[k]
     # What it says is relative to the data, of which eight bits of mantissa are enough here.
     with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
-        out = network(torch.from_numpy(pixels).to(device), torch.from_numpy(layers).to(device))
+        out = network(uploaded(pixels, device), uploaded(layers, device))
     claims, total, summary = (part[: len(batch)].float().cpu() for part in out)
     parts = (torch.exp(claims).numpy(), total.numpy(), torch.exp(summary).numpy())
     return list(zip(*parts, strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.planes import footprint_bounds
 from galsep.plot.canvas import shade
 from galsep.plot.embed import image_uri, outline_path
 from galsep.scene import Footprint
@@ -44,11 +45,12 @@ class Window:
         """Rows and columns of the image."""
         return slice(self.y0, self.y0 + self.height), slice(self.x0, self.x0 + self.width)
 
-    def touches(self, footprint: Footprint) -> bool:
-        """Whether the box of a footprint reaches into it."""
-        xmin, ymin, xmax, ymax = footprint.bounds
-        inside_x = xmin < self.x0 + self.width and xmax >= self.x0
-        return inside_x and ymin < self.y0 + self.height and ymax >= self.y0
+    def touched(self, footprints: Sequence[Footprint]) -> list[int]:
+        """Numbers of the footprints, from 0, whose boxes reach into it."""
+        xmin, ymin, xmax, ymax = footprint_bounds(footprints).T
+        inside = (xmin < self.x0 + self.width) & (xmax >= self.x0)
+        inside &= (ymin < self.y0 + self.height) & (ymax >= self.y0)
+        return np.flatnonzero(inside).tolist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from galsep.flags import Flag
 from galsep.plot.canvas import Shown, new_figure, save_figure
 from galsep.plot.colors import MISSED_COLOR, outline_color
+from galsep.plot.gallery import Window
 from galsep.scene import Footprint
 
 if TYPE_CHECKING:
@@ -177,11 +178,9 @@ def _draw_region(axes: "Axes", preview: Preview, x0: int, y0: int) -> None:
     shown = preview.image.cut(slice(y0, y0 + REGION), slice(x0, x0 + REGION))
     top = float(np.nanmax(shown.light, initial=0.0)) / max(shown.rms, 1e-30)
     overlay = _magnified(shown.picture(top=max(top, 10.0)), zoom)
-    for index, footprint in enumerate(preview.footprints):
-        xmin, ymin, xmax, ymax = footprint.bounds
-        if xmin < x0 + REGION and xmax >= x0 and ymin < y0 + REGION and ymax >= y0:
-            color = outline_color(index, missed=bool(preview.missed[index]))
-            _paint_outline(overlay, footprint, zoom, (y0, x0), _rgb(color))
+    for index in Window(x0, y0, REGION, REGION).touched(preview.footprints):
+        color = outline_color(index, missed=bool(preview.missed[index]))
+        _paint_outline(overlay, preview.footprints[index], zoom, (y0, x0), _rgb(color))
     height, width = shown.shape
     extent = (x0 - 0.5, x0 + width - 0.5, y0 - 0.5, y0 + height - 0.5)
     axes.imshow(overlay, origin="lower", extent=extent, interpolation="nearest")

@@ -103,7 +103,8 @@ def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Fr
     planes : Planes
         Where arrays are to be.
     """
-    lights = [without_background(frame, mesh, planes) for frame in frames.values()]
+    bands = {name: without_background(frame, mesh, planes) for name, frame in frames.items()}
+    lights = list(bands.values())
     shape = lights[0].light.shape
     # Weights are relative to it: single precision does not hold the squares of every unit.
     unit = min(np.median(sampled(light.rms)) for light in lights)
@@ -119,7 +120,7 @@ def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Fr
         some = np.where(mask[rows], 1, weight[rows])
         total[rows] /= some
         noise[rows] = unit / np.sqrt(some)
-    return Frame(total, mask, noise, bands=dict(frames), gain=_combined_gain(lights, total, noise))
+    return Frame(total, mask, noise, bands=bands, gain=_combined_gain(lights, total, noise))
 
 
 def _combined_gain(
@@ -144,14 +145,27 @@ def _combined_gain(
     return all_light / variance if variance > 0 else 0.0
 
 
-def combined_plane(bands: Mapping[str, Plane], frame: Frame) -> Plane:
-    """What is known of the combination: the first band's place on the sky, and what all share."""
+def combined_plane(bands: Mapping[str, Plane], frame: Frame, planes: Planes) -> Plane:
+    """What is known of the combination: the first band's place on the sky, and what all share.
+
+    Parameters
+    ----------
+    bands : mapping of str to Plane
+    frame : Frame
+        From :func:`combined_frame`.
+    planes : Planes
+        Where arrays are to be.
+    """
     first = next(iter(bands.values()))
     units = {plane.unit for plane in bands.values()}
     masks = [plane.dq for plane in bands.values() if plane.dq is not None]
     dq = first.dq
     if masks:
-        bits = np.bitwise_or.reduce([mask.bits.astype(np.int64) for mask in masks])
+        shape = (frame.data.shape[0], frame.data.shape[1])
+        bits = planes.new(shape, np.int64)
+        for rows in planes.blocks(shape):
+            for mask in masks:
+                bits[rows] |= mask.bits[rows].astype(np.int64)
         dq = replace(masks[0], bits=bits)
     return replace(
         first,

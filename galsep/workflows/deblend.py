@@ -143,7 +143,7 @@ def deblend_plane(
     if bands:
         frames = {name: _frame(band, config) for name, band in bands.items()}
         frame = combined_frame(frames, config.background_mesh, planes)
-        plane = combined_plane(bands, frame)
+        plane = combined_plane(bands, frame, planes)
     else:
         frame = _frame(plane, config)
     if detection is not None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import galsep
 from galsep.config import DeblendConfig, EvaluateConfig
 from galsep.flags import Flag
-from galsep.image.light import Frame
+from galsep.image.light import Frame, without_background
 from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_text
 from galsep.io.dataset import Dataset, DatasetMeta, load_dataset
 from galsep.measure.matching import Match, nearest_distance
@@ -309,7 +309,7 @@ class _Network:
 
         plain = replace(self.model, separator=None)
         models = [self.model] * separated + [plain] * (len(thresholds) - separated)
-        images = (self._frame(blend) for blend in blends)
+        images = (self._frame(blend, bands=separated > 0) for blend in blends)
         for seen in run_network(images, self.model, self.settings):
             yield [
                 finish(*seen, model, self.settings, level)
@@ -317,15 +317,16 @@ class _Network:
             ]
             self.reporter.advance()
 
-    def _frame(self, blend: int) -> Frame:
-        """A blend in electrons: found in the detection band, measured in all."""
-        meta = self.data.meta
+    def _frame(self, blend: int, *, bands: bool) -> Frame:
+        """A blend in electrons: found in the detection band, measured there or in all."""
+        meta, mesh = self.data.meta, self.settings.background_mesh
         frames = {
             band: Frame(image, np.zeros(image.shape, dtype=bool), gain=1.0)
             for band, image in zip(meta.bands, self.data.images[blend], strict=True)
         }
         own = frames.pop(meta.bands[meta.detection_band])
-        return replace(own, bands=frames, psf_fwhm=self.data.fwhm(blend) if self.psf else None)
+        lights = {name: without_background(one, mesh) for name, one in frames.items() if bands}
+        return replace(own, bands=lights, psf_fwhm=self.data.fwhm(blend) if self.psf else None)
 
 
 def _choose_threshold(

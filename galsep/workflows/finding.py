@@ -290,7 +290,6 @@ def prepare(
     measured = own
     if image.measured is not None:
         measured = without_background(image.measured, mesh, planes)
-    bands = {name: without_background(band, mesh, planes) for name, band in image.bands.items()}
     light, mask = own.light, own.mask
     blobs = detect_blobs(light, own.rms, mask, planes)
     fwhm = image.psf_fwhm or config.psf_fwhm
@@ -301,7 +300,7 @@ def prepare(
     if domain.binning == 1:
         shape = (light.shape[0], light.shape[1])
         tiling = lay_cutouts(blobs.bounds, shape, blobs.segm, small=small)
-        return Prepared(own, measured, bands, blobs, tiling, light, own.rms, domain, planes)
+        return Prepared(own, measured, image.bands, blobs, tiling, light, own.rms, domain, planes)
     pixels, _, rms = binned(own, domain.binning, mesh, planes)
     tiling = lay_cutouts(
         blobs.bounds // domain.binning,
@@ -309,7 +308,7 @@ def prepare(
         bin_labels(blobs.segm, domain.binning, planes),
         small=small,
     ).magnified(domain.binning)
-    return Prepared(own, measured, bands, blobs, tiling, pixels, rms, domain, planes)
+    return Prepared(own, measured, image.bands, blobs, tiling, pixels, rms, domain, planes)
 
 
 def _psf_limits(model: Model) -> tuple[float, float] | None:

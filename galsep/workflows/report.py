@@ -190,7 +190,7 @@ def own_lights(
         Sources that only SEP found.
     window : Window
     """
-    here = [index for index, one in enumerate(footprints) if window.touches(one)]
+    here = window.touched(footprints)
     return [
         OwnLight(
             index + 1,

@@ -10,7 +10,7 @@ from galsep.config import DeblendConfig
 from galsep.io.catalog import make_catalog
 from galsep.io.image import Plane
 from galsep.measure.photometry import pixel_variance
-from galsep.planes import BAND
+from galsep.planes import BAND, footprint_bounds
 from galsep.scene import Footprint
 from galsep.workflows.finding import FoundSources
 
@@ -42,7 +42,7 @@ def catalog_table(
     """
     detections, photometry = found.detections, found.photometry
     n = len(detections)
-    bounds = np.array([f.bounds for f in detections.footprints], dtype=np.int64).reshape(-1, 4)
+    bounds = footprint_bounds(detections.footprints)
     mask_area = np.array([f.area for f in detections.footprints], dtype=np.int64)
     shared = [np.count_nonzero(found.noverlap[f.slices][f.mask] > 1) for f in detections.footprints]
     area, owned_flux, owned_variance = _owned(found)

@@ -96,7 +96,11 @@ def test_the_combination_has_the_least_noise():
     assert combined.data.std() == pytest.approx(expected, rel=0.03)
     assert combined.data.mean() == pytest.approx(0, abs=0.03)
     assert not combined.mask.any()
-    assert dict(combined.bands) == frames
+    # Each band goes along without its background.
+    assert list(combined.bands) == list(frames)
+    for (name, band), sky in zip(combined.bands.items(), (50, -7, 0), strict=True):
+        assert np.median(band.background) == pytest.approx(sky, abs=0.1)
+        np.testing.assert_allclose(band.light + band.background, frames[name].data, atol=1e-4)
 
 
 def test_a_pixel_is_usable_where_any_band_is():

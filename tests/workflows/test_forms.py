@@ -168,6 +168,15 @@ def test_one_of_several_images_keeps_its_number(chips, tmp_path, ext):
         assert hdus[0].header["RMSPLANE"] == "4 (ERR)"
 
 
+def test_a_name_stands_for_all_images_of_it(chips, tmp_path):
+    with fits.open(chips) as hdus:
+        fits.HDUList([*hdus, hdu(stars(seed=9), "FOCUS")]).writeto(tmp_path / "more.fits")
+    result, _ = run(tmp_path / "more.fits", ext="sci")
+    assert sorted(set(result.catalog["ext"].tolist())) == [1, 3]
+    everything, _ = run(tmp_path / "more.fits")
+    assert sorted(set(everything.catalog["ext"].tolist())) == [1, 3, 5]
+
+
 def test_an_image_in_the_primary_hdu_counts_too(tmp_path):
     path = tmp_path / "a.fits"
     fits.HDUList([fits.PrimaryHDU(stars()), hdu(stars(seed=2), "B")]).writeto(path)
