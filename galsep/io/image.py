@@ -140,8 +140,8 @@ def list_images(path: Path, ext: str = "") -> Images:
     ----------
     path : Path
     ext : str
-        Number, name or ``NAME,VERSION`` of an extension. Without it, all 2-D images but planes
-        named like variances, errors, weights and masks.
+        Number or ``NAME,VERSION`` of an extension, or a name of several. Without it, all 2-D images
+        but planes named like variances, errors, weights and masks.
 
     Raises
     ------

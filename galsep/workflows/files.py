@@ -23,7 +23,7 @@ from galsep.io.atomic import make_folder, whole_file
 from galsep.io.claim import claimed
 from galsep.io.companions import split_reference
 from galsep.io.header import CardValue
-from galsep.io.image import Plane, list_images, read_plane, read_plane_like
+from galsep.io.image import Images, Plane, list_images, read_plane, read_plane_like
 from galsep.io.isolated import isolated_hdus, residual_hdus
 from galsep.io.products import (
     check_catalog_format,
@@ -269,7 +269,7 @@ class _Work:
                 torch.set_num_threads(self.threads)
             self.model = load_same(self.config, self.weights)
         command = self.command.replace("IMAGE...", path.name)
-        return _deblend_images(path, targets, self.model, self.config, command, reporter)
+        return _File(path, targets, self.model, self.config, command, reporter).deblend()
 
     def __call__(self, task: _Task) -> tuple[FileResult, Record]:
         """Deblend a file for another process."""
@@ -400,82 +400,101 @@ def stack_catalogs(results: Sequence[FileResult]) -> "Table":
     return _without_image_cards(table)
 
 
-def _deblend_images(
-    path: Path,
-    targets: Targets | None,
-    model: Model,
-    config: DeblendConfig,
-    command: str,
-    reporter: Reporter,
-) -> "Table":
-    """Deblend the images of one file, one after the other, and write what was found."""
-    images = list_images(path, config.ext)
-    bands = band_files(config.band)
-    # The label maps of all images are held until the file is written.
-    at_once = max(1, len(bands)) + bool(config.detect)
-    planes = Planes.for_pixels(at_once * images.pixels, targets.segm.parent if targets else None)
-    parts: list[_Part] = []
-    with contextlib.ExitStack() as unfinished:
-        for number, ext in enumerate(images.chosen):
-            plane = read_plane(path, str(ext), plane_options(config), planes)
-            detection = read_plane_like(config.detect, plane, planes) if config.detect else None
-            name = f"{path}[{ext}]" if len(images.chosen) > 1 else str(path)
-            others = read_bands(bands, plane, planes)
-            read = [plane, *list(others.values())[1:], *([detection] if detection else [])]
-            _warn_of_units(name, others, reporter)
-            for message in dict.fromkeys(line for one in read for line in one.messages):
-                reporter.warn(message)
-            found, plane, catalog = deblend_plane(
-                plane, model, config, detection=detection, bands=others, planes=planes
-            )
-            describe(catalog, plane, found, model, config, command)
-            _report_image(name, plane, found, catalog, config, reporter)
-            part = _Part(catalog)
-            if targets is not None:
-                extver = ext if images.several else 1
-                hdus = segmentation_hdus(
-                    segm=found.segm,
-                    noverlap=found.noverlap,
-                    masks=labels_to_runs(found.detections.footprints),
-                    parents=parents_table(found),
-                    header=wcs_cards(plane),
-                    cards=_cards(catalog, IMAGE_CARDS) if len(images.chosen) > 1 else {},
-                    extver=extver,
-                )
-                units = {"": plane.unit, **{band: one.unit for band, one in others.items()}}
-                part = _with_light(
-                    _Part(catalog, hdus), targets, found, wcs_cards(plane), units, extver
-                )
-            title = shown_title(Path(name).name, found)
-            # Side products, too, appear only when the whole file is done.
-            if targets is not None and targets.previews:
-                picture = unfinished.enter_context(whole_file(targets.previews[number]))
-                _draw(title, plane, found, picture)
-            if targets is not None and targets.regions:
-                file = unfinished.enter_context(whole_file(targets.regions[number]))
-                write_regions(file, catalog, plane.wcs)
-            if targets is not None and targets.reports:
-                page = unfinished.enter_context(whole_file(targets.reports[number]))
-                write_report(page, title, plane, found, catalog, config, command)
-            parts.append(part)
-        catalog = parts[0].catalog
-        if len(parts) > 1:
-            catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
-        if targets is not None:
-            comments = PROVENANCE | IMAGE_CARDS
-            products: list[tuple[Path | None, list[Any]]] = [
-                (targets.isolated, [hdu for part in parts for hdu in part.isolated]),
-                (targets.residual, [hdu for part in parts for hdu in part.residual]),
-                (targets.segm, [hdu for part in parts for hdu in part.hdus]),
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file on its way to its outputs."""
+
+    path: Path
+    targets: Targets | None
+    model: Model
+    config: DeblendConfig
+    command: str
+    reporter: Reporter
+
+    def deblend(self) -> "Table":
+        """Deblend its images, one after the other, and write what was found."""
+        images = list_images(self.path, self.config.ext)
+        at_once = max(1, len(self.config.band)) + bool(self.config.detect)
+        # The label maps of all images are held until the file is written.
+        folder = self.targets.segm.parent if self.targets else None
+        planes = Planes.for_pixels(at_once * images.pixels, folder)
+        # Side products, too, appear only when the whole file is done.
+        with contextlib.ExitStack() as unfinished:
+            parts = [
+                self._deblend_image(number, images, planes, unfinished)
+                for number in range(len(images.chosen))
             ]
-            history, cards = catalog.meta.get("HISTORY", []), _cards(catalog, comments)
-            for product, content in products:
-                if product is not None:
-                    write_hdus(product, content, history=history, cards=cards)
-            # Last, so that a catalogue that exists has the others beside it.
-            unfinished.close()
-            write_catalog(targets.catalog, catalog, config.catalog_format, comments=comments)
-    return catalog
+            catalog = parts[0].catalog
+            if len(parts) > 1:
+                catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
+            if self.targets is not None:
+                self._write(parts, catalog, self.targets, unfinished)
+        return catalog
+
+    def _deblend_image(
+        self, number: int, images: Images, planes: Planes, unfinished: contextlib.ExitStack
+    ) -> _Part:
+        """Deblend one of its images, and draw what is asked for."""
+        path, config, targets = self.path, self.config, self.targets
+        ext, several = images.chosen[number], len(images.chosen) > 1
+        plane = read_plane(path, str(ext), plane_options(config), planes)
+        detection = read_plane_like(config.detect, plane, planes) if config.detect else None
+        name = f"{path}[{ext}]" if several else str(path)
+        others = read_bands(band_files(config.band), plane, planes)
+        read = [plane, *list(others.values())[1:], *([detection] if detection else [])]
+        _warn_of_units(name, others, self.reporter)
+        for message in dict.fromkeys(line for one in read for line in one.messages):
+            self.reporter.warn(message)
+        found, plane, catalog = deblend_plane(
+            plane, self.model, config, detection=detection, bands=others, planes=planes
+        )
+        describe(catalog, plane, found, self.model, config, self.command)
+        _report_image(name, plane, found, catalog, config, self.reporter)
+        if targets is None:
+            return _Part(catalog)
+        title = shown_title(Path(name).name, found)
+        if targets.previews:
+            picture = unfinished.enter_context(whole_file(targets.previews[number]))
+            _draw(title, plane, found, picture)
+        if targets.regions:
+            file = unfinished.enter_context(whole_file(targets.regions[number]))
+            write_regions(file, catalog, plane.wcs)
+        if targets.reports:
+            page = unfinished.enter_context(whole_file(targets.reports[number]))
+            write_report(page, title, plane, found, catalog, config, self.command)
+        extver, header = ext if images.several else 1, wcs_cards(plane)
+        hdus = segmentation_hdus(
+            segm=found.segm,
+            noverlap=found.noverlap,
+            masks=labels_to_runs(found.detections.footprints),
+            parents=parents_table(found),
+            header=header,
+            cards=_cards(catalog, IMAGE_CARDS) if several else {},
+            extver=extver,
+        )
+        units = {"": plane.unit, **{band: one.unit for band, one in others.items()}}
+        return _with_light(_Part(catalog, hdus), targets, found, header, units, extver)
+
+    def _write(
+        self,
+        parts: Sequence[_Part],
+        catalog: "Table",
+        targets: Targets,
+        unfinished: contextlib.ExitStack,
+    ) -> None:
+        comments = PROVENANCE | IMAGE_CARDS
+        products: list[tuple[Path | None, list[Any]]] = [
+            (targets.isolated, [hdu for part in parts for hdu in part.isolated]),
+            (targets.residual, [hdu for part in parts for hdu in part.residual]),
+            (targets.segm, [hdu for part in parts for hdu in part.hdus]),
+        ]
+        history, cards = catalog.meta.get("HISTORY", []), _cards(catalog, comments)
+        for product, content in products:
+            if product is not None:
+                write_hdus(product, content, history=history, cards=cards)
+        unfinished.close()
+        # Last, so that a catalogue that exists has the others beside it.
+        write_catalog(targets.catalog, catalog, self.config.catalog_format, comments=comments)
 
 
 def _warn_of_units(name: str, bands: Mapping[str, Plane], reporter: Reporter) -> None:
