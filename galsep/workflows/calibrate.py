@@ -46,7 +46,7 @@ THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 """Mask probabilities tried as the level of a mask's edge."""
 
-SOURCE_LIMIT = 4000
+SOURCE_LIMIT = 12_000
 """At most so many training blends are looked at for what is measured of sources."""
 
 FLUX_GROUPS, FLUX_GROUP_SIZE = 10, 50
