@@ -26,6 +26,7 @@ __all__ = [
     "MACHINE_SETTINGS",
     "MAX_BIT",
     "RECIPES",
+    "TEXT_FORMATS",
     "DeblendConfig",
     "EvaluateConfig",
     "ImportConfig",
@@ -61,6 +62,48 @@ class SimulateConfig:
 
     The defaults are those of Kamath's report: 20,000 pairs of bulge + disk galaxies, i < 25.3,
     offsets uniform in ±2.4″, LSST i band at ten-year depth.
+
+    Parameters
+    ----------
+    n : int
+        Blends of a data set.
+    galaxies : str
+        Sources in a blend, or in a group of a field: one number, or a range such as ``1-6``.
+    stars : float
+        Share of the sources that are stars, 0 to 1.
+    survey : str
+        Name of a survey that surveycodex knows.
+    bands : tuple of str
+        One to six of its filters.
+    max_mag : float
+        Faintest i magnitude.
+    max_shift : float
+        Largest offset from the blend's centre in x and in y.
+    seeing : str
+        FWHM of the PSF in the detection band, or a range that each blend draws from; empty for
+        the survey's.
+    depth : float
+        Magnitudes beyond the survey's full depth; negative is shallower.
+    pixel_scale : str
+        Arcsec per pixel, or a range that each blend draws from; empty for the survey's.
+    varied : bool
+        Galaxies of all kinds with more scatter, brighter stars, and PSFs of varied profile and
+        ellipticity.
+    catalog, cosmos : str
+        Where galaxies come from, one of the two: a FITS table of CatSim galaxies in BTK's columns,
+        a folder of real HST galaxies for GalSim. Both are empty for galsep's own population.
+    field : str
+        ``WIDTHxHEIGHT`` in pixels of one wide field in place of blends; empty for blends.
+    density : float
+        Sources of a field per arcmin².
+    seed : int
+    workers : int
+        Processes; 0 for one for each CPU core.
+
+    Raises
+    ------
+    UsageError
+        For a value out of its range, or settings that exclude each other.
     """
 
     n: int = 20_000
@@ -113,19 +156,83 @@ class SimulateConfig:
 class TrainConfig:
     """What ``galsep train`` does. The two recipes are in :data:`RECIPES`.
 
-    ``stages`` lists ``(first trainable part, last epoch, learning rate)``; the part is
-    ``heads``, ``4+`` (backbone stage 4 and everything above) or ``all``. With ``schedule =
-    "cosine"`` the one stage's rate warms up over ``warmup`` steps and falls to zero. When Mask
-    R-CNN has had its ``epochs`` (none: it stays as ``init`` has it), the separation network is
-    trained for ``separation_epochs``, likewise from ``separation_rate`` on, on scenes of fewer
-    blends and ``separation_depth`` magnitudes more of depth: of sources that are barely found,
-    there is little to learn about their light. Every ``small_every`` th batch of Mask R-CNN's
-    composed scenes is of small cutouts (0: none). F1 is measured on ``f1_size`` validation blends
-    after each epoch of Mask R-CNN (0: it is not); without a better one for ``patience`` epochs,
-    its training ends (0: it does not). With ``fixed_statistics``, batch normalisation keeps the
-    means and variances of the starting weights, while its scales and offsets are trained; random
-    weights have none to keep, so that from these they are learnt. ``workers`` is how many processes
-    make examples ahead of the one that trains: −1 as suits the device, 0 none.
+    When Mask R-CNN has had its epochs, the separation network is trained, on scenes of fewer blends
+    and more depth: of sources that are barely found, there is little to learn about their light.
+
+    Parameters
+    ----------
+    recipe : {"compact", "paper"}
+        Architecture of Mask R-CNN. What else belongs to it is set by :func:`resolve`, and not here.
+    init : str
+        ``random``, ``coco``, or the file or packaged name of weights to start from.
+    epochs : int
+        Of Mask R-CNN; with none, it stays as ``init`` has it.
+    separation_epochs : int
+        Of the separation network.
+    separation_rate : float
+        Its learning rate, which warms up and falls to zero.
+    separation_groups : int
+        Blends on its composed scenes, at most.
+    separation_depth : float
+        Magnitudes by which these are deeper than the data set, on average.
+    epoch_size, batch_size : int
+        Stamps in an epoch and in a step.
+    optimizer : {"adamw", "sgd"}
+        Of Mask R-CNN, as all up to ``ema``; the separation network has
+        :func:`galsep.workflows.train.separation_config`.
+    weight_decay : float
+        Biases and normalisation have none.
+    schedule : {"cosine", "steps"}
+        With ``cosine`` the one stage's rate warms up and falls to zero; with ``steps`` each stage
+        has its own.
+    warmup : int
+        Steps in which the rate warms up.
+    stages : tuple of (str, int, float)
+        First trainable part, last epoch and learning rate of each; the part is ``heads``, ``4+``
+        (backbone stage 4 and everything above) or ``all``.
+    ema : float
+        Decay of the averaged weights in a step; 0 for no average.
+    clip_norm : float
+        Largest norm of the gradient; 0 for any.
+    fixed_statistics : bool
+        Batch normalisation of Mask R-CNN keeps the means and variances of the starting weights,
+        while its scales and offsets are trained; random weights have none to keep, so that from
+        these they are learnt.
+    augment : bool
+        Turn and mirror blends at random, where these are shown as they are; composed ones always
+        are turned and mirrored.
+    compose : bool
+        Compose new scenes of blends for Mask R-CNN in place of showing these as they are; the
+        separation network has composed ones in any case.
+    max_groups : int
+        Blends on a composed scene, at most.
+    small_every : int
+        Every so many batches of Mask R-CNN's composed scenes is of small cutouts; 0 for none.
+    validation_size : int
+        Validation blends that the losses are measured on after each epoch, at most.
+    f1_size : int
+        Validation blends that F1 is measured on after each epoch of Mask R-CNN, at most; with 0,
+        it is not.
+    patience : int
+        Epochs without a better F1 after which training of Mask R-CNN ends; 0 for never.
+    tensorboard : bool
+        Also write curves and pictures for TensorBoard.
+    calibrate : bool
+        Choose the score threshold and calibrate scores, fluxes and classes on the validation split.
+    amp : bool
+        Compute in bfloat16 where the device is faster with it.
+    seed : int
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    threads : int
+        Of the CPU; 0 for PyTorch's choice.
+    workers : int
+        Processes that make examples ahead of the one that trains: −1 as suits the device, 0 none.
+
+    Raises
+    ------
+    UsageError
+        For a value out of its range, or settings that do not go together.
     """
 
     recipe: str = "compact"
@@ -229,13 +336,59 @@ RECIPES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class DeblendConfig:
-    """How ``galsep deblend`` works. ``threshold`` ``None`` means the one stored with the weights.
+    """How ``galsep deblend`` works.
 
-    ``psf_fwhm`` is in pixels, 0 to have it measured.
+    In Python, :func:`galsep.deblend` writes no file: ``catalog_format``, ``preview``, ``regions``,
+    ``isolated``, ``residual``, ``report``, ``jobs`` and ``dask`` mean nothing to it.
 
-    ``variance``, ``weight``, ``rms``, ``mask`` and ``detect`` are files, or ``FILE[EXT]``; ``band``
-    lists ``NAME=FILE``, images of one field that take the place of the input. Several files are
-    spread over ``jobs`` processes, or the workers of the cluster whose scheduler ``dask`` names.
+    Parameters
+    ----------
+    weights : str
+        File or packaged name; empty for the default ones.
+    threshold : float or None
+        Calibrated score from which a source counts, 0 to 1; ``None`` for the one stored with the
+        weights.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    batch_size : int
+        Cutouts that the network takes at once.
+    background_mesh : int
+        Side of a cell of the background mesh, pixels, at least 8.
+    catalog_format : str
+        One of :data:`CATALOG_FORMATS`.
+    zeropoint : float or None
+        Magnitude of one unit of flux; adds magnitudes to the catalogue.
+    gain : float
+        Electrons per unit of the image; 0 for what its header says.
+    psf_fwhm : float
+        FWHM of the PSF where sources are found, pixels; 0 to have it measured.
+    ext : str
+        Extension of a file: number, ``NAME`` or ``NAME,VERSION``. Empty for all its images, or for
+        :func:`galsep.deblend` the only one.
+    variance, weight, rms : str
+        Noise of each pixel, at any scale, as one of the three: a file, ``FILE[EXT]``, or ``none``
+        for no plane at all. All are empty for the plane that comes with the image.
+    mask : str
+        Mask, likewise.
+    mask_bits : str
+        Bits of the mask that hide a pixel: names or numbers from 0, with commas, ``any`` or
+        ``none``; empty for what is usual for the kind of mask.
+    detect : str
+        Image of the same pixels, a file or ``FILE[EXT]``, to find the sources in.
+    band : tuple of str
+        ``NAME=FILE`` of each band of one field; they take the place of the input.
+    preview, regions, isolated, residual, report : bool
+        Files to write beside label map and catalogue.
+    jobs : int
+        Files to work on at once, each in a process of its own.
+    dask : str
+        Scheduler of the Dask cluster that does the work: its address, or the file that it left it
+        in; empty for none.
+
+    Raises
+    ------
+    UsageError
+        For a value out of its range, or settings that exclude each other.
     """
 
     weights: str = ""
@@ -306,13 +459,36 @@ CATALOG_FORMATS: Mapping[str, str] = types.MappingProxyType(
 )
 """Catalogue formats and the endings of their files."""
 
+TEXT_FORMATS = ("ecsv", "csv", "vot")
+"""Catalogue formats that can go to stdout."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluateConfig:
-    """How ``galsep evaluate`` judges. ``limit`` 0 means the whole test split.
+    """How ``galsep evaluate`` judges.
 
-    With ``psf``, stars are told from galaxies by the PSF that the data set gives; a stamp is too
-    small to measure it on.
+    Parameters
+    ----------
+    weights : str
+        File or packaged name; empty for the default ones.
+    limit : int
+        Test blends to judge; 0 for the whole test split.
+    psf : bool
+        Stars are told from galaxies by the PSF that the data set gives; a stamp is too small to
+        measure it on.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    batch_size : int
+        Cutouts that the network takes at once.
+    baselines : bool
+        Judge SEP and photutils, too.
+    workers : int
+        Processes for these; 0 for one for each CPU core.
+
+    Raises
+    ------
+    UsageError
+        For a value out of its range.
     """
 
     weights: str = ""
@@ -333,11 +509,40 @@ class EvaluateConfig:
 class ImportConfig:
     """How ``galsep import`` turns images with known sources into a data set.
 
-    The truth is either ``labels`` (``FILE`` or ``FILE[EXT]``, in which ``{stem}`` stands for an
-    image's name without its ending), with ``classes`` and ``light`` of the same form, or ``coco``,
-    a JSON file whose images lie in the folder ``images``. ``pixel_scale`` and ``seeing`` are in
-    arcsec, 0 for what the images say themselves; without a ``gain`` the sky's noise is taken to be
-    that of 400² electrons.
+    The truth is either ``labels``, with ``classes`` and ``light``, or ``coco``.
+
+    Parameters
+    ----------
+    labels : str
+        Label map, ``FILE`` or ``FILE[EXT]``, in which ``{stem}`` stands for an image's name without
+        its ending.
+    classes : str
+        Table of the labels' classes, of the same form; empty where all are galaxies.
+    light : str
+        Each source's isolated light, of the same form; empty for that of the image on the labelled
+        pixels.
+    coco : str
+        JSON file of annotations in COCO's format.
+    images : str
+        Folder of its images; empty for the JSON file's own.
+    ext : str
+        Extension of each image: number, ``NAME`` or ``NAME,VERSION``; empty for the only image.
+    split : str
+        Shares of training, validation and test, see :func:`split_shares`.
+    pixel_scale, seeing : float
+        Arcsec per pixel and FWHM of the PSF, arcsec; 0 for what the images say themselves.
+    zeropoint : float
+        Magnitude of one unit of the image.
+    gain : float
+        Electrons per unit of the image; 0 for what its header says, or else for a sky whose noise
+        is that of 400² electrons.
+    background_mesh : int
+        Side of a cell of the background mesh, pixels, at least 8.
+
+    Raises
+    ------
+    UsageError
+        For a value out of its range, or truth of both kinds.
     """
 
     labels: str = ""
@@ -495,6 +700,20 @@ def dump_toml(
 
 def parse_range(name: str, text: str, kind: type[int] | type[float]) -> tuple[Any, Any]:
     """Read ``"2"`` or ``"1-6"`` as an inclusive range.
+
+    Parameters
+    ----------
+    name : str
+        Of the setting, for messages.
+    text : str
+        One number or two; neither is negative.
+    kind : type
+        ``int`` or ``float``, what they are.
+
+    Returns
+    -------
+    low, high : int or float
+        Equal for one number.
 
     Raises
     ------

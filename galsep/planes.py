@@ -285,7 +285,18 @@ class Footprints(Made[Footprint]):
 
 
 def crop_bounds(masks: Sequence[SoftMask]) -> npt.NDArray[np.int64]:
-    """``xmin, ymin, xmax, ymax`` of each mask's crop, inclusive."""
+    """Bounds of the crops of masks; masks in a file are not read for it.
+
+    Parameters
+    ----------
+    masks : sequence of SoftMask
+
+    Returns
+    -------
+    (n, 4) int array
+        ``xmin, ymin, xmax, ymax`` in pixels, inclusive; whether the mask is 0 at its crop's edge
+        does not matter.
+    """
     bounds: npt.NDArray[np.int64] | None = getattr(masks, "bounds", None)
     if bounds is not None:
         return bounds
@@ -297,7 +308,17 @@ def crop_bounds(masks: Sequence[SoftMask]) -> npt.NDArray[np.int64]:
 
 
 def footprint_bounds(footprints: Sequence[Footprint]) -> npt.NDArray[np.int64]:
-    """``xmin, ymin, xmax, ymax`` of each footprint, inclusive; one in a file is not read for it."""
+    """Bounds of footprints; those of masks in a file are not read for it.
+
+    Parameters
+    ----------
+    footprints : sequence of Footprint
+
+    Returns
+    -------
+    (n, 4) int array
+        ``xmin, ymin, xmax, ymax`` of each one's crop in pixels, inclusive.
+    """
     bounds: npt.NDArray[np.int64] | None = getattr(footprints, "bounds", None)
     if bounds is not None:
         return bounds

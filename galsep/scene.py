@@ -39,7 +39,14 @@ class Footprint:
 
     @classmethod
     def from_mask(cls, mask: npt.NDArray[np.bool_], y0: int = 0, x0: int = 0) -> "Footprint":
-        """Make the tightest footprint of a mask; an empty mask gives a 0×0 footprint."""
+        """Make the tightest footprint of a mask; an empty mask gives a 0×0 footprint.
+
+        Parameters
+        ----------
+        mask : (h, w) bool array
+        y0, x0 : int
+            0-based position of the mask's first pixel in the image.
+        """
         rows = np.flatnonzero(mask.any(axis=1))
         if rows.size == 0:
             return cls(y0, x0, np.zeros((0, 0), dtype=bool))

@@ -30,6 +30,7 @@ from galsep.config import (
     CATALOG_FORMATS,
     FILE_SETTINGS,
     MACHINE_SETTINGS,
+    TEXT_FORMATS,
     DeblendConfig,
     resolve,
     without_folder,
@@ -59,9 +60,6 @@ Examples:
   galsep deblend g.fits i.fits --detect r.fits -o out
   galsep deblend --band g=g.fits --band r=r.fits -o out --isolated
 """
-
-TEXT_FORMATS = ("ecsv", "csv", "vot")
-"""Catalogue formats that can go to stdout."""
 
 SIDE_PRODUCTS = ("preview", "regions", "isolated", "residual", "report")
 """Settings that ask for further files."""
@@ -396,6 +394,14 @@ def command_line(images: Sequence[Path], config: Path | None, given: dict[str, A
 
     Files are named without folders, several images not at all, and what changes no result is left
     out.
+
+    Parameters
+    ----------
+    images : sequence of Path
+    config : Path or None
+        Given with ``--config``.
+    given : dict
+        Flags by setting; ``None`` means not given.
     """
     words = ["galsep", "deblend"]
     if images:

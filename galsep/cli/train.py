@@ -244,7 +244,23 @@ def _costs(rehearsal: "Rehearsal") -> "Table":
 
 
 def resolve_settings(run: Path | None, file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
-    """Merge defaults, the settings of a run that is resumed, file and flags."""
+    """Merge defaults, the settings of a run that is resumed, file and flags.
+
+    Parameters
+    ----------
+    run : Path or None
+        Folder of the run that is resumed.
+    file : Path or None
+        Given with ``--config``.
+    given : mapping
+        Flags by setting; ``None`` means not given. They come before the file, and this before the
+        run.
+
+    Raises
+    ------
+    UsageError
+        For an unreadable file, an unknown key or a bad value.
+    """
     values: dict[str, Any] = {}
     if run is not None and (run / "config.toml").exists():
         values |= read_toml(run / "config.toml")

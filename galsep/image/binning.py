@@ -59,7 +59,21 @@ def bin_light(
 def bin_labels(
     segm: npt.NDArray[np.int32], binning: int, planes: Planes | None = None
 ) -> npt.NDArray[np.int32]:
-    """Give each block the highest label in it."""
+    """Give each block of pixels the highest label in it.
+
+    Parameters
+    ----------
+    segm : (h, w) int32 array
+        Label map, 0 where there is nothing; not negative.
+    binning : int
+        Side ``k`` of a block, pixels. Blocks that reach beyond the image hold what is inside.
+    planes : Planes, optional
+        Where the result is to be.
+
+    Returns
+    -------
+    (⌈h/k⌉, ⌈w/k⌉) int32 array
+    """
     planes = planes or Planes()
     binned = planes.new(_binned_shape(segm.shape, binning), np.int32)
     for rows in planes.blocks(segm.shape, binning):

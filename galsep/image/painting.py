@@ -53,7 +53,22 @@ def paint_labels(
 def count_overlaps(
     masks: Sequence[SoftMask], shape: tuple[int, int], planes: Planes | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Count the masks that are positive in each pixel; 255 means that many or more."""
+    """Count the masks that are positive in each pixel.
+
+    Parameters
+    ----------
+    masks : sequence of SoftMask
+        Inside the image.
+    shape : (int, int)
+        Height and width of the image.
+    planes : Planes, optional
+        Where the result is to be.
+
+    Returns
+    -------
+    (h, w) uint8 array
+        255 means that many or more.
+    """
     planes = planes or Planes()
     noverlap = planes.new(shape, np.uint8)
     for rows, indices in _by_block(masks, shape, planes):

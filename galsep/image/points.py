@@ -69,7 +69,22 @@ class ClassFit:
 
 
 def fit_columns(class_star: Values, blendedness: Values, features: Values) -> Values:
-    """What the fits of a :class:`ClassFit` add up, one row a source."""
+    """What the fits of a :class:`ClassFit` add up, one row a source.
+
+    Parameters
+    ----------
+    class_star : (n,) float array
+        Probability of a point source by Mask R-CNN; NaN where it gives none.
+    blendedness : (n,) float array
+        See :func:`galsep.measure.photometry.measure`.
+    features : (n, 4) float array
+        From :func:`point_features`.
+
+    Returns
+    -------
+    (n, 7) float array
+        1, the log odds of ``class_star``, ``blendedness`` and ``features``.
+    """
     ones = np.ones(len(class_star))
     return np.stack([ones, logit(class_star), blendedness, *features.T], axis=1)
 

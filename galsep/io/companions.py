@@ -412,7 +412,18 @@ def read_mask_file(
 ) -> Mask:
     """Read the mask plane that goes with an image from another file.
 
-    Parameters are those of :func:`read_noise_file` and :func:`read_mask`.
+    Parameters
+    ----------
+    reference, shape, index, name, planes
+        See :func:`read_noise_file`.
+    wanted : str
+        See ``mask_bits`` of :class:`PlaneOptions`.
+
+    Raises
+    ------
+    ImageError
+        When it cannot be read, is of another size than the image, or does not name a bit that is
+        asked for.
     """
     path, ext = split_reference(reference)
     chosen: list[Extension] = []
@@ -430,9 +441,19 @@ def read_mask_file(
 def check_shape(path: Path, found: tuple[int, ...], wanted: tuple[int, int], what: str) -> None:
     """Refuse a plane of another size than the image's.
 
+    Parameters
+    ----------
+    path : Path
+        The plane's file, for messages.
+    found, wanted : (int, int)
+        Height and width of the plane and of the image.
+    what : str
+        The option that takes the plane, or what it is, for messages.
+
     Raises
     ------
     ImageError
+        When they differ.
     """
     if found != wanted:
         sizes = [f"{width}×{height}" for height, width in (found, wanted)]

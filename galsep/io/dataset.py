@@ -263,7 +263,20 @@ def write_shard(
     columns: Sequence[Mapping[str, npt.NDArray[Any]]],
     first_blend: int,
 ) -> None:
-    """Write one shard; see :func:`pack_blends` for the arguments."""
+    """Write one shard.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced when it exists.
+    blends, columns, first_blend
+        See :func:`pack_blends`; there is at least one blend.
+
+    Raises
+    ------
+    OutputError
+        When the operating system refuses.
+    """
     from astropy.io import fits
 
     rows, light = pack_blends(blends, columns, first_blend)

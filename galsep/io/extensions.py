@@ -346,7 +346,18 @@ def choose_extensions(
 ) -> list[Extension]:
     """Pick the extension asked for, all 2-D images of a name, or by default all of the sky.
 
-    Parameters and errors are those of :func:`choose_extension`.
+    Parameters
+    ----------
+    path, extensions
+        See :func:`choose_extension`.
+    ext : str
+        Number, name or ``NAME,VERSION``; a name without a version means all 2-D images of it.
+        Empty for all that are not named like a variance, error, weight or mask plane.
+
+    Raises
+    ------
+    ImageError
+        When there is none, or when one that is chosen is no whole 2-D image.
     """
     images = sky_images(extensions)
     if ext:

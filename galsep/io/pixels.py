@@ -98,7 +98,10 @@ def read_bits(
 
     A value that is no whole number counts as its whole part, or as 1 where that is 0.
 
-    Parameters are those of :func:`read_values`.
+    Parameters
+    ----------
+    path, hdus, extension, planes
+        See :func:`read_values`.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.config import CATALOG_FORMATS
+from galsep.config import CATALOG_FORMATS, TEXT_FORMATS
 from galsep.errors import UsageError
 from galsep.flags import Flag
 from galsep.io.atomic import whole_file, write_fits, write_text
@@ -160,10 +160,10 @@ def check_catalog_format(format_name: str, *, text: bool = False) -> None:
         raise UsageError(
             f"catalog_format is one of {', '.join(CATALOG_FORMATS)}, got {format_name!r}"
         )
-    if text and format_name not in ("ecsv", "csv", "vot"):
+    if text and format_name not in TEXT_FORMATS:
         raise UsageError(
             f"a {format_name} catalogue is binary and cannot go to standard output; "
-            f"choose ecsv, csv or vot, or give --output"
+            f"choose {', '.join(TEXT_FORMATS[:-1])} or {TEXT_FORMATS[-1]}, or give --output"
         )
     if format_name == "parquet":
         try:

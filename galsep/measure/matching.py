@@ -86,9 +86,19 @@ def centroid_distances(
 
 
 def iou_matrix(true: Sequence[Footprint], found: Sequence[Footprint]) -> npt.NDArray[np.float64]:
-    """Intersection over union of every true with every found mask, ``(n, m)``.
+    """Intersection over union of every true with every found mask.
 
-    Only pairs whose boxes overlap are counted out. Two empty masks have no overlap: 0.
+    Only pairs whose boxes overlap are counted out.
+
+    Parameters
+    ----------
+    true, found : sequences of ``n`` and ``m`` Footprint
+        In the same pixels.
+
+    Returns
+    -------
+    (n, m) float array
+        Between 0 and 1; 0 also for two empty masks.
     """
     result = np.zeros((len(true), len(found)))
     if result.size == 0:
@@ -148,7 +158,18 @@ def match_masks(
 
 
 def nearest_distance(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Distance of each source to its nearest neighbour, pixels; infinite for one alone."""
+    """Distance of each source to its nearest neighbour.
+
+    Parameters
+    ----------
+    x, y : (n,) float arrays
+        Centroids, pixels.
+
+    Returns
+    -------
+    (n,) float array
+        Pixels; infinite for a source alone and for one whose position is not finite.
+    """
     distance = centroid_distances((x, y), (x, y))
     np.fill_diagonal(distance, np.inf)
     result: npt.NDArray[np.float64] = distance.min(axis=1, initial=np.inf)

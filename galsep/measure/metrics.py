@@ -137,7 +137,19 @@ def ratio(part: int, whole: int) -> float | None:
 
 
 def scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
-    """Make precision, recall and F1 of counts; ``None`` where the denominator is zero."""
+    """Make precision, recall and F1 of counts.
+
+    Parameters
+    ----------
+    tp, fp, fn : int
+        Matched pairs, found sources that are none, and true sources not found.
+
+    Returns
+    -------
+    dict
+        The counts, and ``precision``, ``recall`` and ``f1``, ``None`` where the denominator is
+        zero.
+    """
     return {
         "tp": int(tp),
         "fp": int(fp),
@@ -158,7 +170,20 @@ def score_matches(matches: Sequence[Match]) -> dict[str, Any]:
 
 
 def owned_footprints(labels: npt.NDArray[np.integer[Any]], n: int) -> list[Footprint]:
-    """Footprints of the labels 1 to ``n`` of a label map; empty where a label owns no pixel."""
+    """Footprints of the labels 1 to ``n`` of a label map.
+
+    Parameters
+    ----------
+    labels : (h, w) int array
+        Label of each pixel's owner; 0 and labels above ``n`` belong to none.
+    n : int
+        Number of sources.
+
+    Returns
+    -------
+    list of Footprint
+        One a label, in their order, as tight as can be; 0×0 where a label owns no pixel.
+    """
     from scipy import ndimage
 
     boxes = ndimage.find_objects(labels, max_label=n) if n else []
@@ -173,7 +198,19 @@ def owned_footprints(labels: npt.NDArray[np.integer[Any]], n: int) -> list[Footp
 
 
 def judge(truth: Truth, found: Found) -> dict[str, Judgement]:
-    """Judge one blend, for all of its sources and for the detectable ones."""
+    """Judge one blend, for all of its sources and for the detectable ones.
+
+    Parameters
+    ----------
+    truth : Truth
+    found : Found
+        In the same pixels and, where it has fluxes, the same unit.
+
+    Returns
+    -------
+    dict of str to Judgement
+        By :data:`SELECTIONS`.
+    """
     detections = found.detections
     distance = centroid_distances((truth.x, truth.y), (detections.x, detections.y))
     iou = iou_matrix(truth.footprints, detections.footprints)

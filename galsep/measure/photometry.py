@@ -19,8 +19,21 @@ LEAST_CLAIM = 0.01
 class Photometry:
     """Measurements of the separated light, one entry a source.
 
-    Fluxes are in the image's unit, lengths in pixels, angles in degrees counter-clockwise from
-    +x. A source without light has its moments from the bare shape of its share.
+    Positions and axes are moments of the source's model; a source without light has them from the
+    bare shape of its share.
+
+    Parameters
+    ----------
+    x, y : (n,) float arrays
+        Centroids, pixels, 0-based.
+    flux, flux_err : (n,) float arrays
+        In the image's unit.
+    semimajor_axis, semiminor_axis : (n,) float arrays
+        Rms along the axes, pixels.
+    orientation : (n,) float array
+        Of the major axis, degrees counter-clockwise from +x, between −90 and 90.
+    blendedness : (n,) float array
+        Between 0 and 1, see :func:`measure`.
     """
 
     x: npt.NDArray[np.float64]
@@ -118,7 +131,14 @@ def measure(
     chosen : slice
         Sources that are wanted; the others are their neighbours.
     top : int
-        Row of the whole image that the first one here is; the measured ``y`` count from there.
+        Row of the whole image that the first one here is; the measured ``y`` are those of the
+        whole image.
+
+    Returns
+    -------
+    Photometry
+        Of the wanted sources, in their order; ``flux_err`` holds what sky, splitting and, where
+        they are known, the sources' own electrons add.
 
     Notes
     -----

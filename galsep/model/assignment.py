@@ -133,7 +133,19 @@ def widened(boxes: Tensor, side: float) -> Tensor:
 
 
 def wide_ious(first: Tensor, second: Tensor, side: float) -> Tensor:
-    """IoU of all boxes of each stamp with each other (:func:`box_ious`), once they are widened."""
+    """IoU of all boxes of each stamp with each other, once they are widened.
+
+    Parameters
+    ----------
+    first, second : FloatTensor
+        See :func:`box_ious`.
+    side : float
+        Pixels that boxes are widened to, see :func:`widened`.
+
+    Returns
+    -------
+    FloatTensor[N, a, b]
+    """
     return box_ious(widened(first, side), widened(second, side))
 
 

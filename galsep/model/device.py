@@ -1,4 +1,8 @@
-"""Choosing the computing device."""
+"""The computing device: choosing it, and working on it.
+
+Batches that fit into its memory, threads on its cores, copies that it need not wait for, and what
+keeps a CPU from being slow: no denormal numbers, no memory given back between steps.
+"""
 
 import contextlib
 import functools
@@ -178,18 +182,60 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; to CUDA from pinned memory, or of a few KiB, without waiting."""
+    """Copy a tensor to a device.
+
+    To CUDA, one in pinned memory, or of a few KiB, is copied without waiting for it.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+    device : torch.device
+
+    Returns
+    -------
+    torch.Tensor
+        The same one where it is on the device already.
+    """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def uploaded(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Make a tensor on a device of an array; to CUDA through pinned memory, without waiting."""
+    """Make a tensor on a device of an array; to CUDA through pinned memory, without waiting.
+
+    Parameters
+    ----------
+    array : array
+        Of a type that PyTorch has. A CPU's tensor shares its memory.
+    device : torch.device
+
+    Returns
+    -------
+    torch.Tensor
+        Of the array's shape and type.
+
+    Raises
+    ------
+    TypeError
+        For an array of another type.
+    """
     tensor = torch.from_numpy(array)
     return moved(tensor.pin_memory() if device.type == "cuda" else tensor, device)
 
 
 def numbers(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Make a small tensor on a device without waiting for what the device is at."""
+    """Make a small tensor on a device without waiting for what the device is at.
+
+    Parameters
+    ----------
+    values : sequence of numbers, or of such sequences
+        At most a few KiB.
+    device : torch.device
+
+    Returns
+    -------
+    torch.Tensor
+        Of whole numbers ``int64``, of others PyTorch's default type.
+    """
     return moved(torch.tensor(values), device)
 
 

@@ -44,13 +44,36 @@ def keys(seeds: Tensor, count: int, purpose: int) -> Tensor:
 
 
 def keys_at(seeds: Tensor, place: Tensor, purpose: int) -> Tensor:
-    """Draw those of the numbers of :func:`keys` that are at ``IntTensor[n, k]`` places."""
+    """Draw those of the numbers of :func:`keys` that are at some places.
+
+    Parameters
+    ----------
+    seeds : IntTensor[n]
+    place : IntTensor[n, k] or IntTensor[k]
+        Positions among the numbers of each seed, from 0.
+    purpose : int
+        One of this module's constants.
+
+    Returns
+    -------
+    IntTensor[n, k]
+    """
     start = _mixed(_mixed(seeds) + purpose)
     return _shifted(_mixed(start[:, None] + (place + 1) * _GAMMA), 1)
 
 
 def normal(seeds: Tensor, count: int, purpose: int) -> Tensor:
-    """Draw ``FloatTensor[n, count]`` of mean 0 and standard deviation 1; see :func:`keys`."""
+    """Draw normal numbers of mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    seeds, count, purpose
+        See :func:`keys`.
+
+    Returns
+    -------
+    FloatTensor[n, count]
+    """
     uniform = (_shifted(keys(seeds, count, purpose), 39).double() + 0.5) / _FINE
     return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).float()
 

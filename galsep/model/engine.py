@@ -50,7 +50,23 @@ class Objective(Protocol):
     def __call__(
         self, network: nn.Module, batch: Any, device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
-        """Parts of the loss of what :meth:`prepare` has made, or of a slice of it."""
+        """Parts of the loss of a batch.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            On the device, in training mode.
+        batch : object
+            What :meth:`prepare` has made, or a slice of it.
+        device : torch.device
+        autocast : bool
+            Compute in bfloat16 where PyTorch takes that to be safe.
+
+        Returns
+        -------
+        dict of str to FloatTensor[]
+            By the names of ``parts``.
+        """
 
 
 class Detecting:
@@ -72,7 +88,7 @@ class Detecting:
     def __call__(
         self, network: nn.Module, batch: Batch, device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
-        """Parts of the loss of a batch."""
+        """Parts of the loss of a batch; see :class:`Objective`."""
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             losses: dict[str, Tensor] = network(batch.images, batch.truths)
@@ -118,10 +134,17 @@ def part_is_trained(parameter: str, part: str) -> bool:
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of a step, counted from 0.
+    """Learning rate of a step.
 
     ``steps``: the rate of the stage the epoch falls in. ``cosine``: a linear warm-up over
-    ``warmup`` steps, then half a cosine down to zero at the end of the run.
+    ``warmup`` steps, or a tenth of a short run, then half a cosine down to zero at the end.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    step : int
+        Counted from 0 through the whole run.
+    steps_per_epoch : int
     """
     epoch = step // steps_per_epoch + 1
     rate = _stage(config, epoch)[1]
@@ -260,7 +283,20 @@ class Trainer:
     def run_steps(
         self, training: ExampleMaker, steps: int, on_step: Callable[[int, float], None]
     ) -> None:
-        """Train some steps, as a trial, of the stage that has the most epochs."""
+        """Train some steps, as a trial, of the stage that has the most epochs.
+
+        Parameters
+        ----------
+        training : ExampleMaker
+        steps : int
+        on_step : callable
+            Called with the number of images and the loss after each step.
+
+        Raises
+        ------
+        TrainingError
+            When the loss is not finite.
+        """
         ends = [0, *(last for _, last, _ in self.config.stages)]
         _, before = max((last - start, start) for start, last in itertools.pairwise(ends))
         rng = np.random.default_rng([self.config.seed, _STEP_SEED, before + 1])

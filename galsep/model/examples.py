@@ -272,7 +272,21 @@ class ExampleMaker:
     def batches(
         self, size: int, batch_size: int, rng: np.random.Generator
     ) -> Iterator[list[Planned]]:
-        """Plan ``size`` examples, batch by batch, all stamps of a batch of one size."""
+        """Plan examples, batch by batch, all stamps of a batch of one size.
+
+        Parameters
+        ----------
+        size : int
+            Number of examples.
+        batch_size : int
+            Examples in a batch; the last one may have fewer.
+        rng : Generator
+
+        Yields
+        ------
+        list of Planned
+            Of a split without blends there are none.
+        """
         planned = self.plan(size, rng)
         for number, start in enumerate(range(0, len(planned), batch_size), 1):
             batch = planned[start : start + batch_size]

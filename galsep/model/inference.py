@@ -91,6 +91,17 @@ def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     """Turn the network's scores into probabilities, by the logistic fit stored with it.
 
     p = logistic(a · logit(raw) + b) (Platt 1999); without a fit, a = 1 and b = 0.
+
+    Parameters
+    ----------
+    model : Model
+    raw : (n,) float array
+        Scores as :class:`Found` has them, between 0 and 1.
+
+    Returns
+    -------
+    (n,) float array
+        Probabilities, between 0 and 1.
     """
     fit = model.info.get("calibration", {})
     value = fit.get("slope", 1.0) * logit(raw) + fit.get("intercept", 0.0)
@@ -110,6 +121,15 @@ def _uncalibrated(model: Model, score: float) -> float:
 
 def harden(mask: SoftMask, unusable: npt.NDArray[np.bool_], level: float) -> SoftMask | None:
     """Set a mask to 0 where it is not above a level, outside the image and on unusable pixels.
+
+    Parameters
+    ----------
+    mask : SoftMask
+        In image coordinates; it may reach beyond the image.
+    unusable : (h, w) bool array
+        True for the image's unusable pixels.
+    level : float
+        Probability that a pixel has to exceed.
 
     Returns
     -------

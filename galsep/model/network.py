@@ -159,7 +159,19 @@ ARCHITECTURES = {
 
 
 def normalise(image: npt.NDArray[Any], rms: npt.NDArray[Any] | float) -> npt.NDArray[np.float32]:
-    """Turn background-subtracted light into the network's input, asinh(light / rms)."""
+    """Turn background-subtracted light into the network's input, asinh(light / rms).
+
+    Parameters
+    ----------
+    image : (h, w) array
+        Background-subtracted; 0 where unusable.
+    rms : (h, w) array or float
+        Noise of the sky in the same unit, positive.
+
+    Returns
+    -------
+    (h, w) float32 array
+    """
     return np.arcsinh(image / rms).astype(np.float32)
 
 
@@ -299,6 +311,13 @@ class MaskRCNN(nn.Module):
 
     In training mode it takes ``(images, truths)`` and returns the dictionary of losses; in
     evaluation mode it takes images and returns the detections of each. See :func:`build_network`.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module
+        Gives feature levels by name, finest first, as a feature pyramid does.
+    rpn : ProposalNetwork
+    roi_heads : SourceHeads
     """
 
     def __init__(self, backbone: nn.Module, rpn: ProposalNetwork, roi_heads: SourceHeads) -> None:
@@ -308,7 +327,22 @@ class MaskRCNN(nn.Module):
         self.roi_heads = roi_heads
 
     def forward(self, images: Tensor, truths: Truths | None = None, *, least: float = 0.0) -> Any:
-        """Give losses or detections of ``FloatTensor[N, 1, s, s]``, these from a raw score on."""
+        """Give losses in training mode, else detections; see :func:`build_network`.
+
+        Parameters
+        ----------
+        images : FloatTensor[N, 1, s, s]
+            As :func:`normalise` makes them.
+        truths : Truths, optional
+            What is on them; looked at in training mode alone, which needs it.
+        least : float
+            Raw score below which detections are left out; looked at in evaluation mode alone.
+
+        Raises
+        ------
+        ValueError
+            In training mode without truths.
+        """
         features = self.backbone(images)
         shapes = [(images.shape[2], images.shape[3])] * len(images)
         stamps = ImageList(images, shapes)

@@ -116,6 +116,14 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """Propose boxes for the second stage's training, and give this one's losses.
 
+        Parameters
+        ----------
+        images : torchvision.models.detection.image_list.ImageList
+            All of one size.
+        features : dict of str to FloatTensor[N, C, H, W]
+            The backbone's levels, finest first.
+        truths : Truths
+
         Returns
         -------
         Proposals

@@ -119,7 +119,7 @@ class Separating:
     def __call__(
         self, network: nn.Module, batch: list[Seen], device: torch.device, *, autocast: bool
     ) -> dict[str, Tensor]:
-        """Parts of the loss of a batch."""
+        """Parts of the loss of a batch; see :class:`galsep.model.engine.Objective`."""
         images = [seen.example.image for seen in batch]
         least = self._model.threshold * THRESHOLDS[0]
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):

@@ -211,6 +211,15 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file whole.
 
+    Parameters
+    ----------
+    path : Path
+        Replaced when it exists.
+    tensors : mapping of str to Tensor
+        By name, on any device.
+    metadata : dict of str to str
+        For the file's header.
+
     Raises
     ------
     OutputError

@@ -111,9 +111,20 @@ def figure_pixels(figure: "Figure", dpi: int = 80) -> npt.NDArray[np.uint8]:
 
 
 def stretch(image: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[np.float64]:
-    """Map light to [0, 1]: asinh, from −1.5 sky rms to ``top`` (default: the 99.8th percentile).
+    """Map light to [0, 1]: asinh, from −1.5 sky rms on.
 
-    Pixels that are not finite become 0.
+    Parameters
+    ----------
+    image : (h, w) array
+        Background-subtracted; pixels that are not finite count as empty sky.
+    rms : float
+        Noise of the sky, in the image's unit.
+    top : float
+        What becomes 1, in sky rms; 0 for the 99.8th percentile, or 10 if that is less.
+
+    Returns
+    -------
+    (h, w) float array
     """
     scaled = _finite(np.asarray(image, dtype=np.float64) / max(rms, 1e-30))
     low, high = np.arcsinh(DARKEST), np.arcsinh(top or _top(scaled))
@@ -168,9 +179,19 @@ def binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
 
 
 def shade(light: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[np.float64]:
-    """Make a picture, height × width × RGB from 0 to 1, of an image stretched by :func:`stretch`.
+    """Make a grey picture of an image stretched by :func:`stretch`.
 
-    Grey, and violet where the image is NaN: unusable.
+    Parameters
+    ----------
+    light : (h, w) array
+        Background-subtracted; violet where it is NaN: unusable.
+    rms, top : float
+        See :func:`stretch`.
+
+    Returns
+    -------
+    (h, w, 3) float array
+        RGB from 0 to 1.
     """
     picture = np.repeat(stretch(light, rms, top)[:, :, None], 3, axis=2)
     picture[np.isnan(light)] = MASKED_COLOR
@@ -178,7 +199,7 @@ def shade(light: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArray[
 
 
 def show_light(axes: "Axes", image: npt.NDArray[Any], rms: float) -> None:
-    """Show an image, y upwards, without ticks."""
+    """Show an image, stretched by :func:`stretch` with this rms, y upwards, without ticks."""
     axes.imshow(stretch(image, rms), origin="lower", cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -80,6 +80,17 @@ def outline_path(footprint: Footprint, y0: int = 0, x0: int = 0) -> str:
 
     Coordinates count from the lower left corner of pixel ``y0, x0``, y upwards; each pixel has
     the side 1.
+
+    Parameters
+    ----------
+    footprint : Footprint
+    y0, x0 : int
+        A pixel of the footprint's image.
+
+    Returns
+    -------
+    str
+        A closed path for each border, those of holes too; empty for an empty footprint.
     """
     mask = np.pad(footprint.mask, 1)
     # From each corner the way on, with the inside to its left; two ways where pixels touch at a

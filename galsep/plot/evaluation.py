@@ -352,7 +352,15 @@ def wilson_interval(
 
 
 def bin_label(low: float | None, high: float | None, *, whole: bool) -> str:
-    """Name a bin on an axis; ``None`` is an open end, ``whole`` means it holds one number."""
+    """Name a bin on an axis.
+
+    Parameters
+    ----------
+    low, high : float or None
+        Its edges; ``None`` for an open end.
+    whole : bool
+        Whether a bin with both edges holds the one number ``low``.
+    """
     if low is None:
         return "all" if high is None else f"< {high:g}"
     if high is None:

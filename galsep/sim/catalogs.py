@@ -185,10 +185,22 @@ def _changed(
 
 
 def population_table(population: Population, n: int, rng: np.random.Generator) -> "Table":
-    """Draw ``n`` galaxies of galsep's own population as a table in BTK's columns.
+    """Draw galaxies of galsep's own population as a table in BTK's columns.
 
     Positions are uniform on one square degree and redshifts unset (−1); the ugrizy magnitudes
     stand as ``<band>_ab`` for the population's bands.
+
+    Parameters
+    ----------
+    population : Population
+    n : int
+        Number of galaxies.
+    rng : Generator
+
+    Returns
+    -------
+    Table
+        One row a galaxy; half-light axes in arcsec, angles and positions in degrees.
     """
     from astropy.table import Table
 

@@ -158,7 +158,16 @@ class SourceModel(Protocol):
 def draw_magnitude(
     rng: np.random.Generator, slope: float, faintest: float, brightest: float = BRIGHTEST_MAG
 ) -> float:
-    """Draw from counts ∝ 10^(slope · m) between ``brightest`` and ``faintest``."""
+    """Draw a magnitude from counts ∝ 10^(slope · m).
+
+    Parameters
+    ----------
+    rng : Generator
+    slope : float
+        Dex per magnitude, not 0.
+    faintest, brightest : float
+        Limits, magnitudes.
+    """
     low = 10 ** (slope * (brightest - faintest))
     return faintest + math.log10(low + (1 - low) * rng.random()) / slope
 

@@ -163,7 +163,18 @@ class SepFluxes:
 
 
 def sep_fluxes(image: npt.NDArray[Any], rms: float, setting: SepSetting) -> SepFluxes:
-    """Detect with SEP and measure isophotal and Kron fluxes; see :func:`sep_detections`."""
+    """Detect with SEP and measure isophotal and Kron fluxes.
+
+    Parameters
+    ----------
+    image, rms, setting
+        See :func:`sep_detections`.
+
+    Returns
+    -------
+    SepFluxes
+        In the image's unit, of the same sources.
+    """
     import sep
 
     data, objects, labels = _extracted(image, rms, setting)

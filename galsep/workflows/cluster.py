@@ -135,7 +135,16 @@ def _scheduler(address: str) -> str:
 
 
 class Cluster:
-    """A cluster that one is connected to, see :func:`connect`."""
+    """A cluster that one is connected to, see :func:`connect`.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    address : str
+        As the user gave it, for messages.
+    reporter : Reporter
+        Hears of it when there is no worker.
+    """
 
     def __init__(self, client: "Client", address: str, reporter: Reporter) -> None:
         self._client, self._address, self._reporter = client, address, reporter

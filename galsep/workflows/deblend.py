@@ -131,12 +131,36 @@ def deblend_plane(
     They are found in the detection image, if there is one. Bands take the image's place: sources
     are found in their combination, and measured in it and in each.
 
+    Parameters
+    ----------
+    plane : Plane
+        The image; not looked at where there are bands.
+    model : Model
+    config : DeblendConfig
+        Files that it names are not read; a ``gain`` above 0 counts for that of every plane.
+    detection : Plane, optional
+        An image of the same pixels to find the sources in.
+    bands : mapping of str to Plane, optional
+        By their names, all of the same pixels.
+    planes : Planes, optional
+        Where whole-image arrays are to be; in memory by default.
+
     Returns
     -------
     found : FoundSources
     plane : Plane
         The image, or the combination of the bands.
     catalog : Table
+        Without what :func:`describe` adds; ``docs/formats.md`` describes its columns.
+
+    Raises
+    ------
+    ImageError
+        When SEP gives up on a blob that is larger than a cutout.
+    OutputError
+        When the folder of ``planes`` has no room.
+    torch.OutOfMemoryError
+        When the device has no room for one cutout.
     """
     planes = planes or Planes()
     units = {name: band.unit for name, band in (bands or {}).items()}
@@ -233,7 +257,20 @@ def describe(
     config: DeblendConfig,
     command: str = "",
 ) -> None:
-    """Say in the catalogue's meta data how it was made."""
+    """Say in the catalogue's meta data how it was made.
+
+    Parameters
+    ----------
+    catalog : Table
+        Its ``meta`` is added to, in place.
+    plane : Plane
+        The image, or the combination of the bands, as :func:`deblend_plane` gives it.
+    found : FoundSources
+    model : Model
+    config : DeblendConfig
+    command : str
+        For HISTORY; empty for none.
+    """
     catalog.meta |= {
         "GALSEP": galsep.__version__,
         "WEIGHTS": model.sha256,

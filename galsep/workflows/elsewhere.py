@@ -89,7 +89,21 @@ def load_same(config: DeblendConfig, weights: str) -> Model:
 
 
 def spread_over(cluster: Cluster, config: DeblendConfig, model: Model) -> Spread:
-    """Have a cluster's workers do what a model is applied to; ``config`` has absolute names."""
+    """Have a cluster's workers do what a model is applied to.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    config : DeblendConfig
+        Workers load the model by it; its files have absolute names, see :func:`absolute_names`.
+    model : Model
+        Workers refuse to work with other weights than its own.
+
+    Returns
+    -------
+    callable
+        For :attr:`galsep.model.weights.Model.spread`.
+    """
 
     def spread(function: Callable[[Model, Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
         work = _OnBatch(function, config, model.sha256)

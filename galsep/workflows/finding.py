@@ -230,8 +230,33 @@ def run_network(
 ) -> Iterator[tuple[Prepared, Iterable[Found]]]:
     """Prepare images and run the network on their cutouts, several small images a batch.
 
-    What is in a large image is found while it is asked for, as often as it is. Sources with a
-    calibrated score below ``least`` are left out.
+    Parameters
+    ----------
+    images : iterable of (h, w) arrays or Frame
+        See :func:`find_sources`.
+    model : Model
+    config : DeblendConfig
+        Of it, ``background_mesh``, ``psf_fwhm`` and ``batch_size`` are looked at.
+    planes : Planes, optional
+        Where whole-image arrays are to be; in memory by default.
+    least : float
+        Calibrated score below which sources are not wanted, see
+        :func:`galsep.model.inference.detect`.
+
+    Yields
+    ------
+    prepared : Prepared
+        The images, in order.
+    found : iterable of Found
+        What the network finds in each cutout, in the order of ``prepared.tiling``. In a large
+        image that shares no batch with others it is found while it is asked for, anew each time.
+
+    Raises
+    ------
+    OutputError
+        When the folder of ``planes`` has no room.
+    torch.OutOfMemoryError
+        When the device has no room for one cutout.
     """
     planes = planes or Planes()
     waiting: list[Prepared] = []
@@ -276,11 +301,33 @@ def prepare(
     *,
     small: bool = True,
 ) -> Prepared:
-    """Subtract the background, run SEP, and cut the image into the network's input.
+    """Subtract the background, run SEP, and lay the cutouts that the network is to see.
 
-    An image whose PSF is wider than ``psf_limits`` (smallest and largest FWHM, pixels) allow is
-    averaged over blocks of pixels for the network, and for nothing else. ``small`` says whether the
-    network knows small cutouts.
+    An image whose PSF is wider than ``psf_limits`` allow is averaged over blocks of pixels for the
+    network, and for nothing else.
+
+    Parameters
+    ----------
+    image : (h, w) array or Frame
+        In any unit; pixels that are not finite, or masked in a masked array, are left out.
+    config : DeblendConfig
+        Of it, ``background_mesh`` and ``psf_fwhm`` are looked at.
+    psf_limits : (float, float), optional
+        Smallest and largest FWHM of the PSF that the network knows, pixels. Without them the PSF
+        is not measured, and nothing is averaged.
+    planes : Planes, optional
+        Where whole-image arrays are to be; in memory by default.
+    small : bool
+        Whether the network knows cutouts smaller than 120×120 px.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    OutputError
+        When the folder of ``planes`` has no room.
     """
     planes = planes or Planes()
     if not isinstance(image, Frame):
@@ -338,7 +385,32 @@ def finish(
     config: DeblendConfig,
     threshold: float,
 ) -> FoundSources:
-    """Merge what the network found in an image's cutouts, split the light and measure it."""
+    """Merge what the network found in an image's cutouts, split the light and measure it.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    found : iterable of Found
+        What :func:`run_network` gives with it: one a cutout, gone through once.
+    model : Model
+    config : DeblendConfig
+        Of it, ``background_mesh`` is looked at.
+    threshold : float
+        Calibrated score from which a source counts.
+
+    Returns
+    -------
+    FoundSources
+
+    Raises
+    ------
+    ValueError
+        When ``found`` has more or fewer entries than there are cutouts.
+    ImageError
+        When SEP gives up on a blob that is larger than a cutout.
+    OutputError
+        When the folder of the image's planes has no room.
+    """
     image, measured, planes = prepared.image, prepared.measured, prepared.planes
     shape = (image.light.shape[0], image.light.shape[1])
     masks, claims, candidates, class_star = _candidates(prepared, found, model, threshold)

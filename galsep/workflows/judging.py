@@ -94,7 +94,21 @@ class MethodReport:
 
 
 def match_detectable(data: Dataset, blend: int, found: Detections) -> Match:
-    """Match what was found in a blend to its detectable sources, within 5 px, by score."""
+    """Match what was found in a blend to its detectable sources, within 5 px, by score.
+
+    Parameters
+    ----------
+    data : Dataset
+    blend : int
+        Number of the blend in the data set.
+    found : Detections
+        In the blend's pixels.
+
+    Returns
+    -------
+    Match
+        Its true sources are all of the blend's; wanted are the detectable ones.
+    """
     rows = data.sources(blend)
     return _match(rows["x"], rows["y"], rows["detectable"], found)
 

@@ -51,6 +51,23 @@ class Sources:
 
     Masks are as tight as their crops, and 0 outside. SEP's outlines, whose ``tile`` is
     :data:`NO_TILE`, claim nothing: their claims mean nothing.
+
+    Parameters
+    ----------
+    masks : SoftMasks
+        In image coordinates, sorted by their first rows.
+    claims : SoftMasks
+        On the same crops, the share of the light that is predicted to be the source's own.
+    scores : (n,) float array
+        Calibrated.
+    class_star : (n,) float array
+        Probability of a point source by Mask R-CNN; NaN where it gives none.
+    parent : (n,) int array
+        SEP detection, counted from 1; 0 for none.
+    tile : (n,) int array
+        Cutout that owns the source.
+    flags : (n,) int array
+        Bits of :class:`galsep.flags.Flag`.
     """
 
     masks: SoftMasks
@@ -317,7 +334,33 @@ def _exclusive(parts: Sequence[SourceLight], shape: tuple[int, ...]) -> list[Sou
 def binned(
     image: Light, binning: int, mesh: int, planes: Planes
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Light, unusable pixels and noise of an image averaged over blocks of pixels."""
+    """Light, unusable pixels and noise of an image averaged over blocks of pixels.
+
+    Parameters
+    ----------
+    image : Light
+        Of ``h`` × ``w`` pixels.
+    binning : int
+        Side ``k`` of a block, pixels; with 1, what is returned are the image's own arrays.
+    mesh : int
+        Side of a cell of the background mesh that the noise is measured on, in averaged pixels.
+    planes : Planes
+        Where the results are to be.
+
+    Returns
+    -------
+    light : (⌈h/k⌉, ⌈w/k⌉) float32 array
+        In the image's unit, 0 where unusable.
+    unusable : bool array of the same shape
+        True for blocks of which less than half is valid.
+    rms : float32 array of the same shape
+        Noise of the sky in an averaged pixel.
+
+    Raises
+    ------
+    OutputError
+        When the folder of ``planes`` has no room.
+    """
     if binning == 1:
         return image.light, image.mask, image.rms
     binned, unusable = bin_light(image.light, image.mask, binning, planes)

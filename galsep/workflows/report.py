@@ -212,7 +212,25 @@ def blend_case(
     rows: Sequence[Mapping[str, Any]] = (),
     field_height: int = 0,
 ) -> dict[str, Any]:
-    """Describe one blend for the template; with ``field_height`` it can be found in the field."""
+    """Describe one blend for the template.
+
+    Parameters
+    ----------
+    title, note : str
+        What stands above the pictures; the note smaller.
+    window : Window
+        The part of the image that they show.
+    panels : sequence of Panel
+    rows : sequence of mappings
+        A row of the table for each source, by column; all have the columns of the first.
+    field_height : int
+        Height of the field in pixels, to offer to show the blend in it; 0 for no field.
+
+    Returns
+    -------
+    dict
+        What ``parts.html`` knows as a case.
+    """
     top = field_height - window.y0 - window.height
     return {
         "title": title,

@@ -21,7 +21,17 @@ class Reporter:
         """The task is over."""
 
     def epoch(self, name: str, headline: str, figures: Mapping[str, float]) -> None:
-        """An epoch of training is over: its figures, and those in ``headline`` worth a line."""
+        """An epoch of training is over.
+
+        Parameters
+        ----------
+        name : str
+            Of the network, where it is not Mask R-CNN, and number of the epoch.
+        headline : str
+            The figures that are worth a line.
+        figures : mapping of str to float
+            All of them.
+        """
 
     def info(self, message: str) -> None:
         """Something worth a line."""

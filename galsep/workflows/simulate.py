@@ -131,7 +131,34 @@ def simulate(
 def write_population(
     path: Path, config: SimulateConfig, *, overwrite: bool = False
 ) -> SimulateResult:
-    """Write ``config.n`` galaxies of galsep's own population as a table in BTK's columns."""
+    """Write galaxies of galsep's own population as a table in BTK's columns.
+
+    Equal configurations give equal bytes.
+
+    Parameters
+    ----------
+    path : Path
+        FITS table to write; its folder is made.
+    config : SimulateConfig
+        ``n`` galaxies are drawn; of the rest, ``survey``, ``bands``, ``max_mag`` and ``seed``
+        matter.
+    overwrite : bool
+        Replace a file that is there.
+
+    Returns
+    -------
+    SimulateResult
+        ``n`` sources in no blend.
+
+    Raises
+    ------
+    UsageError
+        When ``catalog``, ``cosmos`` or ``varied`` is set, or for an unknown survey or band.
+    OutputExistsError
+        When the file exists and may not be replaced.
+    OutputError
+        When it cannot be written, or another call is writing it.
+    """
     from astropy.io import fits
 
     if config.catalog or config.cosmos:

@@ -39,7 +39,22 @@ HALF_LIGHT = 1.1774
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An image with its truth, read; without ``parts`` the light is that of the footprints."""
+    """An image with its truth, read.
+
+    Parameters
+    ----------
+    name : str
+        The image's, for messages.
+    plane : Plane
+    footprints : list of Footprint
+        Pixels of each source.
+    kinds : list of str
+        ``galaxy`` or ``star``, one a source.
+    parts : list of SourceLight or None
+        Isolated light of each source; ``None`` where it is that of the image on the footprints.
+    crowds : list of Footprint
+        Regions whose sources are not told apart: stamps leave them out.
+    """
 
     name: str
     plane: Plane
@@ -230,7 +245,22 @@ def measured_fwhm(image: Light) -> float:
 
 
 def sky_positions(plane: Plane, parts: list[SourceLight], image: Light) -> npt.NDArray[np.float64]:
-    """Right ascension and declination of each source, NaN without a WCS."""
+    """Positions of sources on the sky.
+
+    Parameters
+    ----------
+    plane : Plane
+        The image with its WCS.
+    parts : list of SourceLight
+        The sources' light.
+    image : Light
+        The same image without its background.
+
+    Returns
+    -------
+    (n, 2) float array
+        Right ascension and declination (ICRS) of each source, degrees; NaN without a WCS.
+    """
     if plane.wcs is None:
         return np.full((len(parts), 2), np.nan)
     photometry = measure(parts, image.light, image.rms)

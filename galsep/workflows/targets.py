@@ -16,7 +16,16 @@ __all__ = ["Existing", "Targets", "files_of", "name_targets", "tidy"]
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Files that an input will write; the last lists have one a deblended image, or none."""
+    """Files that an input will write.
+
+    Parameters
+    ----------
+    segm, catalog : Path
+    isolated, residual : Path or None
+        ``None`` where they are not asked for.
+    previews, regions, reports : tuple of Path
+        One for each image of the input that is deblended; none where they are not asked for.
+    """
 
     segm: Path
     catalog: Path
@@ -78,7 +87,26 @@ class Existing:
 def name_targets(
     images: Sequence[Path], output: Path | None, config: DeblendConfig
 ) -> Mapping[Path, Targets | None]:
-    """Files that each input will write, refusing inputs that would write the same ones."""
+    """Files that each input will write, refusing inputs that would write the same ones.
+
+    Parameters
+    ----------
+    images : sequence of Path
+        The inputs.
+    output : Path or None
+        Folder to write to; ``None`` where nothing is written.
+    config : DeblendConfig
+
+    Returns
+    -------
+    mapping of Path to Targets or None
+        By input; ``None`` without a folder.
+
+    Raises
+    ------
+    UsageError
+        When an input is named twice, or two inputs would write the same files.
+    """
     by_stem: dict[str, Path] = {}
     targets: dict[Path, Targets | None] = {}
     for path in images:

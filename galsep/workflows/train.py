@@ -466,7 +466,19 @@ def _given_info(init: str) -> dict[str, Any]:
 def example_makers(
     data: Dataset, config: TrainConfig, depth: float = 0.0
 ) -> tuple[ExampleMaker, ExampleMaker]:
-    """Make what gives the examples to train and to validate on."""
+    """Make what gives the examples to train and to validate on.
+
+    Parameters
+    ----------
+    data : Dataset
+    config : TrainConfig
+    depth : float
+        Magnitudes by which composed scenes are deeper than the data set, on average.
+
+    Returns
+    -------
+    training, validation : ExampleMaker
+    """
 
     def maker(split: str) -> ExampleMaker:
         return ExampleMaker(
@@ -507,7 +519,7 @@ def _kept_classes(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """Settings that make the weights what they are, without folders."""
+    """All settings but ``workers``; starting weights are named without their folder."""
     settings = {**dataclasses.asdict(config), "init": Path(config.init).name}
     del settings["workers"]
     return settings

@@ -44,7 +44,16 @@ class Board:
         self._writer.flush()
 
     def pictures(self, model: Model, data: Dataset, epoch: int) -> None:
-        """Draw some validation blends with their true masks and those that were found."""
+        """Draw some validation blends with their true masks and those that were found.
+
+        Parameters
+        ----------
+        model : Model
+            With the weights of the epoch.
+        data : Dataset
+        epoch : int
+            Epochs that are done.
+        """
         from galsep.plot.training import draw_found
         from galsep.workflows.finding import find_sources
 
