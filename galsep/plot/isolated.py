@@ -29,21 +29,21 @@ class IsolatedRow:
     models : (h, w) array
         Sum of all models.
     part : SourceLight
-    truth : (h, w) array or None
-        The source's isolated image, where it is known.
+    truth : (h, w) array
+        The source's isolated image.
     """
 
     title: str
     image: npt.NDArray[np.float32]
     models: npt.NDArray[np.float32]
     part: SourceLight
-    truth: npt.NDArray[np.float32] | None = None
+    truth: npt.NDArray[np.float32]
 
 
 def plot_isolated(rows: Sequence[IsolatedRow], rms: float, path: Path) -> None:
     """Draw a row of pictures for each source.
 
-    The blend, the source's isolated image if it is known, its model, its light (its share of the
+    The blend, the source's isolated image, its model, its light (its share of the
     data), and the blend without all models in units of the sky rms.
 
     Parameters
@@ -54,8 +54,7 @@ def plot_isolated(rows: Sequence[IsolatedRow], rms: float, path: Path) -> None:
     path : Path
         PNG file to write.
     """
-    known = any(row.truth is not None for row in rows)
-    titles = ["blend", *(["truth"] if known else []), "model", "light", "blend − all models"]
+    titles = ["blend", "truth", "model", "light", "blend − all models"]
     figure = new_figure(2.0 * len(titles), 2.15 * max(1, len(rows)) + 0.2)
     grid = figure.subplots(max(1, len(rows)), len(titles), squeeze=False)
     for axes, row in zip(grid, rows, strict=False):
@@ -64,8 +63,7 @@ def plot_isolated(rows: Sequence[IsolatedRow], rms: float, path: Path) -> None:
         light[row.part.slices] = row.part.share * row.image[row.part.slices]
         model = np.zeros_like(row.image)
         model[row.part.slices] = row.part.model
-        truth = np.zeros_like(row.image) if row.truth is None else row.truth
-        pictures = [row.image, *([truth] if known else []), model, light]
+        pictures = [row.image, row.truth, model, light]
         extent = (box[1].start - 0.5, box[1].stop - 0.5, box[0].start - 0.5, box[0].stop - 0.5)
         for ax, picture in zip(axes, pictures, strict=False):
             ax.imshow(stretch(picture[box], rms), origin="lower", cmap="gray", extent=extent)

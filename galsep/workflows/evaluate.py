@@ -9,7 +9,7 @@ docs/metrics.md describes what ``metrics.json`` and :attr:`EvaluateResult.metric
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from galsep.measure.metrics import (
 )
 from galsep.measure.recovery import Recovery
 from galsep.plot.isolated import IsolatedRow, plot_isolated
-from galsep.scene import SourceLight
+from galsep.scene import Detections, SourceLight
 from galsep.workflows.baselines import (
     PHOTUTILS,
     baseline_names,
@@ -174,31 +174,15 @@ def evaluate(
 
     network = _Network(data, model, settings, config.psf, reporter)
     threshold, scan = _choose_threshold(network, config)
-    founds, images, rms, candidates, missed = [], [], [], [], 0
-    light: list[Recovery] = []
-    separated: list[Sequence[SourceLight]] = []
-    reporter.begin("deblending", len(test))
-    for kept, low in network.deblend(test, (threshold, CANDIDATE_THRESHOLD), separated=1):
-        owned = owned_footprints(kept.segm, len(kept.detections))
-        founds.append(Found(kept.detections, owned))
-        rms.append(float(np.median(kept.rms)))
-        sep = sep_fluxes(kept.light, rms[-1], FLUX_RIVAL) if config.baselines and rms[-1] else None
-        light.append(judge_light(data, test[len(light)], kept, sep))
-        separated.append(kept.separated)
-        candidates.append(low.detections)
-        missed += int(np.count_nonzero(kept.flags & Flag.NETWORK_MISSED))
-        images.append(kept.light)
-    reporter.end()
+    found = _look(network, test, threshold, config)
     truths = [true_sources(data, blend) for blend in test]
-    labelled = {NETWORK: (NETWORK, founds)}
+    labelled = {NETWORK: (NETWORK, found.sources)}
     if config.baselines:
-        labelled.update(_baselines(images, rms, config.workers, reporter))
-    methods = judge_methods(data, truths, labelled, candidates, reporter)
-    methods[NETWORK].block["light"] = sum_up_light(light, truths)
-    rival = best_sep(methods)
+        labelled.update(_baselines(found.images, found.rms, config.workers, reporter))
+    methods = judge_methods(data, truths, labelled, found.candidates, reporter)
+    methods[NETWORK].block["light"] = sum_up_light(found.light, truths)
     n_sources = sum(len(truth) for truth in truths)
     n_detectable = sum(int(truth.detectable.sum()) for truth in truths)
-    classes = judge_classes(truths, methods[NETWORK])
     metrics = {
         "format_version": FORMAT_VERSION,
         "galsep_version": galsep.__version__,
@@ -209,49 +193,21 @@ def evaluate(
         "n_not_detectable": n_sources - n_detectable,
         "share_detectable": ratio(n_detectable, n_sources),
         "n_seen": seen,
-        "n_network_missed": missed,
+        "n_network_missed": found.missed,
         "weights_sha256": model.sha256,
         "threshold": threshold,
         "threshold_stored": model.threshold,
         "threshold_scan": scan,
         "psf_known": config.psf,
         "candidate_threshold": CANDIDATE_THRESHOLD,
-        "best_sep": rival,
+        "best_sep": best_sep(methods),
         "methods": {
             name: {"label": method.label, **method.block} for name, method in methods.items()
         },
-        "class_star": classes,
+        "class_star": judge_classes(truths, methods[NETWORK]),
     }
-    for stale in (METRICS_FILE, STAR_FIGURE, PAGE):
-        (folder / stale).unlink(missing_ok=True)
-    good, bad = _choose_examples(truths, methods[NETWORK].judgements)
-    files = _draw(
-        folder, images, data.meta.detection_rms, truths, methods, rival, classes, (good, bad)
-    )
-    files.append(folder / ISOLATED_FIGURE)
-    with whole_file(files[-1]) as file:
-        rows = _isolated_rows(data, test, images, separated, truths, methods[NETWORK], good)
-        plot_isolated(rows, data.meta.detection_rms, file)
-
-    def case(blend: int) -> dict[str, Any]:
-        return evaluation_case(
-            f"test blend {blend}", images[blend], rms[blend], founds[blend].detections,
-            separated[blend], truths[blend],
-        )  # fmt: skip
-
-    with whole_file(folder / PAGE) as page:
-        write_evaluation(
-            page,
-            metrics,
-            summary_rows(metrics),
-            {"Found": FOUND_COLUMNS, "How well": QUALITY_COLUMNS},
-            {"Failures": [case(i) for i in bad], "Successes": [case(i) for i in good]},
-            files,
-            config,
-        )
-    # Last, so that metrics that exist have their figures beside them.
-    write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    return EvaluateResult(folder, metrics, (folder / METRICS_FILE, *files, folder / PAGE))
+    files = _write(folder, data, test, found, truths, methods, metrics, config)
+    return EvaluateResult(folder, metrics, files)
 
 
 def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -327,6 +283,97 @@ class _Network:
         own = frames.pop(meta.bands[meta.detection_band])
         lights = {name: without_background(one, mesh) for name, one in frames.items() if bands}
         return replace(own, bands=lights, psf_fwhm=self.data.fwhm(blend) if self.psf else None)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was found in the test blends, one entry a blend.
+
+    Parameters
+    ----------
+    images : list of (h, w) array
+        Background-subtracted.
+    rms : list of float
+        Noise of their pixels.
+    sources : list of Found
+        At the threshold.
+    candidates : list of Detections
+        At a low one.
+    light : list of Recovery
+    separated : list of sequence of SourceLight
+    missed : int
+        Sources of all blends that only SEP found.
+    """
+
+    images: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    rms: list[float] = field(default_factory=list)
+    sources: list[Found] = field(default_factory=list)
+    candidates: list[Detections] = field(default_factory=list)
+    light: list[Recovery] = field(default_factory=list)
+    separated: list[Sequence[SourceLight]] = field(default_factory=list)
+    missed: int = 0
+
+
+def _look(network: _Network, test: range, threshold: float, config: EvaluateConfig) -> _Seen:
+    """Deblend the test split."""
+    seen = _Seen()
+    network.reporter.begin("deblending", len(test))
+    founds = network.deblend(test, (threshold, CANDIDATE_THRESHOLD), separated=1)
+    for blend, (kept, low) in zip(test, founds, strict=True):
+        owned = owned_footprints(kept.segm, len(kept.detections))
+        rms = float(np.median(kept.rms))
+        sep = sep_fluxes(kept.light, rms, FLUX_RIVAL) if config.baselines and rms else None
+        seen.images.append(kept.light)
+        seen.rms.append(rms)
+        seen.sources.append(Found(kept.detections, owned))
+        seen.candidates.append(low.detections)
+        seen.light.append(judge_light(network.data, blend, kept, sep))
+        seen.separated.append(kept.separated)
+        seen.missed += int(np.count_nonzero(kept.flags & Flag.NETWORK_MISSED))
+    network.reporter.end()
+    return seen
+
+
+def _write(
+    folder: Path,
+    data: Dataset,
+    test: range,
+    seen: _Seen,
+    truths: list[Truth],
+    methods: dict[str, MethodReport],
+    metrics: dict[str, Any],
+    config: EvaluateConfig,
+) -> tuple[Path, ...]:
+    """Write figures, page and metrics, these last: what exists has its figures beside it."""
+    for stale in (METRICS_FILE, STAR_FIGURE, PAGE):
+        (folder / stale).unlink(missing_ok=True)
+    images, rms = seen.images, data.meta.detection_rms
+    good, bad = _choose_examples(truths, methods[NETWORK].judgements)
+    rival, classes = metrics["best_sep"], metrics["class_star"]
+    files = _draw(folder, images, rms, truths, methods, rival, classes, (good, bad))
+    files.append(folder / ISOLATED_FIGURE)
+    with whole_file(files[-1]) as file:
+        rows = _isolated_rows(data, test, images, seen.separated, truths, methods[NETWORK], good)
+        plot_isolated(rows, rms, file)
+
+    def case(blend: int) -> dict[str, Any]:
+        return evaluation_case(
+            f"test blend {blend}", images[blend], seen.rms[blend], seen.sources[blend].detections,
+            seen.separated[blend], truths[blend],
+        )  # fmt: skip
+
+    with whole_file(folder / PAGE) as page:
+        write_evaluation(
+            page,
+            metrics,
+            summary_rows(metrics),
+            {"Found": FOUND_COLUMNS, "How well": QUALITY_COLUMNS},
+            {"Failures": [case(i) for i in bad], "Successes": [case(i) for i in good]},
+            files,
+            config,
+        )
+    write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    return folder / METRICS_FILE, *files, folder / PAGE
 
 
 def _choose_threshold(

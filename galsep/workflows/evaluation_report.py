@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.config import EvaluateConfig
-from galsep.io.atomic import write_text
 from galsep.measure.metrics import SELECTIONS, Truth
 from galsep.plot.embed import png_uri
 from galsep.plot.evaluation import bin_label
@@ -185,7 +184,7 @@ def write_evaluation(
         versions=versions(metrics["weights_sha256"]),
         settings=settings_rows(config, threshold=metrics["threshold"]),
     )
-    write_text(path, page)
+    path.write_text(page, encoding="utf-8")
 
 
 def figure_table(
