@@ -15,6 +15,10 @@ it (and scikit-image) with ``--photutils-python``:
 
     python benchmarks/deblend.py [--runs 5] [--side 2400] [--cores 2]
         [--photutils-python PYTHON]
+
+On a GPU, galsep by itself on all cores, with the profile that shows what bounds it:
+
+    python benchmarks/deblend.py --alone --device cuda --side 20000 --runs 1 --cores 0
 """
 
 import argparse
@@ -138,7 +142,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="runs of each, after one to warm up")
     parser.add_argument("--side", type=int, default=PATCH, help="pixels along each axis")
-    parser.add_argument("--cores", type=int, default=2, help="CPU cores for either")
+    parser.add_argument("--cores", type=int, default=2, help="CPU cores for each (0: all)")
+    parser.add_argument("--device", default="cpu", help="of galsep's networks")
+    parser.add_argument("--alone", action="store_true", help="without photutils and SEP")
     parser.add_argument("--photutils-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--folder", type=Path, help="where the field is, or will be")
     parser.add_argument("--weights", default="", help="network weights")
@@ -149,13 +155,14 @@ def main() -> None:
         galsep = [sys.executable, "-m", "galsep"]
         image = str(field(options.folder or folder, options.side, DENSITY))
         arguments = ["deblend", image, "--output", str(folder / "out"), "--overwrite", "--quiet"]
+        arguments += ["--device", options.device]
         if options.weights:
             arguments += ["--weights", options.weights]
-        commands = {
-            "galsep": [*galsep, *arguments],
-            "photutils": [options.photutils_python, "-c", PHOTUTILS, image, f"{folder}/p.fits"],
-            "SEP": [sys.executable, "-c", SEP, image, f"{folder}/s.fits"],
-        }
+        commands = {"galsep": [*galsep, *arguments]}
+        if not options.alone:
+            photutils = [options.photutils_python, "-c", PHOTUTILS]
+            commands["photutils"] = [*photutils, image, f"{folder}/p.fits"]
+            commands["SEP"] = [sys.executable, "-c", SEP, image, f"{folder}/s.fits"]
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(options.runs + 1):
             for name, command in commands.items():
@@ -169,27 +176,27 @@ def main() -> None:
 
 def limit_cores(cores: int) -> None:
     """Keep this process and its children on the first cores, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
+    if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
-    """Print medians, ranges and the ratio."""
-    version = subprocess.run(
-        [options.photutils_python, "-c", "import photutils; print(photutils.__version__)"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    """Print medians, ranges and the ratios."""
     megapixels = options.side**2 / 1e6
-    print(f"{options.side} px a side, {options.runs} runs in turns, photutils {version}")
+    print(
+        f"{options.side} px a side, {options.runs} runs of each, galsep on {options.device}",
+        flush=True,
+    )
+    if "photutils" in seconds:
+        asked = "import photutils; print('photutils', photutils.__version__)"
+        subprocess.run([options.photutils_python, "-c", asked], check=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():
         print(
             f"{name:10} {medians[name]:6.2f} s  ({min(values):.2f} to {max(values):.2f})  "
             f"{megapixels / medians[name]:.2f} Mpix/s"
         )
-    for name in ("photutils", "SEP"):
+    for name in list(seconds)[1:]:
         print(f"ratio to {name:9} {medians['galsep'] / medians[name]:6.2f}")
 
 

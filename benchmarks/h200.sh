@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measure and train on a machine with one large GPU, in steps of under nine minutes:
 #
-#     benchmarks/h200.sh bench|paper|compact
+#     benchmarks/h200.sh bench|deblend|paper|compact
 #
 # Say it again until it ends with "done": each step goes on where the one before stopped, training
 # with the epoch that it was in. It asks for nothing but PyTorch with torchvision; what else galsep
@@ -11,6 +11,7 @@
 #     PYTHON=python3      WORK=h200 (data, runs, results)       DEVICE=cuda     LIMIT=520 (seconds)
 #     DATASET=$WORK/pairs or $WORK/varied, drawn where there is none, of N=20000 blends
 #     WHEELS=             STEPS=50 (timed steps of bench)        BATCH_SIZE
+#     SIDE=20000 (pixels along each axis of the field of deblend)
 #     EPOCHS, EPOCH_SIZE, SEPARATION_EPOCHS, INIT: those of the recipe. Smaller epochs shorten paper
 #                         with all its stages, fewer cut off the last ones; INIT=FILE.pth or
 #                         INIT=random where COCO's weights cannot be downloaded
@@ -21,10 +22,10 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 what=${1:-}
 : "${PYTHON:=python3}" "${WORK:=h200}" "${DEVICE:=cuda}" "${LIMIT:=520}" "${N:=20000}" "${WHEELS:=}"
 case $what in
-bench | paper) : "${DATASET:=$WORK/pairs}" ;;
+bench | deblend | paper) : "${DATASET:=$WORK/pairs}" ;;
 compact) : "${DATASET:=$WORK/varied}" ;;
 *)
-    echo "error: $what: bench, paper or compact" >&2
+    echo "error: $what: bench, deblend, paper or compact" >&2
     exit 2
     ;;
 esac
@@ -151,6 +152,11 @@ bench)
     draw
     step "$PYTHON" "$root/benchmarks/train.py" --work "$WORK" --dataset "$DATASET" \
         --device "$DEVICE" --steps "${STEPS:-50}" --batch-size "${BATCH_SIZE:-64}" || exit 0
+    echo "done"
+    ;;
+deblend)
+    step "$PYTHON" "$root/benchmarks/deblend.py" --alone --device "$DEVICE" --cores 0 \
+        --side "${SIDE:-20000}" --runs 1 --folder "$WORK" || exit 0
     echo "done"
     ;;
 paper)

@@ -169,6 +169,11 @@ def test_the_script_draws_once_resumes_and_judges(script):
     assert script("bench").stdout == "done\n"
     (measured,) = script.asked.read_text().splitlines()
     assert "benchmarks/train.py" in measured
+    script.asked.unlink()
+    assert script("deblend", SIDE="9000").stdout == "done\n"
+    (measured,) = script.asked.read_text().splitlines()
+    assert "benchmarks/deblend.py --alone --device cuda" in measured
+    assert "--side 9000" in measured
 
 
 def test_the_script_says_whether_there_is_more_to_do(script):
@@ -182,7 +187,7 @@ def test_the_script_says_whether_there_is_more_to_do(script):
     assert script("compact", code=1).returncode == 1
     ran = script("everything")
     assert ran.returncode == 2
-    assert "bench, paper or compact" in ran.stderr
+    assert "bench, deblend, paper or compact" in ran.stderr
 
 
 def test_the_script_stops_where_no_epoch_ends_in_time(script):
