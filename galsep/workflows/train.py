@@ -168,8 +168,6 @@ def _train_on(
         torch.set_num_threads(config.threads)
     keep_memory()
     data = load_splits(dataset)
-    if not config.epochs and not config.separation_epochs and not _given_separator(config.init):
-        raise UsageError(f"{config.init}: has no separation network, so nothing is to be done")
     network, origin = starting_network(config)
     reporter.info(f"starting weights: {origin}")
     run = _Run(folder, config, data, device, reporter, _info(config, data, origin))
@@ -256,15 +254,15 @@ class _Run:
             return
         save_epoch(self.weights)
         if not self.config.epochs:
-            # Where it stays as it was, so do its threshold and its calibration.
             trainer.save(self.folder / STATE_FILE)
         if not self.config.calibrate:
             return
-        if self.config.epochs:
+        # With nothing to train, all that is calibrated is to be so anew.
+        nothing = not self.config.epochs and not self.config.separation_epochs
+        if self.config.epochs or nothing:
             self.info |= calibrate(self._model(), self.data, self.reporter)
             save(self.weights)
-        elif kept is not None and not self.config.separation_epochs:
-            # Nothing to train: it is what is measured that is to be corrected.
+        if nothing and kept is not None:
             about["separation"] |= self._source_corrections()
             save(self.weights)
 

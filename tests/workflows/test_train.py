@@ -238,7 +238,7 @@ def test_calibration_of_the_packaged_weights(dataset):
     assert found["validation"]["blends"] == 3
 
 
-def test_with_nothing_to_train_what_is_measured_is_corrected_anew(tmp_path):
+def test_with_nothing_to_train_all_is_calibrated_anew(tmp_path):
     simulate(tmp_path / "set", SimulateConfig(n=90, stars=0.5, seed=5, workers=1))
     config = small(init="compact", epochs=0, separation_epochs=0)
     model = load_model(train(tmp_path / "set", tmp_path / "run", config).weights, "cpu")
@@ -246,8 +246,8 @@ def test_with_nothing_to_train_what_is_measured_is_corrected_anew(tmp_path):
     for name in ("network", "separator"):
         a, b = (getattr(part, name).state_dict() for part in (model, before))
         assert all((a[key] == b[key]).all() for key in b)
-    assert model.threshold == before.threshold
-    assert model.info["calibration"] == before.info["calibration"]
+    assert model.info["calibration"] != before.info["calibration"]
+    assert model.info["validation"]["blends"] == 4
     assert model.flux_fit != before.flux_fit
     assert model.class_fit != before.class_fit
     # More where it is narrow, less where it is wide: a star.
@@ -255,15 +255,17 @@ def test_with_nothing_to_train_what_is_measured_is_corrected_anew(tmp_path):
     assert model.class_fit.alone[1] > 0
 
 
-def test_with_nothing_to_train_or_correct_nothing_is_done(dataset, tmp_path):
+def test_without_a_separation_network_scores_alone_are_calibrated(dataset, tmp_path):
     config = small(epochs=1, separation_epochs=0, calibrate=False)
     alone = train(dataset, tmp_path / "alone", config).weights
-    with pytest.raises(UsageError, match="has no separation network, so nothing is to be done"):
-        train(dataset, tmp_path / "run", small(init=str(alone), epochs=0, separation_epochs=0))
-    assert not (tmp_path / "run").exists()
+    assert "calibration" not in read_info(alone)
+    again = small(init=str(alone), epochs=0, separation_epochs=0)
+    info = read_info(train(dataset, tmp_path / "run", again).weights)
+    assert info["calibration"]["slope"] > 0
+    assert "separation" not in info
     torch.save(load_model(device="cpu").network.state_dict(), tmp_path / "start.pth")
     with pytest.raises(WeightsError):
-        train(dataset, tmp_path / "run", small(init=str(tmp_path / "start.pth"), epochs=0))
+        train(dataset, tmp_path / "run-2", small(init=str(tmp_path / "start.pth"), epochs=0))
 
 
 def test_without_stars_their_fit_is_that_of_the_starting_weights(dataset, tmp_path):
