@@ -1,7 +1,10 @@
 """``galsep deblend``: find and separate the sources of FITS images."""
 
+import contextlib
+import gc
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -365,8 +368,9 @@ def deblend(
         raise UsageError("--overwrite and --skip-existing exclude each other: choose one")
     with ConsoleReporter(quiet=quiet, verbose=verbose) as reporter:
         reporter.detail(f"settings: {settings}")
-        from galsep.io.products import catalog_text
-        from galsep.workflows.files import deblend_files, stack_catalogs
+        with _loading():
+            from galsep.io.products import catalog_text
+            from galsep.workflows.files import deblend_files, stack_catalogs
 
         results = deblend_files(
             paths,
@@ -387,6 +391,24 @@ def deblend(
             emit(catalog_text(stack_catalogs(results), form))
     if any(result.error is not None for result in results):
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Load modules without looking for garbage among what they make, then or later.
+
+    All of it stays, and looking it through again and again takes as long as an eighth of loading
+    it. Where PyTorch is loaded already, there is little left to gain.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def command_line(images: Sequence[Path], config: Path | None, given: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ OVERHEAD = 1900
 NO_CUTOUT = -1
 
 _Bounds = tuple[int, int, int, int]
-_SideFor = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
+_SideFor = Callable[[_Bounds], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def lay_cutouts(
     least, *larger = (*SMALL_SIDES, STAMP_SIZE) if small else (STAMP_SIZE, STAMP_SIZE)
 
     def fits(together: _Bounds) -> bool:
-        return int(side_for(np.array(together))) == least
+        return side_for(together) == least
 
     districts: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
     for (row, column), blobs in cells.items():
@@ -145,20 +145,18 @@ def lay_cutouts(
         for y, x in {cell for blob in large for cell in _large_cells(blob, bounds, segm)}
     ]
     tiles.sort(key=lambda tile: (tile.cells[0], not tile.blobs))
-    sides = side_for(np.array([tile.bounds for tile in tiles], dtype=np.int64).reshape(-1, 4))
     # What covers a part of a large blob is large itself, and so is what fits into none.
-    whole = np.array([bool(tile.blobs) for tile in tiles], dtype=bool)
-    sides = np.where(whole & (sides > 0), sides, STAMP_SIZE)
+    sides = [(side_for(tile.bounds) if tile.blobs else 0) or STAMP_SIZE for tile in tiles]
     owner = np.full(len(bounds), NO_CUTOUT, dtype=np.int64)
     for index, tile in enumerate(tiles):
         owner[list(tile.blobs)] = index
     cells_of = [(index, *cell) for index, tile in enumerate(tiles) for cell in tile.cells]
     return Tiling(
         origins=np.array(
-            [_origin(tile, side, shape) for tile, side in zip(tiles, sides.tolist(), strict=True)],
+            [_origin(tile, side, shape) for tile, side in zip(tiles, sides, strict=True)],
             dtype=np.int64,
         ).reshape(-1, 2),
-        sides=sides,
+        sides=np.array(sides, dtype=np.int64),
         regions=np.array(
             [(x, y, x + size - 1, y + size - 1) for _, y, x, size in cells_of], dtype=np.int64
         ).reshape(-1, 4),
@@ -263,58 +261,48 @@ def _join(tiles: list[_Tile], side: int, side_for: _SideFor) -> list[_Tile]:
     """
     tiles = sorted(tiles, key=lambda tile: (tile.cells[0], tile.bounds))
     bounds = np.array([tile.bounds for tile in tiles], dtype=np.int64)
-    sides = side_for(bounds)
-    cost = np.where(sides, sides, STAMP_SIZE) ** 2 + OVERHEAD
+    low, high, middle = bounds[:, :2], bounds[:, 2:], bounds[:, :2] + bounds[:, 2:]
+    cost = [(side_for(tile.bounds) or STAMP_SIZE) ** 2 + OVERHEAD for tile in tiles]
     waiting = np.ones(len(tiles), dtype=bool)
     joined = []
-    for first in range(len(tiles)):
+    for first, tile in enumerate(tiles):
         if not waiting[first]:
             continue
         waiting[first] = False
-        # What does not fit in beside the first alone will not later.
-        fitting = waiting & _fit(side_for(_unions(bounds, bounds[first])), side)
-        distance = np.abs((bounds[:, :2] + bounds[:, 2:]) - bounds[first].reshape(2, 2).sum(axis=0))
-        nearest = np.argsort(np.where(fitting, distance.max(axis=1), np.inf), kind="stable")
-        some, together = [first], bounds[first]
-        for other in nearest[: np.count_nonzero(fitting)].tolist():
-            union = _unions(bounds[other], together)
-            if _fit(side_for(union), side):
+        reach = np.maximum(high, high[first]) - np.minimum(low, low[first])
+        near = np.flatnonzero(waiting & (reach.max(axis=1) < side))
+        distance = np.abs(middle[near] - middle[first]).max(axis=1)
+        some, together = [first], tile.bounds
+        for other in near[np.argsort(distance, kind="stable")].tolist():
+            union = _union(together, tiles[other].bounds)
+            if 0 < side_for(union) <= side:
                 some.append(other)
                 together = union
-        if len(some) > 1 and cost[some].sum() > side_for(together) ** 2 + OVERHEAD:
+        saved = sum(cost[index] for index in some) - side_for(together) ** 2 - OVERHEAD
+        if len(some) > 1 and saved > 0:
             waiting[some] = False
-            joined.append(functools.reduce(_Tile.with_, (tiles[index] for index in some)))
-        else:
-            joined.append(tiles[first])
+            tile = functools.reduce(_Tile.with_, (tiles[index] for index in some))
+        joined.append(tile)
     return joined
-
-
-def _unions(bounds: npt.NDArray[np.int64], one: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Bounds of what some bounds, ``(..., 4)``, reach over together with one more."""
-    low, high = np.minimum(bounds[..., :2], one[:2]), np.maximum(bounds[..., 2:], one[2:])
-    return np.concatenate([low, high], axis=-1)
-
-
-def _fit(needed: npt.NDArray[np.int64], side: int) -> npt.NDArray[np.bool_]:
-    return (needed > 0) & (needed <= side)
 
 
 def _sides(shape: tuple[int, int], small: bool) -> _SideFor:
     """Which side a cutout needs to hold bounds with a margin, where the image goes on beyond it.
 
-    What is returned takes bounds, ``(..., 4)``, and gives sides, ``(...)``; 0 where none suffices.
+    What is returned takes bounds and gives a side; 0 where none suffices.
     """
     margins = dict.fromkeys(SMALL_SIDES, SMALL_MARGIN) if small else {}
     margins[STAMP_SIZE] = MARGIN
-    limit = np.array([shape[1], shape[0]]) - 1
+    last_y, last_x = shape[0] - 1, shape[1] - 1
 
-    def side_for(bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        sides = np.zeros(bounds.shape[:-1], dtype=np.int64)
-        for side in sorted(margins, reverse=True):
-            low = np.maximum(bounds[..., :2] - margins[side], 0)
-            high = np.minimum(bounds[..., 2:] + margins[side], limit)
-            sides[((high - low) < side).all(axis=-1)] = side
-        return sides
+    def side_for(bounds: _Bounds) -> int:
+        xmin, ymin, xmax, ymax = bounds
+        for side, margin in margins.items():
+            width = min(xmax + margin, last_x) - max(xmin - margin, 0)
+            height = min(ymax + margin, last_y) - max(ymin - margin, 0)
+            if width < side and height < side:
+                return side
+        return 0
 
     return side_for
 

@@ -76,7 +76,7 @@ def test_names_are_those_of_the_folder_one_is_in(
 ):
     monkeypatch.chdir(tmp_path)
     image = fits.getdata(night[0])
-    for name, data in (("r", image), ("s", image), ("noise", np.ones_like(image))):
+    for name, data in (("r", image), ("s", image), ("noise", np.full_like(image, 400))):
         fits.writeto(f"{name}.fits", data)
     run = ("deblend", *images, *options, "--report", "--preview", "-q", "-o")
     for way in (("one",), ("two", "--dask", cluster)):

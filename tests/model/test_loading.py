@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from galsep.conventions import SMALL_SIDES, STAMP_SIZE
 from galsep.errors import UsageError, WorkerError
 from galsep.model import loading
 from galsep.model.examples import Batch, ExampleMaker, collate
@@ -44,7 +45,10 @@ def test_batches_come_in_order_and_are_the_same(examples):
             made.append(list(ready))
         assert not crew()
         assert torch.equal(torch.random.get_rng_state(), before)
-    assert [batch.images.shape[2] for batch in made[0]] == [120, 64, 120, 64]
+    sides = [batch.images.shape[2] for batch in made[0]]
+    assert sides == [batch[0].side for batch in plans]
+    assert set(sides[::2]) == {STAMP_SIZE}
+    assert set(sides[1::2]) <= set(SMALL_SIDES)
     for one, other in zip(*made, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.truths.boxes, other.truths.boxes)
