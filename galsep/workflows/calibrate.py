@@ -46,11 +46,11 @@ THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 """Mask probabilities tried as the level of a mask's edge."""
 
-SOURCE_LIMIT = 12_000
+SOURCE_LIMIT = 5000
 """At most so many training blends are looked at for what is measured of sources."""
 
 FLUX_GROUPS, FLUX_GROUP_SIZE = 10, 50
-"""Number of groups by S/N, and how many sources one needs at least."""
+"""Number of groups by true S/N, and how many sources one needs at least."""
 
 LEAST_CLASS = 50
 """Stars and galaxies that a fit of their classes needs at least."""
@@ -161,8 +161,9 @@ def calibrate_sources(
     Returns
     -------
     dict
-        ``flux_fit`` (``snr``, ``log_ratio``: median of ln(true flux / flux) by S/N; ``spread``:
-        half the width that holds 68 % of (flux − truth) / error), and of ``n_flux`` sources;
+        ``flux_fit`` (``snr``, ``log_ratio``: medians of S/N and of ln(true flux / flux) by true
+        S/N; ``spread``: half the width that holds 68 % of (flux − truth) / error), and of
+        ``n_flux`` sources;
         ``class_fit`` (:class:`galsep.image.points.ClassFit`), ``None`` for fewer than 50 stars or
         galaxies.
     """
@@ -213,7 +214,7 @@ def _fit_fluxes(rows: Values, reporter: Reporter) -> dict[str, Any]:
     truth, flux, error, snr = rows.T
     positive = (flux > 0) & (truth > 0)
     log_ratio = np.log(truth[positive] / flux[positive])
-    fit = _running_median(snr[positive], log_ratio)
+    fit = _medians_by_true_snr(snr[positive], log_ratio)
     corrected = flux * np.exp(np.interp(np.log(np.maximum(snr, 1e-3)), np.log(fit[0]), fit[1]))
     electrons = np.maximum(truth, 0)  # The data set's unit is the electron.
     pull = (corrected - truth) / np.sqrt(error**2 + electrons)
@@ -254,19 +255,20 @@ def _uncorrected(info: Mapping[str, Any]) -> dict[str, Any]:
     return {**info, "separation": separation, "class_fit": None}
 
 
-def _running_median(
-    snr: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
-) -> tuple[list[float], list[float]]:
-    """Medians of values in groups of equal number by S/N; (1, 0) where there are too few."""
-    groups = min(FLUX_GROUPS, len(values) // FLUX_GROUP_SIZE)
+def _medians_by_true_snr(snr: Values, log_ratio: Values) -> tuple[list[float], list[float]]:
+    """Median S/N and ln(true flux / flux) in groups of equal number by true S/N.
+
+    By what was measured, those that noise has made brighter would be grouped with truly brighter
+    ones, and how many there are depends on the data set. (1, 0) where there are too few sources.
+    """
+    groups = min(FLUX_GROUPS, len(snr) // FLUX_GROUP_SIZE)
     if not groups:
         return [1.0], [0.0]
-    order = np.argsort(snr, kind="stable")
-    parts = np.array_split(order, groups)
-    return (
-        [float(np.median(snr[part])) for part in parts],
-        [float(np.median(values[part])) for part in parts],
-    )
+    parts = np.array_split(np.argsort(np.log(snr) + log_ratio, kind="stable"), groups)
+    medians = [(float(np.median(snr[part])), float(np.median(log_ratio[part]))) for part in parts]
+    # They rise with the true S/N, but for chance.
+    medians.sort()
+    return [at for at, _ in medians], [value for _, value in medians]
 
 
 def _threshold(
