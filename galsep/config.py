@@ -158,6 +158,7 @@ class TrainConfig:
 
     When Mask R-CNN has had its epochs, the separation network is trained, on scenes of fewer blends
     and more depth: of sources that are barely found, there is little to learn about their light.
+    Then both may be trained together, on such scenes, too.
 
     Parameters
     ----------
@@ -175,6 +176,10 @@ class TrainConfig:
         Blends on its composed scenes, at most.
     separation_depth : float
         Magnitudes by which these are deeper than the data set, on average.
+    joint_epochs : int
+        Of both networks together.
+    joint_rate : float
+        Their learning rate, which warms up and falls to zero.
     epoch_size, batch_size : int
         Stamps in an epoch and in a step.
     optimizer : {"adamw", "sgd"}
@@ -242,6 +247,8 @@ class TrainConfig:
     separation_rate: float = 1e-3
     separation_groups: int = 5
     separation_depth: float = 0.7
+    joint_epochs: int = 0
+    joint_rate: float = 1e-4
     epoch_size: int = 8_000
     batch_size: int = 16
     optimizer: str = "adamw"
@@ -277,6 +284,8 @@ class TrainConfig:
         _between("separation_rate", self.separation_rate, 1e-6, 1.0)
         _at_least("separation_groups", self.separation_groups, 1)
         _between("separation_depth", self.separation_depth, -5.0, 5.0)
+        _at_least("joint_epochs", self.joint_epochs, 0)
+        _between("joint_rate", self.joint_rate, 1e-6, 1.0)
         _at_least("epoch_size", self.epoch_size, 1)
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_groups", self.max_groups, 1)

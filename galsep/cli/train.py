@@ -37,7 +37,7 @@ SHORT_HELP = "Train the networks on a data set"
 
 HELP = """
 Train Mask R-CNN on a data set of galsep simulate or galsep import, then the separation network on
-what it finds.
+what it finds, then, with --joint-epochs, both together.
 After each epoch RUN holds usable weights (weights.safetensors), those of the best F1 so far
 (best.safetensors), the losses (metrics.csv, losses.png) and what --resume needs: however a run
 ends, it can go on. The score threshold is chosen on the validation split.
@@ -125,8 +125,17 @@ def train(
         int | None,
         _setting(
             "separation_epochs",
-            "Epochs of the separation network, which follow; with no epochs of either, fluxes and "
-            "classes alone are corrected on the data set",
+            "Epochs of the separation network, which follow; with no epochs at all, scores, fluxes "
+            "and classes alone are corrected on the data set",
+            metavar="N",
+            group=_TRAINING,
+        ),
+    ] = None,
+    joint_epochs: Annotated[
+        int | None,
+        _setting(
+            "joint_epochs",
+            "Epochs of both networks together, which end the training",
             metavar="N",
             group=_TRAINING,
         ),
@@ -175,6 +184,7 @@ def train(
         "init": init,
         "epochs": epochs,
         "separation_epochs": separation_epochs,
+        "joint_epochs": joint_epochs,
         "epoch_size": epoch_size,
         "batch_size": batch_size,
         "seed": seed,
@@ -204,7 +214,8 @@ def train(
         )
         reporter.info(
             f"wrote {result.weights}; epochs: {len(result.history)} of Mask R-CNN, "
-            f"{len(result.separation_history)} of the separation network"
+            f"{len(result.separation_history)} of the separation network, "
+            f"{len(result.joint_history)} of both"
         )
 
 

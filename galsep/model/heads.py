@@ -178,7 +178,7 @@ class SourceHeads(nn.Module):
         image_shapes: list[tuple[int, int]],
         least: float = 0.0,
     ) -> list[dict[str, Tensor]]:
-        """Give the detections of each image.
+        """Give the detections of each image; of what they hold, masks and shares have gradients.
 
         Parameters
         ----------
@@ -190,7 +190,8 @@ class SourceHeads(nn.Module):
             Raw score from which detections are given.
         """
         levels = self._levels(features)
-        found = self._detect(levels, proposals, image_shapes, least)
+        with torch.no_grad():
+            found = self._detect(levels, proposals, image_shapes, least)
         self._add_masks(levels, found)
         return found
 

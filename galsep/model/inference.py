@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from galsep.model.device import in_batches, on_own_cores, uploaded
 from galsep.model.weights import Model
 from galsep.scene import Footprint, SoftMask
 
-__all__ = ["Found", "calibrated", "detect", "harden"]
+__all__ = ["Found", "as_found", "calibrated", "detect", "harden", "uncalibrated", "unfolding"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def detect(
     least : float
         Calibrated score below which sources are left out, as their masks would cost time.
     """
-    floor = _uncalibrated(model, least)
+    floor = uncalibrated(model, least)
 
     def find(some: list[int]) -> list[Found]:
         side = len(cutouts[some[0]])
@@ -108,8 +108,8 @@ def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     return logistic(value)
 
 
-def _uncalibrated(model: Model, score: float) -> float:
-    """A raw score below which no calibrated one reaches ``score``."""
+def uncalibrated(model: Model, score: float) -> float:
+    """Give a raw score below which no calibrated one reaches ``score``."""
     fit = model.info.get("calibration", {})
     slope, intercept = fit.get("slope", 1.0), fit.get("intercept", 0.0)
     if score <= 0 or slope <= 0:
@@ -153,29 +153,59 @@ def _detect_batch(model: Model, images: npt.NDArray[np.float32], floor: float) -
     side = images.shape[-1]
     tensor = uploaded(images, model.device)
     tensor = tensor.contiguous(memory_format=torch.channels_last)
-    results = model.network(tensor, least=floor)
-    found = []
-    for result in results:
-        boxes = result["mask_boxes"].float().cpu().numpy()
-        masks = result["masks"].float().cpu().numpy()
-        shares = result["shares"].float().cpu().numpy()
-        found.append(
-            Found(
-                masks=[_unfold(*pair, side) for pair in zip(masks, boxes, strict=True)],
-                shares=[_unfold(*pair, side) for pair in zip(shares, boxes, strict=True)],
-                scores=result["scores"].double().cpu().numpy(),
-                class_star=result["class_star"].double().cpu().numpy(),
-            )
-        )
-    return found
+    return [as_found(result, side) for result in model.network(tensor, least=floor)]
 
 
-def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float32], side: int) -> SoftMask:
+def as_found(result: Mapping[str, torch.Tensor], side: int) -> Found:
+    """Bring what the network says of one cutout to the cutout's pixels.
+
+    Parameters
+    ----------
+    result : mapping of str to FloatTensor
+        See :func:`galsep.model.network.build_network`.
+    side : int
+        Of the cutout.
+    """
+    here = {name: tensor.detach().double().cpu().numpy() for name, tensor in result.items()}
+    boxes = here["mask_boxes"]
+    layers = (here[name].astype(np.float32) for name in ("masks", "shares"))
+    masks, shares = (
+        [_unfold(*pair, side) for pair in zip(layer, boxes, strict=True)] for layer in layers
+    )
+    return Found(masks, shares, here["scores"], here["class_star"])
+
+
+def _unfold(mask: npt.NDArray[np.float32], box: npt.NDArray[np.float64], side: int) -> SoftMask:
     """Interpolate a mask given over a box to the pixels whose centres the box holds."""
-    x0, y0, x1, y1 = box.tolist()
-    top, rows = _interpolation(y0, y1, mask.shape[0], side)
-    left, columns = _interpolation(x0, x1, mask.shape[1], side)
+    top, rows, left, columns = unfolding(box, mask.shape[0], side)
     return SoftMask(top, left, np.asarray(rows @ mask @ columns.T, dtype=np.float32))
+
+
+def unfolding(
+    box: npt.NDArray[np.float64], cells: int, side: int
+) -> tuple[int, npt.NDArray[np.float32], int, npt.NDArray[np.float32]]:
+    """How to interpolate what is given over a box to the pixels whose centres the box holds.
+
+    Parameters
+    ----------
+    box : (4,) float array
+        ``xyxy`` along pixel edges.
+    cells : int
+        Along each side of the box.
+    side : int
+        Of the cutout, pixels.
+
+    Returns
+    -------
+    top : int
+        First row of pixels.
+    rows : (h, cells) float32 array
+        Weights of the cells in each row.
+    left, columns
+        The same along x.
+    """
+    x0, y0, x1, y1 = box.tolist()
+    return *_interpolation(y0, y1, cells, side), *_interpolation(x0, x1, cells, side)
 
 
 def _interpolation(

@@ -343,16 +343,54 @@ class MaskRCNN(nn.Module):
         ValueError
             In training mode without truths.
         """
-        features = self.backbone(images)
-        shapes = [(images.shape[2], images.shape[3])] * len(images)
-        stamps = ImageList(images, shapes)
+        stamps, features = self._seen(images)
         if not self.training:
-            proposals, _ = self.rpn(stamps, features)
-            # They come best first, and what is small holds few.
-            few = self.rpn.post_nms_top_n() * images.shape[3] // STAMP_SIZE
-            return self.roi_heads(features, [boxes[:few] for boxes in proposals], shapes, least)
+            return self._detect(stamps, features, least)
         if truths is None:
             raise ValueError("training needs truths")
+        return self._learn(stamps, features, truths)
+
+    def learn_and_detect(
+        self, images: Tensor, truths: Truths, *, least: float = 0.0
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """Give losses and detections, whose masks and shares can be learnt from in turn.
+
+        Parameters
+        ----------
+        images, truths, least
+            See :meth:`forward`.
+
+        Returns
+        -------
+        losses : dict of str to FloatTensor
+        detections : list of dict of str to FloatTensor
+        """
+        stamps, features = self._seen(images)
+        losses = self._learn(stamps, features, truths)
+        training = self.rpn.training
+        # In training mode it would ask for torchvision's targets.
+        self.rpn.eval()
+        detections = self._detect(stamps, features, least)
+        self.rpn.train(training)
+        return losses, detections
+
+    def _seen(self, images: Tensor) -> tuple[ImageList, dict[str, Tensor]]:
+        shapes = [(images.shape[2], images.shape[3])] * len(images)
+        return ImageList(images, shapes), self.backbone(images)
+
+    def _detect(
+        self, stamps: ImageList, features: dict[str, Tensor], least: float
+    ) -> list[dict[str, Tensor]]:
+        proposals, _ = self.rpn(stamps, features)
+        # They come best first, and what is small holds few.
+        few = self.rpn.post_nms_top_n() * stamps.tensors.shape[3] // STAMP_SIZE
+        best = [boxes[:few] for boxes in proposals]
+        found: list[dict[str, Tensor]] = self.roi_heads(features, best, stamps.image_sizes, least)
+        return found
+
+    def _learn(
+        self, stamps: ImageList, features: dict[str, Tensor], truths: Truths
+    ) -> dict[str, Tensor]:
         trained, losses = self.rpn.learn(stamps, features, truths)
         return self.roi_heads.learn(features, trained, truths) | losses
 

@@ -6,7 +6,7 @@ that its mask agrees with best.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,14 +19,23 @@ from galsep.config import DeblendConfig
 from galsep.conventions import STAMP_SIZE
 from galsep.image.background import estimate_background
 from galsep.model.examples import Example
-from galsep.model.inference import calibrated, detect, harden
+from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
 from galsep.model.parallel import batch_mean
 from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, window
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 
-__all__ = ["Seen", "Separating"]
+__all__ = [
+    "THRESHOLDS",
+    "Given",
+    "Scene",
+    "Seen",
+    "Separating",
+    "make_scene",
+    "scene_losses",
+    "seen_examples",
+]
 
 THRESHOLDS = (0.7, 1.15)
 """Range of the score threshold in training, relative to the detector's own."""
@@ -53,11 +62,33 @@ _SEEN = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Scene:
+class Given:
+    """A source as the separation network is given it, on a stamp.
+
+    Parameters
+    ----------
+    mask : SoftMask
+    claim : SoftMask or None
+        Share of the light, on the same crop; ``None`` for one that is known by its outline alone.
+    detection : int
+        Number of the detection that it comes from.
+    shift : (int, int)
+        By how much it was moved, ``dy, dx``.
+    """
+
+    mask: SoftMask
+    claim: SoftMask | None
+    detection: int
+    shift: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
     """One example for the separation network.
 
     Parameters
     ----------
+    given : list of Given
     crops : Crops
     light : list of (s, s) float32 array
         Noiseless light that each source should get, sky rms.
@@ -69,6 +100,7 @@ class _Scene:
         That one sky rms of light stands for.
     """
 
+    given: list[Given]
     crops: Crops
     light: list[npt.NDArray[np.float32]]
     total: list[npt.NDArray[np.float32]]
@@ -113,8 +145,7 @@ class Separating:
 
     def prepare(self, examples: list[Example]) -> list[Seen]:
         """Have examples seen as images are."""
-        rngs = [np.random.default_rng([_SEEN, example.seed]) for example in examples]
-        return [Seen(_observed(*pair), pair[1]) for pair in zip(examples, rngs, strict=True)]
+        return seen_examples(examples)
 
     def __call__(
         self, network: nn.Module, batch: list[Seen], device: torch.device, *, autocast: bool
@@ -124,19 +155,35 @@ class Separating:
         least = self._model.threshold * THRESHOLDS[0]
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             found = detect(self._model, images, len(batch), least)
-        scenes = []
-        for seen, here in zip(batch, found, strict=True):
-            # A batch can be asked for again: what is drawn for it is the same.
-            example, rng = seen.example, copy.deepcopy(seen.rng)
-            level = self._model.threshold * rng.uniform(*THRESHOLDS)
-            masks, claims = [], []
-            for k in np.flatnonzero(calibrated(self._model, here.scores) >= level).tolist():
-                mask = harden(here.masks[k], ~example.usable, self._model.mask_level)
-                if mask is not None:
-                    masks.append(mask)
-                    claims.append(here.shares[k].cropped(mask.footprint(0)))
-            scenes.append(_make_scene(example, *_disturbed(masks, claims, rng)))
-        return _scene_losses(network, scenes, device, autocast=autocast)
+        scenes = [make_scene(self._model, *pair) for pair in zip(batch, found, strict=True)]
+        return scene_losses(network, scenes, device, autocast=autocast)
+
+
+def seen_examples(examples: Sequence[Example]) -> list[Seen]:
+    """Have examples seen as images are."""
+    rngs = [np.random.default_rng([_SEEN, example.seed]) for example in examples]
+    return [Seen(_observed(*pair), pair[1]) for pair in zip(examples, rngs, strict=True)]
+
+
+def make_scene(model: Model, seen: Seen, found: Found) -> Scene:
+    """Make an example for the separation network of what Mask R-CNN finds on a stamp.
+
+    Parameters
+    ----------
+    model : Model
+        Its score threshold, calibration and mask level are looked at.
+    seen : Seen
+    found : Found
+    """
+    # A batch can be asked for again: what is drawn for it is the same.
+    example, rng = seen.example, copy.deepcopy(seen.rng)
+    level = model.threshold * rng.uniform(*THRESHOLDS)
+    detected = []
+    for k in np.flatnonzero(calibrated(model, found.scores) >= level).tolist():
+        mask = harden(found.masks[k], ~example.usable, model.mask_level)
+        if mask is not None:
+            detected.append(Given(mask, found.shares[k].cropped(mask.footprint(0)), k))
+    return _cut_scene(example, _disturbed(detected, rng))
 
 
 def _observed(example: Example, rng: np.random.Generator) -> Example:
@@ -162,43 +209,37 @@ def _observed(example: Example, rng: np.random.Generator) -> Example:
     )
 
 
-def _disturbed(
-    masks: Sequence[SoftMask], claims: Sequence[SoftMask], rng: np.random.Generator
-) -> tuple[list[SoftMask], list[SoftMask | None]]:
+def _disturbed(detected: Sequence[Given], rng: np.random.Generator) -> list[Given]:
     """Lose, double, move and simplify sources at random, as a detector does."""
-    kept: list[SoftMask] = []
-    said: list[SoftMask | None] = []
-    for mask, claim in zip(masks, claims, strict=True):
+    kept = []
+    for source in detected:
         if rng.random() < LOST:
             continue
         for _ in range(1 + (rng.random() < DOUBLED)):
             dy, dx = rng.integers(-2, 3, 2).tolist() if rng.random() < MOVED else (0, 0)
-            here, share = _moved(mask, dy, dx), _moved(claim, dy, dx)
-            if here is None or share is None:
+            mask = source.mask.shifted(dy, dx)
+            claim = None if source.claim is None else source.claim.shifted(dy, dx)
+            if not _inside(mask):
                 continue
             if rng.random() < OUTLINED:
-                kept.append(replace(here, probability=(here.probability > 0).astype(np.float32)))
-                said.append(None)
-            else:
-                kept.append(here)
-                said.append(share)
-    return kept, said
+                mask = replace(mask, probability=(mask.probability > 0).astype(np.float32))
+                claim = None
+            kept.append(Given(mask, claim, source.detection, (dy, dx)))
+    return kept
 
 
-def _moved(mask: SoftMask, dy: int, dx: int) -> SoftMask | None:
-    """A mask moved on its stamp, if it stays inside."""
-    moved = mask.shifted(dy, dx)
+def _inside(mask: SoftMask) -> bool:
+    """Whether a mask lies on the stamp."""
     height, width = mask.probability.shape
-    inside = 0 <= moved.y0 <= STAMP_SIZE - height and 0 <= moved.x0 <= STAMP_SIZE - width
-    return moved if inside else None
+    inside: bool = 0 <= mask.y0 <= STAMP_SIZE - height and 0 <= mask.x0 <= STAMP_SIZE - width
+    return inside
 
 
-def _make_scene(
-    example: Example, masks: Sequence[SoftMask], claims: Sequence[SoftMask | None]
-) -> _Scene:
+def _cut_scene(example: Example, given: list[Given]) -> Scene:
     """Cut a stamp into what the network sees and should say."""
+    masks = [source.mask for source in given]
     image = np.sinh(example.image)
-    crops = cut_crops(image, example.usable, masks, claims)
+    crops = cut_crops(image, example.usable, masks, [source.claim for source in given])
     owner, portion = _owners(example, masks)
     light, total = [], []
     flux = np.zeros(len(masks))
@@ -210,7 +251,7 @@ def _make_scene(
         else:
             light.append(_padded(example.light[k], *place) * np.float32(part))
             flux[index] = example.flux[k] * part
-    return _Scene(crops, light, total, flux, example.electrons)
+    return Scene(given, crops, light, total, flux, example.electrons)
 
 
 def _owners(
@@ -251,10 +292,26 @@ def _padded(layer: npt.NDArray[np.float32], y0: int, x0: int, side: int) -> npt.
     return crop
 
 
-def _scene_losses(
-    network: nn.Module, scenes: Sequence[_Scene], device: torch.device, *, autocast: bool
+def scene_losses(
+    network: nn.Module,
+    scenes: Sequence[Scene],
+    device: torch.device,
+    *,
+    autocast: bool,
+    layers_of: Callable[[int], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Losses of several scenes together.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        As :class:`galsep.model.separation.SeparationNetwork`.
+    scenes : sequence of Scene
+    device : torch.device
+    autocast : bool
+    layers_of : callable, optional
+        Gives the layers ``FloatTensor[5, s, s]`` of a source by its number in all scenes, where
+        they are to be learnt from; by default those of its crop.
 
     Returns
     -------
@@ -279,9 +336,12 @@ def _scene_losses(
     for batch in crops.batches(dict.fromkeys(SIDES, 256)):
         side = int(crops.side[batch[0]])
         pixels = torch.from_numpy(np.stack([crops.light[k] for k in batch])).to(device)
-        layers = torch.from_numpy(np.stack([crops.layers[k] for k in batch])).to(device)
+        if layers_of is None:
+            layers = torch.from_numpy(np.stack([crops.layers[k] for k in batch])).to(device)
+        else:
+            layers = torch.stack([layers_of(k) for k in batch.tolist()])
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            outs.append((batch, layers[:, 4], *network(pixels, layers)))
+            outs.append((batch, layers[:, 4].detach(), *network(pixels, layers)))
         offset = np.arange(side)
         rows = (which[batch] * reach + crops.y0[batch] + border)[:, None] + offset
         columns = crops.x0[batch][:, None] + border + offset

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -12,14 +13,21 @@ from galsep.io.dataset import Dataset
 from galsep.model.device import flushed_denormals, keep_memory, peak_memory
 from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
-from galsep.model.network import ARCHITECTURES
+from galsep.model.joint_training import Both, Joining
+from galsep.model.network import ARCHITECTURES, MaskRCNN
 from galsep.model.parallel import is_first, joined
 from galsep.model.separation import SeparationNetwork
 from galsep.model.separation_training import Separating
 from galsep.model.weights import DEFAULT_WEIGHTS, Model, load_model
 from galsep.workflows.calibrate import best_f1
 from galsep.workflows.reporting import Reporter
-from galsep.workflows.train import example_makers, load_splits, separation_config, starting_network
+from galsep.workflows.train import (
+    example_makers,
+    joint_config,
+    load_splits,
+    separation_config,
+    starting_network,
+)
 
 __all__ = ["Rehearsal", "StageCost", "rehearse"]
 
@@ -124,6 +132,13 @@ def rehearse(
             trainer = Trainer(SeparationNetwork(), own, device, objective)
             makers = example_makers(data, own, config.separation_depth)
             stages.append(_measure("separation network", trainer, makers, reporter))
+        if config.joint_epochs:
+            own = joint_config(config)
+            network, _ = starting_network(config)
+            both = Both(cast(MaskRCNN, network), SeparationNetwork())
+            trainer = Trainer(both, own, device, Joining(load_model(DEFAULT_WEIGHTS, str(device))))
+            makers = example_makers(data, own, config.separation_depth)
+            stages.append(_measure("both networks together", trainer, makers, reporter))
         result = Rehearsal(str(device), tuple(stages), peak_memory(device))
         return result if is_first() else None
 

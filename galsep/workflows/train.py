@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +21,9 @@ from galsep.io.dataset import Dataset, join_datasets, load_dataset
 from galsep.model.device import flushed_denormals, keep_memory
 from galsep.model.engine import Trainer
 from galsep.model.examples import ExampleMaker
+from galsep.model.joint_training import Both, Joining
 from galsep.model.loading import dead_workers_told
-from galsep.model.network import ARCHITECTURES, build_network
+from galsep.model.network import ARCHITECTURES, MaskRCNN, build_network
 from galsep.model.parallel import from_first, is_first, joined
 from galsep.model.separation import SeparationNetwork
 from galsep.model.separation_training import Separating
@@ -42,6 +43,7 @@ from galsep.workflows.watching import Board, check_tensorboard
 __all__ = [
     "TrainResult",
     "example_makers",
+    "joint_config",
     "load_splits",
     "separation_config",
     "starting_network",
@@ -55,8 +57,8 @@ STATE_FILE = "state.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 BEST_FILE = "best.safetensors"
 METRICS_FILE, LOSSES_FILE = "metrics.csv", "losses.png"
-SEPARATION = "separation_"
-"""Begins the names of what belongs to the separation network."""
+SEPARATION, JOINT = "separation_", "joint_"
+"""Begin the names of what belongs to the separation network, and to both networks together."""
 
 _RESUMABLE_CHANGES = frozenset(
     {"device", "threads", "workers", "calibrate", "patience", "tensorboard"}
@@ -75,12 +77,15 @@ class TrainResult:
         One entry an epoch of Mask R-CNN, as in ``metrics.csv``.
     separation_history : list of dict
         One entry an epoch of the separation network, as in ``separation_metrics.csv``.
+    joint_history : list of dict
+        One entry an epoch of both together, as in ``joint_metrics.csv``.
     """
 
     folder: Path
     weights: Path
     history: list[dict[str, float]]
     separation_history: list[dict[str, float]]
+    joint_history: list[dict[str, float]]
 
 
 def train(
@@ -94,12 +99,13 @@ def train(
 ) -> TrainResult:
     """Train the networks and write their weights, settings, figures and resume states.
 
-    First Mask R-CNN, then the separation network on what it finds. After each epoch
-    ``weights.safetensors`` (averaged weights), ``state.safetensors``, ``metrics.csv`` and
-    ``losses.png`` are whole, for the separation network with ``separation_`` before the last three
-    names; ``best.safetensors`` is Mask R-CNN as it was after the epoch of the best F1. In between,
-    score threshold and calibration are chosen on the validation split; at the end, fluxes and
-    classes are corrected there. A run that was stopped in any way and resumed goes on as if it had
+    First Mask R-CNN, then the separation network on what it finds, then, if asked for, both
+    together. After each epoch ``weights.safetensors`` (averaged weights), ``state.safetensors``,
+    ``metrics.csv`` and ``losses.png`` are whole, with ``separation_`` or ``joint_`` before the last
+    three names where they belong to the separation network or to both; ``best.safetensors`` is Mask
+    R-CNN as it was after the epoch of the best F1. Score threshold and calibration are chosen on
+    the validation split as soon as Mask R-CNN is trained; at the end, fluxes and classes are
+    corrected there. A run that was stopped in any way and resumed goes on as if it had
     not been: on a CPU and with as many threads, to the last bit. With nothing to train, fluxes and
     classes of the starting weights are corrected anew.
 
@@ -169,6 +175,10 @@ def _train_on(
     keep_memory()
     data = load_splits(dataset)
     network, origin = starting_network(config)
+    if config.joint_epochs and not (config.separation_epochs or _given_info(config.init)):
+        raise UsageError(
+            "joint_epochs needs a separation network: give separation_epochs, or init with one"
+        )
     reporter.info(f"starting weights: {origin}")
     run = _Run(folder, config, data, device, reporter, _info(config, data, origin))
     detector = Trainer(network, config, device)
@@ -176,8 +186,10 @@ def _train_on(
         if is_first():
             _prepare(folder, config, anew=not (started and resume))
         run.detector(detector)
-        history = run.separator(detector) if config.separation_epochs else []
-    return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, history)
+        separator = run.separator(detector) if config.separation_epochs else None
+        joint = run.joint(detector, separator) if config.joint_epochs else []
+    separation = separator.history if separator else []
+    return TrainResult(folder, folder / WEIGHTS_FILE, detector.history, separation, joint)
 
 
 def load_splits(dataset: Path | str | Sequence[Path | str]) -> Dataset:
@@ -206,7 +218,8 @@ def starting_network(config: TrainConfig) -> tuple[torch.nn.Module, str]:
 def _prepare(folder: Path, config: TrainConfig, *, anew: bool) -> None:
     """Remove from a run's folder what a process that was killed or an earlier run left."""
     by_epoch = [STATE_FILE, METRICS_FILE, LOSSES_FILE]
-    written = [BEST_FILE, *by_epoch, *(SEPARATION + name for name in by_epoch)]
+    later = [prefix + name for prefix in (SEPARATION, JOINT) for name in by_epoch]
+    written = [BEST_FILE, *by_epoch, *later]
     remove_partial(folder / name for name in [WEIGHTS_FILE, "config.toml", *written])
     if anew:
         for name in written:
@@ -224,6 +237,8 @@ class _Run:
     device: torch.device
     reporter: Reporter
     info: dict[str, Any]
+    separation: dict[str, Any] = field(default_factory=dict)
+    """What is known of the separation network."""
 
     def detector(self, trainer: Trainer) -> None:
         """Train Mask R-CNN, and choose its threshold."""
@@ -232,14 +247,13 @@ class _Run:
             # Resumed: what its own training has given so far must not be lost meanwhile.
             source = str(self.weights)
         kept = _given_separator(source)
-        about: dict[str, Any] = {}
         if kept is not None:
             given = _given_info(source)
-            about["separation"] = given["separation"]
+            self.separation = given["separation"]
             self.info |= _kept_classes(given)
 
         def save(path: Path) -> None:
-            save_weights(path, trainer.average, {**self.info, **about}, kept)
+            self._save(path, trainer.average, kept)
 
         def save_epoch(path: Path) -> None:
             if trainer.history:
@@ -258,13 +272,23 @@ class _Run:
         if not self.config.calibrate:
             return
         # With nothing to train, all that is calibrated is to be so anew.
-        nothing = not self.config.epochs and not self.config.separation_epochs
+        config = self.config
+        nothing = not (config.epochs or config.separation_epochs or config.joint_epochs)
         if self.config.epochs or nothing:
             self.info |= calibrate(self._model(), self.data, self.reporter)
             save(self.weights)
         if nothing and kept is not None:
-            about["separation"] |= self._source_corrections()
+            self.separation |= self._source_corrections()
             save(self.weights)
+
+    def _save(
+        self, path: Path, detector: torch.nn.Module, separator: torch.nn.Module | None
+    ) -> None:
+        """Write both networks, or Mask R-CNN alone, and what is known of them."""
+        about = {} if separator is None else {"separation": self.separation}
+        save_weights(
+            path, detector, {**self.info, **about}, cast(SeparationNetwork | None, separator)
+        )
 
     def _judge(self, network: torch.nn.Module) -> dict[str, float]:
         """F1 on a part of the validation split, and the score threshold where it is best."""
@@ -283,7 +307,7 @@ class _Run:
         """The weights as they were written last."""
         return load_model(self.weights, str(self.device))
 
-    def separator(self, detector: Trainer) -> list[dict[str, float]]:
+    def separator(self, detector: Trainer) -> Trainer:
         """Train the separation network on what Mask R-CNN finds, and correct what is measured."""
         config = separation_config(self.config)
         torch.manual_seed(config.seed)
@@ -295,22 +319,51 @@ class _Run:
             self.device,
             objective,
         )
-        about: dict[str, Any] = {
-            "training": _settings(config), "dataset": _about(self.data),
-        }  # fmt: skip
+        self.separation = {"training": _settings(config), "dataset": _about(self.data)}
 
         def save(path: Path) -> None:
-            separation = {**about, "epoch": trainer.epoch}
-            info = {**self.info, "separation": separation}
-            network = cast(SeparationNetwork, trainer.average)
-            save_weights(path, detector.average, info, network)
+            self.separation["epoch"] = trainer.epoch
+            self._save(path, detector.average, trainer.average)
 
         examples = example_makers(self.data, config, config.separation_depth)
         self._train(trainer, SEPARATION, save, examples)
         if is_first():
             save(self.weights)
+        if self.config.calibrate and is_first() and not self.config.joint_epochs:
+            self.separation |= self._source_corrections()
+            save(self.weights)
+        return trainer
+
+    def joint(self, detector: Trainer, separator: Trainer | None) -> list[dict[str, float]]:
+        """Train both networks together, and calibrate all anew."""
+        config = joint_config(self.config)
+        torch.manual_seed(config.seed)
+        from_first(None)  # Until then, the weights may not be there.
+        model = self._model()
+        trainer = Trainer(
+            Both(
+                cast(MaskRCNN, detector.average),
+                cast(SeparationNetwork, separator.average if separator else model.separator),
+            ),
+            config,
+            self.device,
+            Joining(model),
+        )
+        self.info["joint"] = {"training": _settings(config), "dataset": _about(self.data)}
+
+        def save(path: Path) -> None:
+            self.info["joint"]["epoch"] = trainer.epoch
+            both = cast(Both, trainer.average)
+            self._save(path, both.detector, both.separator)
+
+        examples = example_makers(self.data, config, config.separation_depth)
+        self._train(trainer, JOINT, save, examples)
+        if is_first():
+            save(self.weights)
         if self.config.calibrate and is_first():
-            about |= self._source_corrections()
+            self.info |= calibrate(self._model(), self.data, self.reporter)
+            save(self.weights)
+            self.separation |= self._source_corrections()
             save(self.weights)
         return trainer.history
 
@@ -408,15 +461,30 @@ def _headline(figures: Mapping[str, float]) -> str:
 
 def separation_config(config: TrainConfig) -> TrainConfig:
     """How the separation network is trained in a run."""
+    return _on_light(config, config.separation_epochs, config.separation_rate)
+
+
+def joint_config(config: TrainConfig) -> TrainConfig:
+    """How both networks are trained together in a run."""
+    return replace(
+        _on_light(config, config.joint_epochs, config.joint_rate),
+        # Not to be taken for random weights, which have no statistics to keep.
+        init=WEIGHTS_FILE,
+        fixed_statistics=True,
+    )
+
+
+def _on_light(config: TrainConfig, epochs: int, rate: float) -> TrainConfig:
+    """How a network is trained on scenes for the separation of light."""
     return replace(
         config,
         recipe="compact",
-        epochs=config.separation_epochs,
+        epochs=epochs,
         optimizer="adamw",
         weight_decay=1e-3,
         schedule="cosine",
         warmup=200,
-        stages=(("all", config.separation_epochs, config.separation_rate),),
+        stages=(("all", epochs, rate),),
         ema=0.999,
         fixed_statistics=False,
         compose=True,

@@ -7,7 +7,7 @@ import torch
 from galsep.model import separation_training as training
 from galsep.model.examples import ExampleMaker
 from galsep.model.separation import SeparationNetwork
-from galsep.model.separation_training import Separating
+from galsep.model.separation_training import Given, Separating
 from galsep.model.weights import load_model
 from galsep.scene import SoftMask
 
@@ -37,7 +37,12 @@ def true_masks(example):
 
 def scene(example):
     masks = true_masks(example)
-    return training._make_scene(example, masks, masks)
+    return cut_scene(example, masks, masks)
+
+
+def cut_scene(example, masks, claims):
+    pairs = zip(masks, claims, strict=True)
+    return training._cut_scene(example, [Given(*pair, k) for k, pair in enumerate(pairs)])
 
 
 def test_masks_belong_to_the_sources_they_agree_with(examples):
@@ -77,7 +82,7 @@ def test_a_scene_holds_the_light_of_each_source(examples):
 def test_a_spurious_source_should_get_nothing(examples):
     spurious = SoftMask(2, 3, np.ones((4, 5), dtype=np.float32))
     masks = [*true_masks(examples[0]), spurious]
-    made = training._make_scene(examples[0], masks, [*masks[:2], None])
+    made = cut_scene(examples[0], masks, [*masks[:2], None])
     assert made.flux[2] == 0
     assert not made.light[2].any()
 
@@ -88,21 +93,22 @@ def test_disturbed_sources_stay_on_their_stamp():
     corners = [SoftMask(y0, x0, values) for y0 in (0, 115) for x0 in (0, 114)]
     inside = SoftMask(50, 60, values)
     masks = [*corners, *[inside] * 4000]
-    kept, said = training._disturbed(masks, masks, rng)
-    assert len(kept) == len(said)
-    for mask, claim in zip(kept, said, strict=True):
+    kept = training._disturbed([Given(mask, mask, k) for k, mask in enumerate(masks)], rng)
+    for source in kept:
+        mask, was = source.mask, masks[source.detection]
         assert 0 <= mask.y0 <= 115
         assert 0 <= mask.x0 <= 114
-        if claim is None:
+        assert (mask.y0 - was.y0, mask.x0 - was.x0) == source.shift
+        if source.claim is None:
             assert np.array_equal(mask.probability, values > 0)
         else:
-            assert (claim.y0, claim.x0) == (mask.y0, mask.x0)
+            assert (source.claim.y0, source.claim.x0) == (mask.y0, mask.x0)
     n = len(masks)
     expected = n * (1 - training.LOST) * (1 + training.DOUBLED)
     assert len(kept) == pytest.approx(expected, rel=0.03)
-    outlines = sum(claim is None for claim in said)
-    assert outlines / len(said) == pytest.approx(training.OUTLINED, rel=0.2)
-    moved = sum((mask.y0, mask.x0) != (50, 60) for mask in kept)
+    outlines = sum(source.claim is None for source in kept)
+    assert outlines / len(kept) == pytest.approx(training.OUTLINED, rel=0.2)
+    moved = sum(source.shift != (0, 0) for source in kept)
     # One of 25 moves leads nowhere.
     assert moved / len(kept) == pytest.approx(training.MOVED * 24 / 25, rel=0.2)
     assert masks[0].probability is values
@@ -195,8 +201,8 @@ def test_the_best_error_is_about_as_wide_as_what_is_off(bump):
 def test_scenes_do_not_mix(examples, network):
     scenes = [scene(example) for example in examples]
     with torch.no_grad():
-        together = training._scene_losses(network, scenes, CPU, autocast=False)
-        alone = [training._scene_losses(network, [one], CPU, autocast=False) for one in scenes]
+        together = training.scene_losses(network, scenes, CPU, autocast=False)
+        alone = [training.scene_losses(network, [one], CPU, autocast=False) for one in scenes]
     for name, loss in together.items():
         assert float(loss) == pytest.approx(np.mean([float(one[name]) for one in alone]), rel=1e-3)
 
@@ -205,16 +211,16 @@ def test_rivals_take_light_from_each_other(examples, network):
     """The shares of one scene are normalised together: without its neighbour, a source has more."""
     masks = true_masks(examples[0])
     with torch.no_grad():
-        both = training._make_scene(examples[0], masks, masks)
-        one = training._make_scene(examples[0], masks[:1], masks[:1])
-        pair = training._scene_losses(network, [both], CPU, autocast=False)
-        single = training._scene_losses(network, [one], CPU, autocast=False)
+        both = cut_scene(examples[0], masks, masks)
+        one = cut_scene(examples[0], masks[:1], masks[:1])
+        pair = training.scene_losses(network, [both], CPU, autocast=False)
+        single = training.scene_losses(network, [one], CPU, autocast=False)
     assert float(pair["loss_model"]) != pytest.approx(float(single["loss_model"]), rel=1e-3)
 
 
 def test_nothing_found_can_be_learnt_from(examples, network):
-    nothing = training._make_scene(examples[0], [], [])
-    found = training._scene_losses(network, [nothing], CPU, autocast=False)
+    nothing = cut_scene(examples[0], [], [])
+    found = training.scene_losses(network, [nothing], CPU, autocast=False)
     sum(found.values()).backward()
     assert all(float(loss.detach()) == 0 for loss in found.values())
     assert all((p.grad == 0).all() for p in network.parameters())
@@ -225,7 +231,7 @@ def test_training_on_one_batch_lowers_its_loss(examples, network):
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     history = []
     for _ in range(25):
-        found = training._scene_losses(network, scenes, CPU, autocast=False)
+        found = training.scene_losses(network, scenes, CPU, autocast=False)
         loss = sum(found.values())
         optimizer.zero_grad()
         loss.backward()

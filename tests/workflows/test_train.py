@@ -9,6 +9,7 @@ from galsep.errors import DatasetError, OutputError, OutputExistsError, UsageErr
 from galsep.io.claim import claimed
 from galsep.io.dataset import load_dataset
 from galsep.model.engine import Detecting, Trainer
+from galsep.model.joint_training import Joining
 from galsep.model.separation_training import Separating
 from galsep.model.weights import load_model, read_info, sha256
 from galsep.workflows import train as module
@@ -50,12 +51,17 @@ def test_a_run_has_its_folder_alone(dataset, tmp_path):
 
 
 def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
-    result = train(dataset, tmp_path / "run", small())
+    result = train(dataset, tmp_path / "run", small(joint_epochs=2))
     files = {path.name for path in (tmp_path / "run").iterdir()}
     figures = {"metrics.csv", "losses.png", "state.safetensors"}
     weights = {"weights.safetensors", "best.safetensors"}
-    assert files == {"config.toml"} | weights | figures | {f"separation_{name}" for name in figures}
-    for prefix, objective in (("", Detecting), ("separation_", Separating)):
+    stages = {"": Detecting, "separation_": Separating, "joint_": Joining}
+    assert files == {"config.toml"} | weights | {
+        prefix + name for prefix in stages for name in figures
+    }
+    histories = (result.history, result.separation_history, result.joint_history)
+    assert [len(history) for history in histories] == [2, 2, 2]
+    for prefix, objective in stages.items():
         with (tmp_path / "run" / f"{prefix}metrics.csv").open() as stream:
             rows = list(csv.DictReader(stream))
         assert len(rows) == 2
@@ -67,13 +73,40 @@ def test_a_run_leaves_everything_the_design_lists(dataset, tmp_path):
     assert model.separator is not None
     assert info["separation"]["epoch"] == 2
     assert info["separation"]["flux_fit"]["spread"] > 0
+    assert info["joint"]["epoch"] == 2
+    assert info["joint"]["training"]["fixed_statistics"]
     assert info["training"]["epochs"] == 2
     assert info["dataset"]["seed"] == 2
     assert {"slope", "intercept", "missed"} <= set(info["calibration"])
     with pytest.raises(OutputExistsError, match="--resume"):
         train(dataset, tmp_path / "run", small())
     with pytest.raises(UsageError, match="began with"):
-        train(dataset, tmp_path / "run", small(seed=9), resume=True)
+        train(dataset, tmp_path / "run", small(joint_epochs=2, seed=9), resume=True)
+
+
+def test_trained_together_both_networks_change(dataset, tmp_path):
+    """From trained ones; what normalisation has learnt stays."""
+    config = small(
+        init="compact", epochs=0, separation_epochs=0, joint_epochs=1, joint_rate=1e-3, ema=0.0
+    )
+    model = load_model(train(dataset, tmp_path / "run", config).weights, "cpu")
+    before = load_model("compact", "cpu")
+    for name in ("network", "separator"):
+        now, then = (getattr(part, name).state_dict() for part in (model, before))
+        for key in now:
+            fixed = key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+            assert torch.equal(now[key], then[key]) == fixed, key
+    for key in ("calibration", "validation"):
+        assert model.info[key] != before.info[key]
+    assert model.flux_fit != before.flux_fit
+    assert model.info["separation"]["training"] == before.info["separation"]["training"]
+
+
+def test_without_a_separation_network_both_cannot_be_trained(dataset, tmp_path):
+    config = small(epochs=1, separation_epochs=0, joint_epochs=1)
+    with pytest.raises(UsageError, match="joint_epochs needs a separation network"):
+        train(dataset, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

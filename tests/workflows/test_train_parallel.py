@@ -18,8 +18,8 @@ from galsep.config import TrainConfig
 from galsep.workflows.train import train
 
 config = TrainConfig(
-    init="compact", epochs=1, separation_epochs=1, separation_rate=1e-5, epoch_size=6,
-    batch_size=4, optimizer="sgd", warmup=0, schedule="steps", stages=(("all", 1, 1e-2),),
+    init="compact", epochs=1, separation_epochs=1, separation_rate=1e-5, joint_epochs=1,
+    joint_rate=1e-5, epoch_size=6, batch_size=4, optimizer="sgd", warmup=0, schedule="steps", stages=(("all", 1, 1e-2),),
     amp=False, max_groups=3, validation_size=2, f1_size=2, calibrate=False, device="cpu", threads=1,
     workers=workers,
 )
@@ -68,7 +68,7 @@ def runs(tmp_path_factory, forked):
 
 
 def test_losses_are_those_of_one_process(runs):
-    for name in ("metrics.csv", "separation_metrics.csv"):
+    for name in ("metrics.csv", "separation_metrics.csv", "joint_metrics.csv"):
         rows = []
         for run in runs:
             with (run / name).open() as stream:

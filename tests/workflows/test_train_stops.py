@@ -41,7 +41,7 @@ module.save_weights = before("weights", module.save_weights)
 module._write_figures = before("figures", module._write_figures)
 module.Trainer.save = before("state", module.Trainer.save)
 config = TrainConfig(
-    epochs=2, separation_epochs=1, epoch_size=4, batch_size=2, validation_size=2, f1_size=2,
+    epochs=2, separation_epochs=1, joint_epochs=1, epoch_size=4, batch_size=2, validation_size=2, f1_size=2,
     calibrate=False, device="cpu", threads=1, workers=workers,
 )
 module.train(data, run, config, resume=resume, reporter=Killing())
@@ -86,14 +86,15 @@ def figures(path):
 
 def assert_same(one: Path, other: Path):
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
-    for name, epochs in (("metrics.csv", 2), ("separation_metrics.csv", 1)):
+    for prefix, epochs in (("", 2), ("separation_", 1), ("joint_", 1)):
+        name = f"{prefix}metrics.csv"
         assert len(figures(one / name)) == epochs
         assert figures(one / name) == figures(other / name)
     for name in ("weights", "best"):
         # Metadata and all.
         paths = (folder / f"{name}.safetensors" for folder in (one, other))
         assert len({path.read_bytes() for path in paths}) == 1
-    for name in ("state", "separation_state"):
+    for name in ("state", "separation_state", "joint_state"):
         tensors, others = (load_file(folder / f"{name}.safetensors") for folder in (one, other))
         assert tensors.keys() == others.keys()
         assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items())
@@ -104,6 +105,7 @@ def test_a_run_killed_again_and_again_goes_on_as_if_it_had_not_been(run, unbroke
         ("step", 3),  # in the second epoch
         ("state", 1),  # after it: weights and figures are an epoch ahead of the state
         ("step", 3),  # once it is trained again, in that of the separation network
+        ("step", 3),  # once that is, in that of both
     )
     for number, (where, count) in enumerate(kills):
         killed = run(tmp_path / "run", where, count, resume=number > 0)
