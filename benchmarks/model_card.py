@@ -57,7 +57,7 @@ from galsep.measure.classes import class_scores
 from galsep.measure.matching import centroid_distances, match_centroids
 from galsep.measure.metrics import ratio, score_matches
 from galsep.workflows import simulate as drawing
-from galsep.workflows.baselines import SEP_SETTINGS, sep_detections
+from galsep.workflows.baselines import PHOTUTILS, SEP_SETTINGS, sep_detections
 from galsep.workflows.evaluate import evaluate, summary_rows
 from galsep.workflows.pool import map_on_workers
 
@@ -217,12 +217,14 @@ def grid(bench: Bench) -> dict[str, Any]:
                 seeing=f"{seeing:g}", depth=depth, galaxies="1-6", n=4000,
             )  # fmt: skip
             rival = metrics["best_sep"]
+            photutils = metrics["methods"].get(PHOTUTILS)
             here, there = (
                 metrics["methods"][name]["detectable"]["centroid5"] for name in ("galsep", rival)
             )
             points.append(
                 {"seeing": seeing, "depth": depth, "share_detectable": metrics["share_detectable"],
                  "f1": here["f1"], "best_sep": rival, "f1_sep": there["f1"],
+                 "f1_photutils": photutils and photutils["detectable"]["centroid5"]["f1"],
                  **{f"{key}_gain": difference(here[key], there[key])
                     for key in ("f1", "precision", "recall")},
                  "ece": metrics["methods"]["galsep"]["reliability"]["ece"]}

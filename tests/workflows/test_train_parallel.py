@@ -19,9 +19,9 @@ from galsep.workflows.train import train
 
 config = TrainConfig(
     init="compact", epochs=1, separation_epochs=1, separation_rate=1e-5, joint_epochs=1,
-    joint_rate=1e-5, epoch_size=6, batch_size=4, optimizer="sgd", warmup=0, schedule="steps", stages=(("all", 1, 1e-2),),
-    amp=False, max_groups=3, validation_size=2, f1_size=2, calibrate=False, device="cpu", threads=1,
-    workers=workers,
+    joint_rate=1e-5, epoch_size=6, batch_size=4, optimizer="sgd", warmup=0, schedule="steps",
+    stages=(("all", 1, 1e-2),), amp=False, max_groups=3, validation_size=2, f1_size=2,
+    calibrate=False, device="cpu", threads=1, workers=workers,
 )
 train(data, run, config)
 """

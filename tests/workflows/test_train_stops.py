@@ -41,8 +41,8 @@ module.save_weights = before("weights", module.save_weights)
 module._write_figures = before("figures", module._write_figures)
 module.Trainer.save = before("state", module.Trainer.save)
 config = TrainConfig(
-    epochs=2, separation_epochs=1, joint_epochs=1, epoch_size=4, batch_size=2, validation_size=2, f1_size=2,
-    calibrate=False, device="cpu", threads=1, workers=workers,
+    epochs=2, separation_epochs=1, joint_epochs=1, epoch_size=4, batch_size=2, validation_size=2,
+    f1_size=2, calibrate=False, device="cpu", threads=1, workers=workers,
 )
 module.train(data, run, config, resume=resume, reporter=Killing())
 """
