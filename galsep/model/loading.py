@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing import connection
@@ -248,6 +249,18 @@ def _begin(parent: int, number: int) -> None:  # noqa: ARG001 (PyTorch's signatu
     """Leave Ctrl-C and SIGTERM to the process that trains, and end when it ends in any way."""
     for one in _OWN:
         signal.signal(one, signal.SIG_IGN)
+    sys.excepthook = _cut_off_unheard
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _cut_off_unheard(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Print a traceback, but of a worker that is cut off as it hands over a batch.
+
+    The process that trains has ended, then, or tells of it.
+    """
+    if not issubclass(kind, OSError | EOFError):
+        sys.__excepthook__(kind, error, trace)

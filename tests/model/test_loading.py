@@ -98,6 +98,15 @@ def test_a_batch_cut_off_is_told_of_as_the_worker_that_ended(monkeypatch):
     worker.join()
 
 
+def test_a_worker_that_is_cut_off_prints_no_traceback(capsys):
+    """Its thread that hands over a batch finds the process that trains gone."""
+    for kind in (ConnectionResetError, BrokenPipeError, EOFError):
+        loading._cut_off_unheard(kind, kind("cut off"), None)
+    assert capsys.readouterr().err == ""
+    loading._cut_off_unheard(ValueError, ValueError("a mistake"), None)
+    assert capsys.readouterr().err == "ValueError: a mistake\n"
+
+
 def test_a_worker_without_shared_memory_ends_the_training_with_one_line(examples, monkeypatch):
     def full(batch):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>")
