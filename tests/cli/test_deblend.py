@@ -1,5 +1,7 @@
 """``galsep deblend``: exit codes, files and data on stdout."""
 
+import contextlib
+import gc
 import io
 import os
 import signal
@@ -784,3 +786,25 @@ def test_bands_that_do_not_fit(galsep, bands, tmp_path, kind):
     said = {"shape": "--band", "grid": "3.0 px off at a corner", "missing": "no such file"}[kind]
     assert said in outcome.error
     assert names(tmp_path / "out") == []
+
+
+def test_what_loads_is_not_looked_through_for_garbage(monkeypatch):
+    """But what comes after it is."""
+    from galsep.cli.deblend import _loading
+
+    monkeypatch.delitem(sys.modules, "torch")
+    assert gc.isenabled()
+    frozen = gc.get_freeze_count()
+    try:
+        with contextlib.suppress(ImportError), _loading():
+            assert not gc.isenabled()
+            raise ImportError("one that is missing")
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen
+        gc.disable()
+        with _loading():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
