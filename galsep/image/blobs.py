@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from galsep.planes import BAND, Planes
 
-__all__ = ["BlobTable", "find_blobs"]
+__all__ = ["KERNEL", "BlobTable", "find_blobs"]
 
 KERNEL = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=np.float32) / 16
-"""SEP's default filter."""
+"""SEP's default filter, normalised."""
 
 SINGULAR = 0.00694
 """Blobs whose moments have a smaller determinant are widened by a pixel's own."""

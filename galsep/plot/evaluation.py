@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.plot.canvas import new_figure, save_figure, stretch
+from galsep.plot.colors import outline_color
 from galsep.scene import Detections, Footprint
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ __all__ = [
     "wilson_interval",
 ]
 
-SOURCE_COLORS = ("#ff9f1c", "#2ec4b6", "#c77dff", "#9bc53d", "#5bc0eb", "#f7e15b")
 WRONG_COLOR = "#ff4d4d"
 FAINT_COLOR = "#b8b8b8"
 METHOD_STYLES = (
@@ -223,7 +223,7 @@ def _show_window(
 def _draw_truth(axes: "Axes", example: Example) -> None:
     matched = set(example.pairs[:, 0].tolist())
     for index, footprint in enumerate(example.footprints):
-        color = SOURCE_COLORS[index % len(SOURCE_COLORS)]
+        color = outline_color(index, missed=False)
         position = float(example.x[index]), float(example.y[index])
         if not example.detectable[index]:
             note, color = "faint", FAINT_COLOR if index not in matched else color
@@ -240,7 +240,7 @@ def _draw_found(axes: "Axes", example: Example) -> None:
         note = f"{found.scores[index]:.2f}"
         color = WRONG_COLOR
         if index in partner:
-            color = SOURCE_COLORS[partner[index] % len(SOURCE_COLORS)]
+            color = outline_color(partner[index], missed=False)
         else:
             note += " spurious"
         position = float(found.x[index]), float(found.y[index])

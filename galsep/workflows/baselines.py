@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.image.blobs import KERNEL
 from galsep.measure.metrics import owned_footprints
 from galsep.scene import Detections, Footprint
 from galsep.workflows.pool import map_on_workers
@@ -32,9 +33,6 @@ __all__ = [
 
 MIN_AREA = 5
 PHOTUTILS_THRESHOLD = 1.5
-KERNEL = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=np.float64) / 16
-"""SEP's default filter, normalised; photutils' images are convolved with the same one."""
-
 HALF_SCORE_SNR = 10.0
 """Signal-to-noise ratio at which a classical detection's score is one half."""
 
@@ -222,6 +220,7 @@ def photutils_detections(image: npt.NDArray[Any], rms: float) -> Detections:
     data = np.array(image, dtype=np.float64)
     bad = ~np.isfinite(data)
     data[bad] = 0.0
+    # As SEP does by default.
     convolved = ndimage.convolve(data, KERNEL, mode="constant")
     with warnings.catch_warnings():
         # "No sources were found" and "the deblending mode was changed" are no news here.

@@ -213,6 +213,11 @@ def find_sources(
         has none, the one stored with the weights.
     planes : Planes, optional
         Where whole-image arrays are to be; in memory by default.
+
+    Raises
+    ------
+    ImageError
+        When SEP gives up on an image.
     """
     config = config or DeblendConfig()
     if threshold is None:

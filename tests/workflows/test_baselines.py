@@ -89,7 +89,7 @@ def test_photutils_centroids_are_those_of_its_catalogue():
     from photutils.segmentation import SegmentationImage, SourceCatalog
     from scipy import ndimage
 
-    from galsep.workflows.baselines import KERNEL
+    from galsep.image.blobs import KERNEL
 
     image = gaussians((40.3, 60.7, 5e3, 2.5), (48.0, 66.0, 2e3, 2.5)).astype(float)
     found = photutils_detections(image, 1.0)
