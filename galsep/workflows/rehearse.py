@@ -134,9 +134,12 @@ def rehearse(
             stages.append(_measure("separation network", trainer, makers, reporter))
         if config.joint_epochs:
             own = joint_config(config)
-            network, _ = starting_network(config)
+            model = load_model(DEFAULT_WEIGHTS, str(device))
+            # One that has learnt nothing finds sources everywhere, and so takes longer.
+            trained = config.recipe == "compact"
+            network = model.network if trained else starting_network(config)[0]
             both = Both(cast(MaskRCNN, network), SeparationNetwork())
-            trainer = Trainer(both, own, device, Joining(load_model(DEFAULT_WEIGHTS, str(device))))
+            trainer = Trainer(both, own, device, Joining(model))
             makers = example_makers(data, own, config.separation_depth)
             stages.append(_measure("both networks together", trainer, makers, reporter))
         result = Rehearsal(str(device), tuple(stages), peak_memory(device))

@@ -65,14 +65,15 @@ def test_a_dry_run_measures_and_writes_nothing(galsep, dataset, tmp_path, monkey
     monkeypatch.setattr(rehearse, "WARMUP", 1)
     monkeypatch.setattr(rehearse, "peak_memory", lambda _: 3 * 2**29)
     monkeypatch.chdir(tmp_path)
-    outcome = galsep("train", dataset, "--dry-run", *SMALL, *quick)
+    outcome = galsep("train", dataset, "--dry-run", *SMALL, *quick, "--joint-epochs", 1)
     assert outcome.code == 0
-    title, _, detector, separator, total = outcome.out.splitlines()
+    title, _, detector, separator, both, total = outcome.out.splitlines()
     assert title.startswith("on cpu, peak memory 1.5 GiB")
     parameters = sum(p.numel() for p in load_model(device="cpu").network.parameters())
     assert detector.startswith("Mask R-CNN")
     assert f" {parameters:,} " in detector
     assert separator.startswith("separation network")
+    assert both.startswith("both networks together")
     assert total.startswith("all")
     assert names(tmp_path) == ["quick.toml"]
 
