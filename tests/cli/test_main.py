@@ -58,6 +58,7 @@ TOML_ONLY = {
         "compose",
         "max_groups",
         "small_every",
+        "joint_rate",
         "separation_rate",
         "separation_groups",
         "separation_depth",
