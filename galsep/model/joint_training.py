@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from galsep.conventions import STAMP_SIZE
 from galsep.model.engine import Detecting
-from galsep.model.examples import Example, collate
+from galsep.model.examples import collate
 from galsep.model.inference import as_found, uncalibrated, unfolding
 from galsep.model.network import MaskRCNN
 from galsep.model.separation import SeparationNetwork
@@ -28,11 +28,9 @@ from galsep.model.separation_training import (
     Separating,
     make_scene,
     scene_losses,
-    seen_examples,
 )
-from galsep.model.weights import Model
 
-__all__ = ["Both", "Joining"]
+__all__ = ["Both", "Joining", "drawn_layers"]
 
 
 class Both(nn.Module):
@@ -50,23 +48,16 @@ class Both(nn.Module):
         self.separator = separator
 
 
-class Joining:
+class Joining(Separating):
     """The losses of both networks.
 
     Parameters
     ----------
     model : Model
-        Score threshold, calibration and mask level by which detections are given on.
+        Its score threshold, calibration and mask level say which detections are given on.
     """
 
     parts: Mapping[str, str] = {**Detecting.parts, **Separating.parts}
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def prepare(self, examples: list[Example]) -> list[Seen]:
-        """Have examples seen as images are."""
-        return seen_examples(examples)
 
     def __call__(
         self, network: nn.Module, batch: list[Seen], device: torch.device, *, autocast: bool

@@ -34,7 +34,6 @@ __all__ = [
     "Separating",
     "make_scene",
     "scene_losses",
-    "seen_examples",
 ]
 
 THRESHOLDS = (0.7, 1.15)
@@ -145,7 +144,8 @@ class Separating:
 
     def prepare(self, examples: list[Example]) -> list[Seen]:
         """Have examples seen as images are."""
-        return seen_examples(examples)
+        rngs = [np.random.default_rng([_SEEN, example.seed]) for example in examples]
+        return [Seen(_observed(*pair), pair[1]) for pair in zip(examples, rngs, strict=True)]
 
     def __call__(
         self, network: nn.Module, batch: list[Seen], device: torch.device, *, autocast: bool
@@ -157,12 +157,6 @@ class Separating:
             found = detect(self._model, images, len(batch), least)
         scenes = [make_scene(self._model, *pair) for pair in zip(batch, found, strict=True)]
         return scene_losses(network, scenes, device, autocast=autocast)
-
-
-def seen_examples(examples: Sequence[Example]) -> list[Seen]:
-    """Have examples seen as images are."""
-    rngs = [np.random.default_rng([_SEEN, example.seed]) for example in examples]
-    return [Seen(_observed(*pair), pair[1]) for pair in zip(examples, rngs, strict=True)]
 
 
 def make_scene(model: Model, seen: Seen, found: Found) -> Scene:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from galsep.model.examples import ExampleMaker, collate
 from galsep.model.inference import as_found
 from galsep.model.joint_training import Both, Joining, drawn_layers
-from galsep.model.separation_training import make_scene, seen_examples
+from galsep.model.separation_training import make_scene
 from galsep.model.weights import load_model
 
 CPU = torch.device("cpu")
@@ -43,7 +45,7 @@ def test_the_separation_network_sees_what_it_would_be_given(model, batch, both):
     kinds = set()
     count = 0
     for index in range(10 * N):
-        seen = seen_examples([batch[index % N].example])[0]
+        seen = copy.deepcopy(batch[index % N])
         seen.rng.random(index)  # Other random numbers each time.
         result = found[index % N]
         scene = make_scene(model, seen, as_found(result, 120))
