@@ -104,10 +104,10 @@ def train(
     ``metrics.csv`` and ``losses.png`` are whole, with ``separation_`` or ``joint_`` before the last
     three names where they belong to the separation network or to both; ``best.safetensors`` is Mask
     R-CNN as it was after the epoch of the best F1. Score threshold and calibration are chosen on
-    the validation split as soon as Mask R-CNN is trained; at the end, fluxes and classes are
-    corrected there. A run that was stopped in any way and resumed goes on as if it had
-    not been: on a CPU and with as many threads, to the last bit. With nothing to train, fluxes and
-    classes of the starting weights are corrected anew.
+    the validation split as soon as Mask R-CNN is trained, and anew once both are trained together;
+    at the end, fluxes and classes are corrected there. A run that was stopped in any way and
+    resumed goes on as if it had not been: on a CPU and with as many threads, to the last bit. With
+    nothing to train, scores, fluxes and classes of the starting weights are calibrated anew.
 
     Processes that ``torchrun`` has started train together, each on its share of every batch, on
     their own devices; the first of them writes the files.
@@ -325,10 +325,7 @@ class _Run:
             self.separation["epoch"] = trainer.epoch
             self._save(path, detector.average, trainer.average)
 
-        examples = example_makers(self.data, config, config.separation_depth)
-        self._train(trainer, SEPARATION, save, examples)
-        if is_first():
-            save(self.weights)
+        self._train_on_light(trainer, SEPARATION, save)
         if self.config.calibrate and is_first() and not self.config.joint_epochs:
             self.separation |= self._source_corrections()
             save(self.weights)
@@ -356,16 +353,23 @@ class _Run:
             both = cast(Both, trainer.average)
             self._save(path, both.detector, both.separator)
 
-        examples = example_makers(self.data, config, config.separation_depth)
-        self._train(trainer, JOINT, save, examples)
-        if is_first():
-            save(self.weights)
+        self._train_on_light(trainer, JOINT, save)
         if self.config.calibrate and is_first():
             self.info |= calibrate(self._model(), self.data, self.reporter)
             save(self.weights)
             self.separation |= self._source_corrections()
             save(self.weights)
         return trainer.history
+
+    def _train_on_light(self, trainer: Trainer, prefix: str, save: Callable[[Path], None]) -> None:
+        """Train on scenes for the separation of light, and write the weights even if none is left.
+
+        They may be behind the state of a run that was stopped.
+        """
+        examples = example_makers(self.data, trainer.config, trainer.config.separation_depth)
+        self._train(trainer, prefix, save, examples)
+        if is_first():
+            save(self.weights)
 
     def _source_corrections(self) -> dict[str, Any]:
         """Calibrate classes, and give what belongs to the separation network: its fluxes'."""
