@@ -31,7 +31,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from model_card import draw_held_out
+from model_card import SIX, draw_held_out
 from torch import nn
 
 from galsep.config import DeblendConfig, EvaluateConfig, SimulateConfig, TrainConfig
@@ -55,7 +55,7 @@ STOCK = {
 EPOCH_SIZE = 8_000
 JUDGED: dict[str, dict[str, Any]] = {
     "pairs": {},
-    "six": {"galaxies": "1-6", "max_shift": 5.0, "seed": 3},
+    "six": dict(SIX),
 }
 GROUPS = 8
 """Of GroupNorm."""

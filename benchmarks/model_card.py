@@ -62,6 +62,9 @@ from galsep.workflows.evaluate import evaluate, summary_rows
 from galsep.workflows.pool import map_on_workers
 
 SHARD_SIZE = 100
+SIX: dict[str, Any] = {"galaxies": "1-6", "max_shift": 5.0, "seed": 3}
+"""Settings of the blends of one to six galaxies within ±5″."""
+
 SEEINGS = (0.5, 0.8, 1.1, 1.3)
 DEPTHS = (-1.5, 0.0, 1.5)
 
@@ -188,7 +191,7 @@ def pairs(bench: Bench) -> dict[str, Any]:
 
 
 def six(bench: Bench) -> dict[str, Any]:
-    return brief(bench.judged("six", galaxies="1-6", max_shift=5.0, seed=3))
+    return brief(bench.judged("six", **SIX))
 
 
 def crowded(bench: Bench) -> dict[str, Any]:
