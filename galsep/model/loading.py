@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from galsep.errors import UsageError, WorkerError
+from galsep.interrupts import STOPS, held
 from galsep.model.examples import Example, ExampleMaker, Planned
 
 __all__ = ["Prepared", "batches_ahead", "dead_workers_told", "worker_count"]
@@ -35,9 +36,6 @@ AHEAD = 2
 
 ENDING_S = 5.0
 """How long a worker that broke off may take to be gone."""
-
-_OWN = (signal.SIGINT, signal.SIGTERM)
-"""Signals that the process that trains answers for all."""
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
@@ -113,7 +111,7 @@ def batches_ahead(
     crew: set[multiprocessing.process.BaseProcess] = set()
     try:
         with dead_workers_told():
-            with _held(), warnings.catch_warnings():
+            with held(signal.SIGCHLD), warnings.catch_warnings():
                 # Of more workers than cores; of a fork beside torch's threads: a worker has one.
                 warnings.filterwarnings("ignore", message="This DataLoader will create")
                 warnings.filterwarnings(
@@ -140,7 +138,7 @@ def batches_ahead(
             yield _taken(ready, crew)
     finally:
         if crew:
-            with _held(), _unwatched():
+            with held(signal.SIGCHLD), _unwatched():
                 ready._shutdown_workers()  # type: ignore[attr-defined]
                 for worker in crew:
                     worker.kill()
@@ -220,16 +218,6 @@ def _of_worker(text: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _held() -> Iterator[None]:
-    """Let signals wait while workers start or leave: none may be left behind half-way."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_OWN, signal.SIGCHLD})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
 def _unwatched() -> Iterator[None]:
     """Keep PyTorch from raising its error for workers that are meant to end.
 
@@ -247,7 +235,7 @@ def _unwatched() -> Iterator[None]:
 
 def _begin(parent: int, number: int) -> None:  # noqa: ARG001 (PyTorch's signature)
     """Leave Ctrl-C and SIGTERM to the process that trains, and end when it ends in any way."""
-    for one in _OWN:
+    for one in STOPS:
         signal.signal(one, signal.SIG_IGN)
     sys.excepthook = _cut_off_unheard
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from galsep.errors import WorkerError
+from galsep.interrupts import STOPS, held
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -30,8 +31,6 @@ Result = TypeVar("Result")
 
 GRACE = 10.0
 """Seconds that a worker has to leave before it is killed."""
-
-SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +52,23 @@ class Done(Generic[Result]):
 class _Worker(Generic[Task]):
     """A process and our end of its pipe."""
 
-    def __init__(self, function: Callable[[Task], object]) -> None:
+    number = -1
+
+    def __init__(self) -> None:
         # Forked processes would inherit the threads of the libraries in use.
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        # Not a signal before the process has said what it does with it.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
+        with theirs:
             self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
-        self.number = -1
-        self._send(function)
 
     def give(self, number: int, task: Task) -> None:
         """Have it work on a task."""
         self.number = number
-        self._send(task)
+        self.send(task)
 
-    def _send(self, message: object) -> None:
+    def send(self, message: object) -> None:
+        """Send what its process reads next."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # Noticed on receiving.
             self.pipe.send(message)
 
@@ -154,10 +148,14 @@ def work_on_workers(
     crew: dict[Any, _Worker[Task]] = {}
 
     def hire(number: int, task: Task) -> None:
-        worker = _Worker(function)
-        crew[worker.pipe] = worker
+        # Not a signal before it is known here, and its process has said what it does with one.
+        with held():
+            worker = _Worker[Task]()
+            crew[worker.pipe] = worker
+        worker.send(function)
         worker.give(number, task)
 
+    resource_tracker.ensure_running()  # It lets signals through once it has started.
     try:
         for number, task in itertools.islice(waiting, workers):
             hire(number, task)
@@ -199,7 +197,7 @@ def _serve(pipe: "Connection") -> NoReturn:
     # Ctrl-C reaches all processes: it is left to the one that started the others. It stays blocked,
     # as it was at the start, since astropy puts a handler of its own in place while it writes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS - {signal.SIGINT})
     with contextlib.suppress(EOFError, OSError, SystemExit):
         function = pipe.recv()
         signal.signal(signal.SIGTERM, _leave)
