@@ -46,7 +46,7 @@ from galsep.workflows.calibrate import calibrate
 from galsep.workflows.evaluate import evaluate
 from galsep.workflows.finding import run_network
 from galsep.workflows.simulate import simulate
-from galsep.workflows.train import example_makers
+from galsep.workflows.stages import example_makers
 
 STOCK = {
     "n": 12_000, "galaxies": "1-4", "stars": 0.15, "max_mag": 26.0, "seeing": "0.5-1.3",

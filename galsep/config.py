@@ -184,7 +184,7 @@ class TrainConfig:
         Stamps in an epoch and in a step.
     optimizer : {"adamw", "sgd"}
         Of Mask R-CNN, as all up to ``ema``; the separation network has
-        :func:`galsep.workflows.train.separation_config`.
+        :func:`galsep.workflows.stages.separation_config`.
     weight_decay : float
         Biases and normalisation have none.
     schedule : {"cosine", "steps"}

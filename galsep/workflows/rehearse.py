@@ -21,13 +21,8 @@ from galsep.model.separation_training import Separating
 from galsep.model.weights import DEFAULT_WEIGHTS, Model, load_model
 from galsep.workflows.calibrate import best_f1
 from galsep.workflows.reporting import Reporter
-from galsep.workflows.train import (
-    example_makers,
-    joint_config,
-    load_splits,
-    separation_config,
-    starting_network,
-)
+from galsep.workflows.stages import example_makers, joint_config, separation_config
+from galsep.workflows.train import load_splits, starting_network
 
 __all__ = ["Rehearsal", "StageCost", "rehearse"]
 

@@ -12,7 +12,7 @@ from galsep.model.engine import Detecting, Trainer
 from galsep.model.joint_training import Joining
 from galsep.model.separation_training import Separating
 from galsep.model.weights import load_model, read_info, sha256
-from galsep.workflows import train as module
+from galsep.workflows import stages
 from galsep.workflows.calibrate import best_f1, calibrate
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.simulate import simulate
@@ -115,7 +115,7 @@ def scores(monkeypatch):
 
     def give(*values):
         left = iter(values)
-        monkeypatch.setattr(module, "best_f1", lambda *_: (0.4, next(left)))
+        monkeypatch.setattr(stages, "best_f1", lambda *_: (0.4, next(left)))
 
     return give
 

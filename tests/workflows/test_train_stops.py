@@ -17,7 +17,8 @@ TIMES = {"seconds", "images_per_second"}
 # The process kills itself when a step is done, or a file is about to be written, the n-th time.
 PROGRAM = """
 import os, signal
-import galsep.workflows.train as module
+import galsep.workflows.stages as module
+from galsep.workflows.train import train
 from galsep.config import TrainConfig
 from galsep.workflows.reporting import Reporter
 
@@ -44,7 +45,7 @@ config = TrainConfig(
     epochs=2, separation_epochs=1, joint_epochs=1, epoch_size=4, batch_size=2, validation_size=2,
     f1_size=2, calibrate=False, device="cpu", threads=1, workers=workers,
 )
-module.train(data, run, config, resume=resume, reporter=Killing())
+train(data, run, config, resume=resume, reporter=Killing())
 """
 
 
