@@ -5,6 +5,7 @@
 ======= ===========================================================================================
 pairs   N pairs of ``galsep simulate``'s default population: flux bias by magnitude, image error,
         cosine, against SEP's isophotal and Kron fluxes on the same sources
+untold  the first 1,000 of these without the PSF, which is told else, as in ``galsep evaluate``
 hst     the same for 500 pairs of unseen real galaxies (needs GALSEP_TEST_DATA)
 bands   500 pairs in g, r and i: colours
 real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
@@ -52,12 +53,14 @@ RIVAL = SEP_SETTINGS["sep_1.5_64_0.0005"]
 EXTENT = 120
 
 
-def judged(bench: Bench, name: str, limit: int | None = None, **settings: Any) -> dict[str, Any]:
+def judged(
+    bench: Bench, name: str, limit: int | None = None, *, psf: bool = True, **settings: Any
+) -> dict[str, Any]:
     """Sum up how well light was recovered on the test split of a data set."""
     config = SimulateConfig(workers=bench.workers, **settings)
     data = load_dataset(draw_held_out(bench.work / "data" / name, config, validation=False))
     blends = data.split("test")[:limit]
-    frames = (frame(data, blend) for blend in blends)
+    frames = (frame(data, blend, psf=psf) for blend in blends)
     rows = []
     for blend, found in zip(blends, finding.find_sources(frames, bench.model), strict=True):
         sep = sep_fluxes(found.light, float(np.median(found.rms)), RIVAL)
@@ -65,18 +68,22 @@ def judged(bench: Bench, name: str, limit: int | None = None, **settings: Any) -
     return sum_up_light(rows, [true_sources(data, blend) for blend in blends]) or {}
 
 
-def frame(data: Dataset, blend: int) -> Frame:
-    """A blend in electrons, found in the detection band, measured in all."""
+def frame(data: Dataset, blend: int, *, psf: bool = True) -> Frame:
+    """A blend in electrons, found in the detection band, measured in all, its PSF told or not."""
     bands = {
         name: Frame(image, np.zeros(image.shape, dtype=bool), gain=1.0)
         for name, image in zip(data.meta.bands, data.images[blend], strict=True)
     }
     own = bands.pop(data.meta.bands[data.meta.detection_band])
-    return replace(own, bands=bands)
+    return replace(own, bands=bands, psf_fwhm=data.fwhm(blend) if psf else None)
 
 
 def pairs(bench: Bench, n: int) -> dict[str, Any]:
     return judged(bench, f"light-pairs-{n}", n=20 * n, seed=21)
+
+
+def untold(bench: Bench, n: int) -> dict[str, Any]:
+    return judged(bench, f"light-pairs-{n}", 1000, psf=False, n=20 * n, seed=21)
 
 
 def hst(bench: Bench) -> dict[str, Any]:
@@ -163,10 +170,11 @@ def timed(bench: Bench, joined: tuple[Any, ...]) -> tuple[float, list[Any]]:
     """CPU seconds of a separation on one thread, mean of three, and what came of it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    sources = separate(bench.model.separator, *joined)
+    model = bench.model
+    sources = separate(model.separator, *joined, fit=model.flux_fit)
     before = time.process_time()
     for _ in range(3):
-        separate(bench.model.separator, *joined)
+        separate(model.separator, *joined, fit=model.flux_fit)
     seconds = (time.process_time() - before) / 3
     torch.set_num_threads(threads)
     return seconds, sources
@@ -266,6 +274,7 @@ def drawn(
 
 PARTS: dict[str, Any] = {
     "pairs": pairs,
+    "untold": untold,
     "hst": hst,
     "bands": bands,
     "real": real,
@@ -294,7 +303,8 @@ def main() -> None:
         if name in NEEDS_DATA and not os.environ.get("GALSEP_TEST_DATA"):
             print(f"\n{name}: left out (set GALSEP_TEST_DATA)")
             continue
-        done[name] = pairs(bench, given.n) if name == "pairs" else PARTS[name](bench)
+        size = [given.n] if name in ("pairs", "untold") else []
+        done[name] = PARTS[name](bench, *size)
         write_text(file, json.dumps(done, indent=1) + "\n")
         show(name, done[name])
 

@@ -28,6 +28,9 @@ Examples:
   galsep weights --json
 """
 
+MOST_NUMBERS = 16
+"""Lists of more are not written out."""
+
 _FIRST = ("architecture", "threshold", "mask_level", "calibration", "validation")
 _LAST = ("init", "training", "dataset", "format_version", "galsep_version", "torch_version")
 
@@ -93,10 +96,19 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
+        if (count := _numbers_in(value)) > MOST_NUMBERS:
+            return f"[{count} numbers]"
         if any(isinstance(item, Mapping) for item in value):
             return f"[{'; '.join(_as_text(item) for item in value)}]"
         return f"[{','.join(_as_text(item) for item in value)}]"
     return str(value)
+
+
+def _numbers_in(value: Any) -> int:
+    """Count the numbers of a list and of the lists in it."""
+    if isinstance(value, list):
+        return sum(map(_numbers_in, value))
+    return isinstance(value, int | float)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

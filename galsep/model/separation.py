@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from galsep.model.convolution import Conv2d
 from galsep.model.device import fast_bfloat16, in_batches, on_own_cores, uploaded
+from galsep.model.fluxes import FluxFit
 from galsep.model.network import contrast, smoothed
 from galsep.scene import SoftMask, SourceLight
 
 __all__ = [
     "SIDES",
     "Crops",
-    "FluxFit",
     "Said",
     "SeparationNetwork",
     "cut_crops",
@@ -173,30 +173,6 @@ class _Residual(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class FluxFit:
-    """What validation has shown of the network's fluxes.
-
-    Parameters
-    ----------
-    snr : tuple of float
-        S/N of a model, √Σ (model / sky rms)², increasing.
-    log_ratio : tuple of float
-        Median of ln(true flux / flux) there.
-    spread : float
-        By how much errors are too small.
-    """
-
-    snr: tuple[float, ...]
-    log_ratio: tuple[float, ...]
-    spread: float
-
-    def correction(self, snr: float) -> float:
-        """What to multiply the flux of a source by."""
-        at = np.log(max(snr, self.snr[0]))
-        return float(np.exp(np.interp(at, np.log(self.snr), self.log_ratio)))
-
-
-@dataclass(frozen=True, slots=True)
 class Crops:
     """What the network sees of each source; arrays have one entry a source.
 
@@ -323,7 +299,9 @@ def separate(
     usable: npt.NDArray[np.bool_],
     masks: Sequence[SoftMask],
     claims: Sequence[SoftMask | None],
+    *,
     fit: FluxFit | None = None,
+    fwhm: float | None = None,
     said: MutableMapping[int, Said] | None = None,
 ) -> list[SourceLight]:
     """Give each source its own light.
@@ -338,6 +316,8 @@ def separate(
         See :func:`cut_crops`.
     fit : FluxFit, optional
         What is known of the network's fluxes.
+    fwhm : float, optional
+        Of the PSF, pixels, where it is known; the fit looks at it.
     said : mutable mapping of int to Said, optional
         What the network has said of some sources before, by their number in ``masks``; that of the
         others is added.
@@ -378,13 +358,9 @@ def separate(
         claim, total, summary = seen[index]
         share = claim[here] / all_claims[there]
         model = share * total[here] * usable[there]
-        growth, spread = float(summary[0]), float(summary[1])
-        if fit is not None:
-            model *= np.float32(fit.correction(float(np.sqrt((model**2).sum()))))
-            spread *= fit.spread
-        flux, error = _flux(model, growth, spread)
+        flux, error = _flux(model, float(summary[0]), float(summary[1]))
         parts.append(SourceLight(there[0].start, there[1].start, share, model, flux, error))
-    return parts
+    return parts if fit is None else fit.corrected(parts, light, usable, ~large, fwhm)
 
 
 def _rest(

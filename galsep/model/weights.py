@@ -26,8 +26,9 @@ from galsep.errors import WeightsError
 from galsep.image.points import TERMS, ClassFit
 from galsep.io.atomic import whole_file
 from galsep.model.device import choose_device, one_ahead
+from galsep.model.fluxes import FluxFit, FluxRegression
 from galsep.model.network import Architecture, build_network
-from galsep.model.separation import FluxFit, SeparationNetwork
+from galsep.model.separation import SeparationNetwork
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -129,7 +130,7 @@ class Model:
     def flux_fit(self) -> FluxFit | None:
         """What validation has shown of the separation network's fluxes."""
         fit = self.info.get("separation", {}).get("flux_fit")
-        return fit and FluxFit(tuple(fit["snr"]), tuple(fit["log_ratio"]), float(fit["spread"]))
+        return fit and FluxFit.from_dict(fit)
 
     @property
     def class_fit(self) -> ClassFit | None:
@@ -303,16 +304,30 @@ def _rising(values: Any, low: float, high: float, count: int = 0) -> bool:
 
 
 def _is_flux_fit(fit: Any) -> bool:
-    """Whether a value is what :class:`galsep.model.separation.FluxFit` is made of."""
+    """Whether a value is what :class:`galsep.model.fluxes.FluxFit` is made of."""
     if not isinstance(fit, dict) or not _rising(fit.get("snr"), 1e-3, 1e12):
         return False
-    ratios = fit.get("log_ratio")
+    regression = fit.get("regression")
+    curves = [fit.get("log_ratio"), *([] if regression is None else [fit.get("log_rest")])]
     return (
-        isinstance(ratios, list)
-        and len(ratios) == len(fit["snr"])
-        and all(_number(ratio, -LARGEST, LARGEST) for ratio in ratios)
+        all(
+            isinstance(curve, list)
+            and len(curve) == len(fit["snr"])
+            and all(_number(ratio, -LARGEST, LARGEST) for ratio in curve)
+            for curve in curves
+        )
         and _number(fit.get("spread"), 1e-3, LARGEST)
+        and (regression is None or _is_regression(regression))
     )
+
+
+def _is_regression(stored: Any) -> bool:
+    """Whether a value is what :class:`galsep.model.fluxes.FluxRegression` is made of."""
+    try:
+        FluxRegression.from_dict(stored)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_class_fit(fit: Any) -> bool:

@@ -20,8 +20,10 @@ from galsep.io.dataset import Dataset
 from galsep.measure.calibration import outcomes
 from galsep.measure.matching import Match
 from galsep.measure.metrics import score_matches
+from galsep.model.fluxes import FLUX_FEATURES, FluxRegression, fit_regression, flux_features
 from galsep.model.inference import Found
 from galsep.model.weights import Model
+from galsep.scene import SourceLight
 from galsep.workflows.finding import (
     FoundSources,
     Prepared,
@@ -46,7 +48,7 @@ THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 """Mask probabilities tried as the level of a mask's edge."""
 
-SOURCE_LIMIT = 5000
+SOURCE_LIMIT = 20_000
 """At most so many training blends are looked at for what is measured of sources."""
 
 FLUX_GROUPS, FLUX_GROUP_SIZE = 10, 50
@@ -162,8 +164,9 @@ def calibrate_sources(
     -------
     dict
         ``flux_fit`` (``snr``, ``log_ratio``: medians of S/N and of ln(true flux / flux) by true
-        S/N; ``spread``: half the width that holds 68 % of (flux − truth) / error), and of
-        ``n_flux`` sources;
+        S/N; ``regression``: :class:`galsep.model.fluxes.FluxRegression`, if it helps, and
+        ``log_rest``: ``log_ratio`` after it; ``spread``: half the width that holds 68 % of
+        (flux − truth) / error), and of ``n_flux`` sources;
         ``class_fit`` (:class:`galsep.image.points.ClassFit`), ``None`` for fewer than 50 stars or
         galaxies.
     """
@@ -174,19 +177,20 @@ def calibrate_sources(
     ]
     model = dataclasses.replace(model, info=_uncorrected(model.info))
     reporter.begin("correcting fluxes and classes", len(blends))
-    fluxes: list[tuple[float, float, float, float]] = []
+    fluxes = [np.zeros((0, 4 + FLUX_FEATURES))]
     classes: list[tuple[npt.NDArray[np.bool_], Values]] = []
     images = (_with_psf(data, blend) for blend in blends)
     for blend, found in zip(blends, find_sources(images, model), strict=True):
         match = match_detectable(data, blend, found.detections)
-        fluxes += _flux_rows(data, blend, found, match)
+        fluxes.append(_flux_rows(data, blend, found, match))
         classes.append(_class_rows(data, blend, found, match))
         reporter.advance()
     reporter.end()
-    flux_fit = _fit_fluxes(np.array(fluxes).reshape(-1, 4), reporter)
+    rows = np.concatenate(fluxes)
+    flux_fit = _fit_fluxes(rows, reporter)
     star, columns = (np.concatenate(part) for part in zip(*classes, strict=True))
     class_fit = _fit_classes(star, columns, reporter)
-    return {"flux_fit": flux_fit, "n_flux": len(fluxes), "class_fit": class_fit}
+    return {"flux_fit": flux_fit, "n_flux": len(rows), "class_fit": class_fit}
 
 
 def _with_psf(data: Dataset, blend: int) -> Frame:
@@ -197,33 +201,68 @@ def _with_psf(data: Dataset, blend: int) -> Frame:
     return Frame(image, np.zeros(image.shape, dtype=bool), psf_fwhm=fwhm)
 
 
-def _flux_rows(
-    data: Dataset, blend: int, found: FoundSources, match: Match
-) -> list[tuple[float, float, float, float]]:
-    """True flux, flux, its error and the model's S/N of each source of a blend found exactly."""
+def _flux_rows(data: Dataset, blend: int, found: FoundSources, match: Match) -> Values:
+    """True flux, flux, its error, the model's S/N and features of sources of a blend found exactly.
+
+    Features are not of this kind where the network has seen averages of pixels: NaN.
+    """
+    pairs = match.pairs if match.exact else match.pairs[:0]
+    parts = [_in_sky_rms(part, found.rms) for part in found.separated] if len(pairs) else []
+    light, usable = found.light / found.rms, ~found.measured.image.mask
+    features = flux_features(parts, light, usable, found.domain.point_fwhm)
+    if found.domain.binning > 1:
+        features[:] = np.nan
     true = data.sources(blend)["flux"][:, data.meta.detection_band]
-    rows = []
-    for i, j in match.pairs.tolist() if match.exact else ():
+    rows = np.zeros((len(pairs), 4 + FLUX_FEATURES))
+    for row, (i, j) in zip(rows, pairs.tolist(), strict=True):
         part = found.separated[j]
-        power = ((part.model / found.rms[part.slices]) ** 2).sum(dtype=np.float64)
-        rows.append((true[i], part.flux, part.flux_err, float(np.sqrt(power))))
+        power = float((parts[j].model ** 2).sum(dtype=np.float64))
+        row[:4] = true[i], part.flux, part.flux_err, np.sqrt(power)
+        row[4:] = features[j]
     return rows
 
 
+def _in_sky_rms(part: SourceLight, rms: npt.NDArray[np.float32]) -> SourceLight:
+    """Bring a part from the image's unit to what the network sees."""
+    model = part.model / rms[part.slices]
+    before, after = float(part.model.sum(dtype=np.float64)), float(model.sum(dtype=np.float64))
+    unit = before / after if after > 0 else float(np.median(rms))
+    return dataclasses.replace(
+        part, model=model, flux=part.flux / unit, flux_err=part.flux_err / unit
+    )
+
+
 def _fit_fluxes(rows: Values, reporter: Reporter) -> dict[str, Any]:
-    truth, flux, error, snr = rows.T
-    positive = (flux > 0) & (truth > 0)
-    log_ratio = np.log(truth[positive] / flux[positive])
-    fit = _medians_by_true_snr(snr[positive], log_ratio)
-    corrected = flux * np.exp(np.interp(np.log(np.maximum(snr, 1e-3)), np.log(fit[0]), fit[1]))
-    electrons = np.maximum(truth, 0)  # The data set's unit is the electron.
-    pull = (corrected - truth) / np.sqrt(error**2 + electrons)
+    rows = rows[(rows[:, 0] > 0) & (rows[:, 1] > 0)]
+    truth, flux, error, snr = rows[:, :4].T
+    first = np.log(truth / flux)
+    features = rows[:, 4:]
+    known = np.isfinite(features).all(axis=1)
+    regression = fit_regression(features[known], first[known], (error / flux)[known])
+    if regression is not None:
+        # With the digits that are stored.
+        regression = FluxRegression.from_dict(regression.to_dict())
+        change = np.zeros(len(rows))
+        change[known] = [regression(row) for row in features[known]]
+        flux, error = flux * np.exp(change), error * np.exp(change)
+    snrs, log_ratio, log_rest = _medians_by_true_snr(snr, first, np.log(truth / flux))
+    at = np.log(np.maximum(snr, 1e-3))
+    corrected = flux * np.exp(np.interp(at, np.log(snrs), log_rest))
+    # The data set's unit is the electron.
+    pull = (corrected - truth) / np.sqrt(error**2 + truth)
     spread = float(np.subtract(*np.percentile(pull, [84.13, 15.87])) / 2) if pull.size else 1.0
     reporter.info(
-        f"fluxes of {len(truth)} sources: median correction "
-        f"{np.median(np.expm1(log_ratio)) if log_ratio.size else 0:+.1%}, errors times {spread:.2f}"
+        f"fluxes of {len(rows)} sources: median error {_size(np.expm1(-first))}, "
+        f"corrected {_size(corrected / truth - 1)}; errors times {spread:.2f}"
     )
-    return {"snr": fit[0], "log_ratio": fit[1], "spread": spread}
+    stored = {"snr": snrs, "log_ratio": log_ratio, "spread": spread}
+    if regression is None:
+        return stored
+    return {**stored, "regression": regression.to_dict(), "log_rest": log_rest}
+
+
+def _size(errors: Values) -> str:
+    return f"{np.median(np.abs(errors)):.1%}" if errors.size else "undefined"
 
 
 def _class_rows(
@@ -255,20 +294,29 @@ def _uncorrected(info: Mapping[str, Any]) -> dict[str, Any]:
     return {**info, "separation": separation, "class_fit": None}
 
 
-def _medians_by_true_snr(snr: Values, log_ratio: Values) -> tuple[list[float], list[float]]:
-    """Median S/N and ln(true flux / flux) in groups of equal number by true S/N.
+def _medians_by_true_snr(
+    snr: Values, log_ratio: Values, log_rest: Values
+) -> tuple[list[float], list[float], list[float]]:
+    """Medians of all three in groups of equal number by true S/N.
 
     By what was measured, those that noise has made brighter would be grouped with truly brighter
-    ones, and how many there are depends on the data set. (1, 0) where there are too few sources.
+    ones, and how many there are depends on the data set. (1, 0, 0) where there are too few sources.
+
+    Parameters
+    ----------
+    snr : (n,) float array
+    log_ratio, log_rest : (n,) float arrays
+        ln(true flux / flux), as the separation network gives it and after the regression.
     """
     groups = min(FLUX_GROUPS, len(snr) // FLUX_GROUP_SIZE)
     if not groups:
-        return [1.0], [0.0]
+        return [1.0], [0.0], [0.0]
     parts = np.array_split(np.argsort(np.log(snr) + log_ratio, kind="stable"), groups)
-    medians = [(float(np.median(snr[part])), float(np.median(log_ratio[part]))) for part in parts]
+    columns = np.stack([snr, log_ratio, log_rest], axis=1)
+    medians = np.array([np.median(columns[part], axis=0) for part in parts])
     # They rise with the true S/N, but for chance.
-    medians.sort()
-    return [at for at, _ in medians], [value for _, value in medians]
+    snrs, ratios, rests = medians[np.argsort(medians[:, 0], kind="stable")].T.tolist()
+    return snrs, ratios, rests
 
 
 def _threshold(

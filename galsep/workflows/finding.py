@@ -423,11 +423,14 @@ def finish(
     missed_score = float(model.info.get("calibration", {}).get("missed", 0.5))
     sources = _sources(prepared, merged, masks, claims, candidates, class_star, missed_score)
     how = model, planes, prepared.domain.binning, config.background_mesh
-    own = measure_light(measured, sources, *how)
+    # The PSF is that of the image in which sources are found; bands are all to be measured alike.
+    fwhm = prepared.domain.point_fwhm
+    alone = measured is image and not prepared.bands
+    own = measure_light(measured, sources, *how, fwhm if alone else None)
     bands = {name: measure_light(band, sources, *how) for name, band in prepared.bands.items()}
     photometry, detected = own.photometry, own
     if measured is not image and model.separator is not None:
-        detected = measure_light(image, sources, *how)
+        detected = measure_light(image, sources, *how, fwhm)
     footprints = Footprints(sources.masks)
     noverlap = count_overlaps(sources.masks, shape, planes)
     flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask, measured.mask, planes)

@@ -80,7 +80,13 @@ class Sources:
 
 
 def measure_light(
-    image: Light, sources: Sources, model: Model, planes: Planes, binning: int, mesh: int
+    image: Light,
+    sources: Sources,
+    model: Model,
+    planes: Planes,
+    binning: int,
+    mesh: int,
+    fwhm: float | None = None,
 ) -> Band:
     """Separate and measure the light of an image, one block of it after the other.
 
@@ -96,7 +102,10 @@ def measure_light(
         Side of the blocks of pixels that the network sees averages of.
     mesh : int
         Side of the cells of the background of such averages.
+    fwhm : float, optional
+        Of the image's PSF, pixels, where it is known.
     """
+    separates = _Separate(fwhm and fwhm / binning, remembers=model.spread is None)
     seen = _Seen(image, *binned(image, binning, mesh, planes), binning)
     separated = SourceLights(planes.folder)
     parts: list[Photometry] = []
@@ -107,7 +116,7 @@ def measure_light(
             waiting.append(block)
             yield _given(seen, block, model)
 
-    for found in model.each(_Separate(remembers=model.spread is None), given()):
+    for found in model.each(separates, given()):
         some, photometry = _measure(seen, waiting.popleft(), found, model)
         for part in some:
             separated.append(part)
@@ -245,12 +254,15 @@ class _Separate:
 
     Parameters
     ----------
+    fwhm : float or None
+        Of the PSF, in the pixels that the network sees.
     remembers : bool
         Keep what the network has said of a block's sources for the next one, which begins with
         some of them.
     """
 
-    def __init__(self, *, remembers: bool) -> None:
+    def __init__(self, fwhm: float | None, *, remembers: bool) -> None:
+        self._fwhm = fwhm
         self._remembers = remembers
         self._said: dict[int, Said] = {}
 
@@ -261,7 +273,16 @@ class _Separate:
         if model.separator is None:
             return split_light(masks, block.claims, light, beside)
         said = {k: self._said[one] for k, one in enumerate(numbers) if one in self._said}
-        parts = separate(model.separator, light, beside, masks, block.claims, model.flux_fit, said)
+        parts = separate(
+            model.separator,
+            light,
+            beside,
+            masks,
+            block.claims,
+            fit=model.flux_fit,
+            fwhm=self._fwhm,
+            said=said,
+        )
         if self._remembers:
             low, high = block.whole[0] + SIDES[-1] // 2, block.whole[1] - SIDES[-1] // 2
             middle = [mask.y0 + len(mask.probability) // 2 for mask in masks]

@@ -66,3 +66,10 @@ def test_joined_data_sets_stay_apart():
     joined = [{"n": 1, "counts": {"test": 5}}, {"n": 2}]
     text = describe("a", {**entry, "dataset": {"joined": joined, "bands": ["g", "r"]}})
     assert "joined [n 1, counts.test 5; n 2], bands [g,r]" in " ".join(text.split())
+
+
+def test_long_lists_are_counted():
+    entry = {"file": "a.safetensors", "sha256": "0", "bytes": 1}
+    fit = {"snr": [1.5, 2.5], "weights": [[[0.5] * 8] * 4, [[1.0] * 4]]}
+    text = describe("a", {**entry, "separation": {"flux_fit": fit}})
+    assert "flux_fit.snr [1.5,2.5], flux_fit.weights [36 numbers]" in " ".join(text.split())

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from galsep.model.fluxes import FluxFit
 from galsep.model.separation import (
     SIDES,
-    FluxFit,
     SeparationNetwork,
     cut_crops,
     exclusive,
@@ -135,7 +135,7 @@ def test_a_source_larger_than_any_crop_gets_what_is_left(network):
 def test_the_fit_corrects_flux_and_error(network):
     plain = separate(network, *scene())
     fit = FluxFit((1.0, 1e6), (np.log(1.1), np.log(1.1)), 2.0)
-    for a, b in zip(plain, separate(network, *scene(), fit), strict=True):
+    for a, b in zip(plain, separate(network, *scene(), fit=fit), strict=True):
         assert b.flux == pytest.approx(1.1 * a.flux)
         assert b.model.sum() == pytest.approx(1.1 * a.model.sum())
         assert b.flux_err == pytest.approx(2 * a.flux_err)

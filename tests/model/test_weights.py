@@ -113,6 +113,11 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, saved):
             {"snr": [9, 3], "log_ratio": [0, 0], "spread": 1},
             "separation",
         ),
+        (
+            ["separation", "flux_fit"],
+            {"snr": [3], "log_ratio": [0], "spread": 1, "regression": {"centre": [0.0]}},
+            "separation",
+        ),
         (["separation", "flux_fit"], [], "separation"),
         (["class_fit"], [1.0], "class_fit"),
         (["class_fit"], {"psf": [0.0] * 7}, "class_fit"),

@@ -1,11 +1,20 @@
 """The choice of the score threshold, and of what it is chosen on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from galsep.config import SimulateConfig
+from galsep.io.dataset import load_dataset
 from galsep.measure.metrics import scores
+from galsep.model.fluxes import FLUX_FEATURES, FluxFit
+from galsep.model.weights import Model, load_model
 from galsep.workflows import calibrate
+from galsep.workflows.finding import find_sources
+from galsep.workflows.judging import match_detectable
 from galsep.workflows.reporting import Reporter
+from galsep.workflows.simulate import simulate
 
 
 def chosen(monkeypatch, errors):
@@ -65,3 +74,48 @@ def test_classes_that_nothing_confuses_have_a_fit_of_finite_size():
     fit = calibrate._fit_classes(star, columns, Reporter())
     assert np.abs(fit["psf"] + fit["alone"]).max() < 100
     assert fit["alone"][1] > 1
+
+
+def test_a_regression_is_fitted_to_what_it_is_given_later(tmp_path, monkeypatch):
+    config = SimulateConfig(n=20, seed=3, workers=1)
+    data = load_dataset(simulate(tmp_path / "set", config).folder)
+    model = load_model("compact", "cpu")
+    plain = dataclasses.replace(model, info=calibrate._uncorrected(model.info))
+    blends = data.split("train")[:6]
+    images = [data.detection_image(blend) for blend in blends]
+    fitted = [
+        calibrate._flux_rows(data, blend, found, match_detectable(data, blend, found.detections))
+        for blend, found in zip(blends, find_sources(images, plain), strict=True)
+    ]
+    given = []
+
+    def keep(features):
+        given.append(features)
+        return 0.0
+
+    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, keep, (0.0,)))
+    list(find_sources(images, plain))
+    rows = np.concatenate(fitted)[:, 4:]
+    assert len(rows) >= 6
+    distance = np.abs(np.array(given)[:, None] - rows).max(axis=2)
+    assert distance.min(axis=0) == pytest.approx(0, abs=2e-3)
+
+
+def test_fluxes_are_brought_to_the_truth():
+    rng = np.random.default_rng(6)
+    truth = rng.uniform(300, 3000, 3000)
+    features = rng.normal(size=(3000, FLUX_FEATURES))
+    errors = 0.02 * rng.normal(size=3000)
+    flux = truth * np.exp(-0.1 - 0.1 * np.tanh(features[:, 0]) + errors)
+    rows = np.column_stack([truth, flux, 0.02 * flux, truth / 10, features])
+    rows[:50, 4:] = np.nan
+    fit = FluxFit.from_dict(calibrate._fit_fluxes(rows, Reporter()))
+    ratio = [
+        fit.rest(row[3]) * np.exp(fit.regression(row[4:])) * row[1] / row[0] for row in rows[50:]
+    ]
+    assert np.median(ratio) == pytest.approx(1, abs=2e-3)
+    assert np.std(ratio) == pytest.approx(0.02, rel=0.2)
+    assert np.log(fit.correction(100.0)) == pytest.approx(0.1, abs=0.02)
+    # Too few for a regression, and none at all.
+    assert "regression" not in calibrate._fit_fluxes(rows[:80], Reporter())
+    assert calibrate._fit_fluxes(rows[:0], Reporter())["spread"] == 1
