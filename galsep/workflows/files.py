@@ -218,7 +218,8 @@ def deblend_files(
             for result in finished:
                 tell(result)
     finally:
-        tidy([own for _, own in todo if own is not None])
+        # Of what is passed over, too: who was killed may have got as far as to have written it.
+        tidy([own for own in targets.values() if own is not None])
     reporter.end()
     return [results[path] for path in images]
 

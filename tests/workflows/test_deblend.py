@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -161,6 +163,16 @@ def test_outputs_are_protected(field, products, tmp_path):
     other.mkdir()
     with pytest.raises(UsageError, match="both write"):
         deblend_files([field, other / "field_i.fits.gz"], tmp_path / "out", CPU)
+
+
+def test_what_a_killed_call_left_beside_whole_outputs_is_tidied_up(field, products, tmp_path):
+    output, _ = products
+    for path in output.glob("field_i_*.fits"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / ".lock.part.field_i_cat.fits").touch()
+    (result,) = deblend_files([field], tmp_path, CPU, skip_existing=True)
+    assert result.skipped
+    assert {path.name for path in tmp_path.iterdir()} == {"field_i_segm.fits", "field_i_cat.fits"}
 
 
 def test_real_frame(test_data, tmp_path):
