@@ -34,7 +34,7 @@ from astropy.io import fits
 from model_card import Bench, draw_held_out, unseen_real_pairs
 
 from galsep.config import DeblendConfig, SimulateConfig
-from galsep.image.light import Frame
+from galsep.image.light import Frame, without_background
 from galsep.io.atomic import write_text
 from galsep.io.dataset import Dataset, load_dataset
 from galsep.model import separation as separation_model
@@ -70,11 +70,13 @@ def judged(
 
 def frame(data: Dataset, blend: int, *, psf: bool = True) -> Frame:
     """A blend in electrons, found in the detection band, measured in all, its PSF told or not."""
-    bands = {
+    frames = {
         name: Frame(image, np.zeros(image.shape, dtype=bool), gain=1.0)
         for name, image in zip(data.meta.bands, data.images[blend], strict=True)
     }
-    own = bands.pop(data.meta.bands[data.meta.detection_band])
+    own = frames.pop(data.meta.bands[data.meta.detection_band])
+    mesh = DeblendConfig().background_mesh
+    bands = {name: without_background(one, mesh) for name, one in frames.items()}
     return replace(own, bands=bands, psf_fwhm=data.fwhm(blend) if psf else None)
 
 

@@ -51,7 +51,7 @@ MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 SOURCE_LIMIT = 20_000
 """At most so many training blends are looked at for what is measured of sources."""
 
-FLUX_GROUPS, FLUX_GROUP_SIZE = 10, 50
+FLUX_GROUPS, FLUX_GROUP_SIZE = 20, 50
 """Number of groups by true S/N, and how many sources one needs at least."""
 
 LEAST_CLASS = 50

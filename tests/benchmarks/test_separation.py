@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 import galsep
+from galsep.config import SimulateConfig
+from galsep.io.dataset import load_dataset
+from galsep.model.weights import load_model
 from galsep.scene import SoftMask
+from galsep.workflows.finding import find_sources
+from galsep.workflows.simulate import simulate
 
 BENCHMARK = "separation"
 
@@ -38,3 +43,14 @@ def test_blends_side_by_side_keep_their_masks(bench):
     assert light[0, 119] == 0
     assert light[0, 120] == 1
     assert [m.x0 for m in masks] == [c.x0 for c in claims] == [4, 124]
+
+
+def test_all_bands_of_a_blend_are_measured(bench, tmp_path):
+    config = SimulateConfig(n=20, bands=("g", "i"), seed=3, workers=1)
+    data = load_dataset(simulate(tmp_path / "set", config).folder)
+    frame = bench.frame(data, 0)
+    assert frame.psf_fwhm == data.fwhm(0)
+    assert bench.frame(data, 0, psf=False).psf_fwhm is None
+    (found,) = find_sources([frame], load_model(device="cpu"))
+    assert set(found.bands) == {"g"}
+    assert len(found.bands["g"].photometry.flux) == len(found.photometry.flux) > 0

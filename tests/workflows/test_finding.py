@@ -9,10 +9,11 @@ import torch
 
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.flags import Flag
-from galsep.image.light import Frame
+from galsep.image.light import Frame, without_background
 from galsep.io.dataset import load_dataset
+from galsep.model.fluxes import FluxFit
 from galsep.model.separation import SeparationNetwork
-from galsep.model.weights import load_model
+from galsep.model.weights import Model, load_model
 from galsep.workflows.finding import STATUSES, find_sources
 from galsep.workflows.judging import match_detectable
 from galsep.workflows.simulate import simulate
@@ -263,6 +264,32 @@ def test_neighbours_that_meet_are_separated_alike_in_the_same_and_another_image(
     for mine, theirs in zip(alone.separated, again.separated, strict=True):
         assert np.array_equal(mine.share, theirs.share)
         assert (mine.flux, mine.flux_err) == (theirs.flux, theirs.flux_err)
+
+
+def test_fluxes_are_told_the_psf_of_the_image_that_sources_are_found_in(pairs, model, monkeypatch):
+    image = pairs.detection_image(0)
+    told = []
+
+    def look(features):
+        told.append(np.exp(features[-2]) if features[-1] else None)
+        return 0.0
+
+    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, look, (0.0,)))
+
+    def seen(binning=1, **more):
+        told.clear()
+        pixels = np.kron(image, np.ones((binning, binning)))
+        one(Frame(pixels, np.zeros(pixels.shape, dtype=bool), **more), model)
+        return {value and round(value, 3) for value in told}
+
+    other = Frame(image, np.zeros(image.shape, dtype=bool))
+    band = without_background(other, 64)
+    assert seen() == {None}
+    assert seen(psf_fwhm=4.0) == {4.0}
+    assert seen(psf_fwhm=4.0, bands={"g": band}) == {None}
+    assert seen(psf_fwhm=4.0, measured=other) == {None, 4.0}
+    # Wider than the networks know, they see averages of 2×2 pixels.
+    assert seen(2, psf_fwhm=14.0) == {7.0}
 
 
 def test_isolated_galaxies_have_their_flux(pairs, model):
