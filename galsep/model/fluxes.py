@@ -42,6 +42,10 @@ LIMIT = 0.5
 TAILS = (1.0, 99.0)
 """Percentiles between which features are told apart, and half as much again beyond them."""
 
+LEAST_SCALE = 0.01
+"""A feature that hardly ever differs is no switch: what is not told apart is so far from its middle
+at least."""
+
 REACH = 1.5
 """How far beyond the middle features count, in half the distance of their percentiles."""
 
@@ -336,7 +340,7 @@ def fit_regression(
     if len(features) < BATCH:
         return None
     low, high = np.percentile(features, TAILS, axis=0)
-    centre, scale = (low + high) / 2, np.maximum((high - low) / 2, 1e-6)
+    centre, scale = (low + high) / 2, np.maximum((high - low) / 2, LEAST_SCALE)
     inputs = torch.from_numpy(_standard(features, centre, scale)).float()
     target = torch.from_numpy(np.clip(log_ratio, -2 * LIMIT, 2 * LIMIT)).float()
     expected = torch.from_numpy(np.maximum(relative_error, LEAST_ERROR)).float()

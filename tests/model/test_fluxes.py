@@ -123,6 +123,19 @@ def test_a_regression_makes_do_without_the_psf():
     assert np.std(untold) < 0.4 * np.std(log_ratio)
 
 
+def test_a_feature_that_is_all_but_constant_is_no_switch():
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(2000, FLUX_FEATURES))
+    log_ratio = 0.1 * np.tanh(features[:, 0])
+    features[:, 7] = 1 + 1e-9 * rng.normal(size=2000)
+    features[::70, 7] -= 0.05
+    log_ratio[::70] += 0.3
+    fit = fit_regression(features, log_ratio, np.full(2000, 0.03))
+    near = features[1].copy()
+    near[7] = 1 - 1e-5
+    assert fit(near) == pytest.approx(fit(features[1]), abs=2e-3)
+
+
 def test_features_that_tell_nothing_give_no_regression():
     rng = np.random.default_rng(3)
     features = rng.normal(size=(3000, FLUX_FEATURES))
