@@ -6,7 +6,7 @@ how the model falls off, how much of it neighbours hold, what all models leave o
 A small regression on that, and medians by S/N, make of a flux what validation has shown to be true.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,14 @@ from torch import nn
 
 from galsep.scene import SourceLight
 
-__all__ = ["FLUX_FEATURES", "FluxFit", "FluxRegression", "fit_regression", "flux_features"]
+__all__ = [
+    "FLUX_FEATURES",
+    "FluxFit",
+    "FluxRegression",
+    "fit_regression",
+    "flux_changes",
+    "flux_features",
+]
 
 Values = npt.NDArray[np.float64]
 
@@ -57,8 +64,6 @@ LEAST_ERROR = 0.01
 WORST = 8.0
 """Errors, in their expected size, count as so large at most."""
 
-_ENDS, _LAYERS = ("centre", "scale"), ("weights", "biases")
-
 _LARGEST = 1e9
 """No number of a regression is so large."""
 
@@ -97,9 +102,12 @@ class FluxRegression:
             When it is none.
         """
         try:
-            centre, scale = (np.array(stored[name], dtype=np.float64) for name in _ENDS)
+            centre, scale = (
+                np.array(stored[name], dtype=np.float64) for name in ("centre", "scale")
+            )
             weights, biases = (
-                [np.array(values, dtype=np.float64) for values in stored[name]] for name in _LAYERS
+                [np.array(values, dtype=np.float64) for values in stored[name]]
+                for name in ("weights", "biases")
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a regression: {error}") from error
@@ -118,12 +126,14 @@ class FluxRegression:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FluxRegression) and self.to_dict() == other.to_dict()
 
-    __hash__ = None  # type: ignore[assignment]
-
     def to_dict(self) -> dict[str, Any]:
         """Make lists of its numbers, of seven digits, which is what they were fitted in."""
-        arrays = {name: getattr(self, name) for name in (*_ENDS, *_LAYERS)}
-        return {name: _rounded(value) for name, value in arrays.items()}
+        return {
+            "centre": _rounded(self.centre),
+            "scale": _rounded(self.scale),
+            "weights": [_rounded(weight) for weight in self.weights],
+            "biases": [_rounded(bias) for bias in self.biases],
+        }
 
     def __call__(self, features: Values) -> float:
         """Look at one source.
@@ -210,8 +220,7 @@ class FluxFit:
         changes = np.zeros(len(parts))
         if self.regression is not None:
             features = flux_features(parts, light, usable, fwhm, chosen)
-            for index in np.flatnonzero(chosen & np.isfinite(features).all(axis=1)).tolist():
-                changes[index] = self.regression(features[index])
+            changes = flux_changes(self.regression, features)
         return [
             self._corrected(part, growth) if wanted else part
             for part, growth, wanted in zip(
@@ -270,6 +279,26 @@ def flux_features(
     return features
 
 
+def flux_changes(regression: Callable[[Values], float], features: Values) -> Values:
+    """What a regression says of each source; 0 where features are not known.
+
+    Parameters
+    ----------
+    regression : FluxRegression
+    features : (n, FLUX_FEATURES) float array
+        Of :func:`flux_features`.
+
+    Returns
+    -------
+    (n,) float array
+        ln(true flux / flux).
+    """
+    changes = np.zeros(len(features))
+    for index in np.flatnonzero(np.isfinite(features).all(axis=1)).tolist():
+        changes[index] = regression(features[index])
+    return changes
+
+
 def _features_of(
     part: SourceLight,
     light: npt.NDArray[np.float32],
@@ -317,7 +346,7 @@ def _moments(
 
 
 def fit_regression(
-    features: Values, log_ratio: Values, relative_error: Values, seed: int = 0
+    features: Values, log_ratio: Values, relative_error: Values
 ) -> FluxRegression | None:
     """Fit a regression by least absolute errors, in the sizes expected of them.
 
@@ -329,7 +358,6 @@ def fit_regression(
         ln(true flux / flux).
     relative_error : (n,) float array
         Expected.
-    seed : int
 
     Returns
     -------
@@ -348,7 +376,7 @@ def fit_regression(
         _standard(np.zeros(OF_THE_PSF), *(part[-OF_THE_PSF:] for part in (centre, scale)))
     ).float()
     held_out = torch.arange(len(inputs)) % HELD_OUT == 0
-    network = _trained(inputs[~held_out], untold, target[~held_out], expected[~held_out], seed)
+    network = _trained(inputs[~held_out], untold, target[~held_out], expected[~held_out])
     with torch.no_grad():
         after = _loss(network(inputs[held_out])[:, 0], target[held_out], expected[held_out])
         before = _loss(torch.zeros(()), target[held_out], expected[held_out])
@@ -368,10 +396,9 @@ def _trained(
     untold: torch.Tensor,
     target: torch.Tensor,
     expected: torch.Tensor,
-    seed: int,
 ) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         last = nn.Linear(HIDDEN, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -404,7 +431,6 @@ def _standard(features: Values, centre: Values, scale: Values) -> Values:
     return np.asarray(REACH * bounded)
 
 
-def _rounded(values: Any) -> list[Any]:
-    if getattr(values, "ndim", 2) == 1:
-        return [float(f"{value:.7g}") for value in values.tolist()]
-    return [_rounded(value) for value in values]
+def _rounded(values: Values) -> list[Any]:
+    digits = [float(f"{value:.7g}") for value in values.ravel().tolist()]
+    return list(np.reshape(digits, values.shape).tolist())

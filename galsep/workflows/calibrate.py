@@ -20,7 +20,14 @@ from galsep.io.dataset import Dataset
 from galsep.measure.calibration import outcomes
 from galsep.measure.matching import Match
 from galsep.measure.metrics import score_matches
-from galsep.model.fluxes import FLUX_FEATURES, FluxRegression, fit_regression, flux_features
+from galsep.model.fluxes import (
+    FLUX_FEATURES,
+    FluxFit,
+    FluxRegression,
+    fit_regression,
+    flux_changes,
+    flux_features,
+)
 from galsep.model.inference import Found
 from galsep.model.weights import Model
 from galsep.scene import SourceLight
@@ -207,13 +214,15 @@ def _flux_rows(data: Dataset, blend: int, found: FoundSources, match: Match) -> 
     Features are not of this kind where the network has seen averages of pixels: NaN.
     """
     pairs = match.pairs if match.exact else match.pairs[:0]
-    parts = [_in_sky_rms(part, found.rms) for part in found.separated] if len(pairs) else []
+    rows = np.zeros((len(pairs), 4 + FLUX_FEATURES))
+    if not len(rows):
+        return rows
+    parts = [_in_sky_rms(part, found.rms) for part in found.separated]
     light, usable = found.light / found.rms, ~found.measured.image.mask
     features = flux_features(parts, light, usable, found.domain.point_fwhm)
     if found.domain.binning > 1:
         features[:] = np.nan
     true = data.sources(blend)["flux"][:, data.meta.detection_band]
-    rows = np.zeros((len(pairs), 4 + FLUX_FEATURES))
     for row, (i, j) in zip(rows, pairs.tolist(), strict=True):
         part = found.separated[j]
         power = float((parts[j].model ** 2).sum(dtype=np.float64))
@@ -242,12 +251,11 @@ def _fit_fluxes(rows: Values, reporter: Reporter) -> dict[str, Any]:
     if regression is not None:
         # With the digits that are stored.
         regression = FluxRegression.from_dict(regression.to_dict())
-        change = np.zeros(len(rows))
-        change[known] = [regression(row) for row in features[known]]
-        flux, error = flux * np.exp(change), error * np.exp(change)
+        growth = np.exp(flux_changes(regression, features))
+        flux, error = flux * growth, error * growth
     snrs, log_ratio, log_rest = _medians_by_true_snr(snr, first, np.log(truth / flux))
-    at = np.log(np.maximum(snr, 1e-3))
-    corrected = flux * np.exp(np.interp(at, np.log(snrs), log_rest))
+    fit = FluxFit(tuple(snrs), tuple(log_ratio), 1.0, regression, tuple(log_rest))
+    corrected = flux * np.array([fit.rest(one) for one in snr.tolist()])
     # The data set's unit is the electron.
     pull = (corrected - truth) / np.sqrt(error**2 + truth)
     spread = float(np.subtract(*np.percentile(pull, [84.13, 15.87])) / 2) if pull.size else 1.0
