@@ -17,6 +17,9 @@ from galsep.scene import Footprint, SoftMask
 
 __all__ = ["Found", "as_found", "calibrated", "detect", "harden", "uncalibrated", "unfolding"]
 
+CPU_BATCH = {64: 8, 80: 8, 120: 4}
+"""Cutouts in a batch at most, by side, on a CPU, which gains nothing from more of these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -53,13 +56,17 @@ def detect(
     cutouts : sequence of (s, s) float32 array
         Network input, see :func:`galsep.model.network.normalise`.
     batch_size : int
-        Batches hold cutouts of one side and are filled up with empty ones to this size, so that a
-        cutout's result does not depend on how many there are. Where the device's memory is too
-        small, they are halved.
+        Batches hold cutouts of one side and are filled up with empty ones to this size, or that of
+        :data:`CPU_BATCH`, so that a cutout's result does not depend on how many there are. Where the
+        device's memory is too small, they are halved.
     least : float
         Calibrated score below which sources are left out, as their masks would cost time.
     """
     floor = uncalibrated(model, least)
+
+    def size_for(side: int) -> int:
+        most = CPU_BATCH.get(side, batch_size) if model.device.type == "cpu" else batch_size
+        return min(batch_size, most)
 
     def find(some: list[int]) -> list[Found]:
         side = len(cutouts[some[0]])
@@ -70,14 +77,17 @@ def detect(
                 image[:] = cutouts[index]
             return _detect_batch(model, images, floor)[: len(some[part])]
 
-        return in_batches(work, len(some), batch_size)
+        return in_batches(work, len(some), size_for(side))
 
     by_side = defaultdict(list)
     for index, cutout in enumerate(cutouts):
         by_side[len(cutout)].append(index)
-    # On a CPU each batch has a core of its own.
-    step = batch_size if model.device.type == "cpu" else max(1, len(cutouts))
-    tasks = [some[k : k + step] for some in by_side.values() for k in range(0, len(some), step)]
+    tasks = []
+    # What takes longest first, so that no core waits long for the others in the end.
+    for side, some in sorted(by_side.items(), reverse=True):
+        # On a CPU each batch has a core of its own.
+        step = size_for(side) if model.device.type == "cpu" else len(some)
+        tasks += [some[k : k + step] for k in range(0, len(some), step)]
     results = on_own_cores(find, tasks, model.device)
     found = {
         index: one

@@ -191,8 +191,12 @@ class Crops:
     layers: list[npt.NDArray[np.float32]]
 
     def batches(self, sizes: Mapping[int, int]) -> Iterator[npt.NDArray[np.int64]]:
-        """Indices of crops of one side, at most so many at a time as ``sizes`` has for it."""
-        for side in SIDES:
+        """Indices of crops of one side, at most so many at a time as ``sizes`` has for it.
+
+        Those of the largest side, which take longest, come first: no core waits long for the others
+        in the end.
+        """
+        for side in reversed(SIDES):
             index = np.flatnonzero(self.side == side)
             for start in range(0, len(index), sizes[side]):
                 yield index[start : start + sizes[side]]

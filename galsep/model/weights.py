@@ -464,9 +464,9 @@ def _fitting(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 class _NoRandomStart(TorchFunctionMode):
-    """Leave out the random start of networks of which only the shapes are wanted.
+    """Leave out the random start of networks that get other weights, or are wanted for their shapes.
 
-    Without it, ``normal_`` of a tensor without storage loads torch's compiler: two seconds.
+    With it, ``normal_`` of a tensor without storage loads torch's compiler: two seconds.
     """
 
     def __torch_function__(
@@ -476,7 +476,7 @@ class _NoRandomStart(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if getattr(func, "__name__", "").endswith("normal_"):
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
@@ -488,12 +488,13 @@ def _networks_for(
 
     def build() -> tuple[nn.Module, SeparationNetwork | None]:
         about = info.get("separation")
-        separator = None if about is None else SeparationNetwork(tuple(about["widths"]))
-        return build_network(architecture), separator
+        with _NoRandomStart():
+            separator = None if about is None else SeparationNetwork(tuple(about["widths"]))
+            return build_network(architecture), separator
 
     try:
         architecture = Architecture.from_dict(dict(info["architecture"]))
-        with torch.device("meta"), _NoRandomStart():
+        with torch.device("meta"):
             expected = {name: tuple(tensor.shape) for name, tensor in _tensors(*build()).items()}
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise WeightsError(
