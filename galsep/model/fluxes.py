@@ -307,30 +307,60 @@ def _features_of(
 ) -> Values:
     model, flux = part.model, part.flux
     held = float(model.sum(dtype=np.float64))
-    power = float((model**2).sum(dtype=np.float64))
-    offsets, moments = _moments(model**2)
+    square = model**2
+    power = float(square.sum(dtype=np.float64))
+    (dy, dx), moments = _moments(square)
     left = (light - total) * usable
-    layers = np.stack([model, part.share * light, total - model, left, usable])
-    dy, dx = (np.exp(-0.5 * (offset / WIDTHS[:, None]) ** 2) for offset in offsets)
-    rows = np.einsum("qyx,kx->qky", layers, dx)
-    own, given, others, rest, pixels = np.einsum("qky,ky->qk", rows, dy)
-    noise = np.sqrt(np.einsum("ky,ky->k", np.einsum("yx,kx->ky", usable, dx**2), dy**2))
+    down, along = (
+        np.exp(-0.5 * (offset / WIDTHS[:, None]) ** 2).astype(np.float32) for offset in (dy, dx)
+    )
+    layers = np.stack([model, part.share * light, total - model, left])
+    own, given, others, rest = _weighted(layers, down, along).astype(np.float64)
+    if usable.all():
+        pixels = float(down[FULL].sum() * along[FULL].sum())
+        variance = (down**2).sum(axis=1) * (along**2).sum(axis=1)
+    else:
+        seen = usable.astype(np.float32)[None]
+        pixels = float(_weighted(seen, down, along)[0, FULL])
+        variance = _weighted(seen, down**2, along**2)[0]
     match = float((model * left).sum(dtype=np.float64))
     width = moments[0] + moments[1] + 0.1
     return np.concatenate(
         [
-            np.log([flux, flux / held, part.flux_err / flux, np.sqrt(power)]),
-            np.log([float(model.max()) / flux, width]),
-            [np.hypot(moments[0] - moments[1], 2 * moments[2]) / width],
-            [np.log(1e-6 + float((part.share**2).sum(dtype=np.float64)))],
-            [match / np.sqrt(power), match / power, pixels[FULL] / (2 * np.pi * WIDTHS[FULL] ** 2)],
+            np.log(
+                [
+                    flux,
+                    flux / held,
+                    part.flux_err / flux,
+                    np.sqrt(power),
+                    float(model.max()) / flux,
+                    width,
+                ]
+            ),
+            [
+                np.hypot(moments[0] - moments[1], 2 * moments[2]) / width,
+                np.log(1e-6 + float((part.share**2).sum(dtype=np.float64))),
+                match / np.sqrt(power),
+                match / power,
+                pixels / (2 * np.pi * WIDTHS[FULL] ** 2),
+            ],
             own / held,
             given / flux,
             np.log1p(np.maximum(others, 0) / flux),
             rest / flux,
-            rest / np.maximum(noise, 1),
+            rest / np.sqrt(np.maximum(variance, 1)),
         ]
     )
+
+
+def _weighted(
+    layers: npt.NDArray[np.float32], down: npt.NDArray[np.float32], along: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Sums of each layer in each Gaussian, of which rows and columns are given.
+
+    So small a matrix product is done by one thread, whatever there are.
+    """
+    return np.asarray(np.einsum("qyk,ky->qk", layers @ along.T, down))
 
 
 def _moments(
