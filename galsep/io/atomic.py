@@ -107,7 +107,8 @@ def write_text(target: Path, text: str) -> None:
 def write_fits(target: Path, hdus: "fits.HDUList") -> None:
     """Write a FITS file whole, with CHECKSUM and DATASUM in every HDU.
 
-    The checksum cards carry no time, so that equal content gives equal bytes.
+    The checksum cards carry no time, so that equal content gives equal bytes; gzipped tiles would
+    carry one.
     """
     from astropy.io import fits
 
@@ -115,12 +116,6 @@ def write_fits(target: Path, hdus: "fits.HDUList") -> None:
         # astropy puts Ctrl-C off until the file is updated; it need not say so.
         warnings.filterwarnings("ignore", message="KeyboardInterrupt ignored")
         hdus.writeto(temporary, output_verify="exception")
-        if any(isinstance(hdu, fits.CompImageHDU) for hdu in hdus):
-            # On its own: astropy 6 sums up tiles that have been read as they were in the file.
-            with _as_stored(temporary) as stored:
-                for hdu in stored:
-                    if str(hdu.header.get("ZCMPTYPE", "")).startswith("GZIP"):
-                        _forget_gzip_times(hdu)
         with _as_stored(temporary) as stored:
             for hdu in stored:
                 hdu.add_datasum(when=DATASUM_COMMENT)
@@ -132,12 +127,6 @@ def _as_stored(file: Path) -> "fits.HDUList":
     from astropy.io import fits
 
     return fits.open(file, mode="update", memmap=False, disable_image_compression=True)
-
-
-def _forget_gzip_times(hdu: "fits.BinTableHDU") -> None:
-    """Set the time stamp of each gzipped tile to zero, which means that there is none."""
-    for tile in hdu.data["COMPRESSED_DATA"]:
-        tile[4:8] = 0
 
 
 def make_folder(folder: Path) -> None:
