@@ -289,8 +289,8 @@ class _InTurn(Iterable[Found]):
         size = self.config.batch_size
         # Many at a time, since a batch holds cutouts of one size.
         few = (
-            self.prepared.cutouts(slice(start, start + 16 * size))
-            for start in range(0, len(self.prepared.tiling), 16 * size)
+            self.prepared.cutouts(slice(start, start + 64 * size))
+            for start in range(0, len(self.prepared.tiling), 64 * size)
         )
         for found in self.model.each(
             functools.partial(detect, batch_size=size, least=self.least), few
