@@ -23,9 +23,10 @@ __all__ = ["PSF_ERROR", "TERMS", "ClassFit", "fit_columns", "logistic", "logit",
 NARROW, WIDE = 0.6, 2.0
 """Widths of the filters beside that of the PSF, in units of its own."""
 
-N_FEATURES = 4
+N_FEATURES, SNR = 4, 2
+"""Number of :func:`point_features`, and which of them is ln S/N."""
 
-TERMS = {"psf": 3 + N_FEATURES, "alone": 2}
+TERMS = {"psf": 4 + N_FEATURES, "alone": 2}
 """Number of terms that the fits of a :class:`ClassFit` add up, constants among them."""
 
 PSF_ERROR = 0.02
@@ -47,8 +48,8 @@ class ClassFit:
     Parameters
     ----------
     psf : tuple of float
-        Constant, and slopes for the log odds by Mask R-CNN, for ``blendedness``, and for
-        :func:`point_features`.
+        Constant, and slopes for the log odds by Mask R-CNN, for ``blendedness``, for
+        :func:`point_features`, and for ln² S/N.
     alone : tuple of float
         Constant, and slope for the log odds by Mask R-CNN: where nothing else is known.
     """
@@ -61,7 +62,7 @@ class ClassFit:
 
         Parameters
         ----------
-        columns : (n, 7) float array
+        columns : (n, 8) float array
             From :func:`fit_columns`.
         """
         alone, full = columns[:, : len(self.alone)] @ self.alone, columns @ self.psf
@@ -82,11 +83,12 @@ def fit_columns(class_star: Values, blendedness: Values, features: Values) -> Va
 
     Returns
     -------
-    (n, 7) float array
-        1, the log odds of ``class_star``, ``blendedness`` and ``features``.
+    (n, 8) float array
+        1, the log odds of ``class_star``, ``blendedness``, ``features``, and ln² S/N: the share of
+        stars among sources does not fall evenly with their brightness.
     """
-    ones = np.ones(len(class_star))
-    return np.stack([ones, logit(class_star), blendedness, *features.T], axis=1)
+    ones, snr = np.ones(len(class_star)), features[:, SNR]
+    return np.stack([ones, logit(class_star), blendedness, *features.T, snr**2], axis=1)
 
 
 def point_features(

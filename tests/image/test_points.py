@@ -109,10 +109,10 @@ def test_without_a_psf_light_or_peak_nothing_is_said():
 def test_probabilities_are_those_of_the_fit():
     said, blendedness = np.array([0.2, 0.2, np.nan, 1.0]), np.array([0.0, 0.5, 0.0, 0.0])
     seen = np.array([[1.0, -1.0, 3.0, 1.0], [np.nan] * 4, [1.0] * 4, [-50.0, 50.0, 8.0, 1.0]])
-    fit = ClassFit(psf=(0.5, 1.0, -1.0, 2.0, -0.5, 0.1, 0.0), alone=(-1.0, 2.0))
+    fit = ClassFit(psf=(0.5, 1.0, -1.0, 2.0, -0.5, 0.1, 0.0, -0.2), alone=(-1.0, 2.0))
     given = fit.probability(fit_columns(said, blendedness, seen))
     odds = math.log(0.2 / 0.8)
-    assert given[0] == pytest.approx(1 / (1 + math.exp(-(0.5 + odds + 2 + 0.5 + 0.3))))
+    assert given[0] == pytest.approx(1 / (1 + math.exp(-(0.5 + odds + 2 + 0.5 + 0.3 - 0.2 * 3**2))))
     # Where nothing is seen, by Mask R-CNN alone; of what it has not found, nothing.
     assert given[1] == pytest.approx(1 / (1 + math.exp(-(-1 + 2 * odds))))
     assert np.isnan(given[2])
