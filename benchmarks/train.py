@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from galsep.config import SimulateConfig, TrainConfig, resolve
+from galsep.config import SimulateConfig, TrainConfig
 from galsep.conventions import bounds_to_boxes
 from galsep.io.atomic import write_text
 from galsep.io.dataset import Dataset, is_dataset, load_dataset
@@ -45,6 +45,7 @@ from galsep.model.device import choose_device, fast_bfloat16
 from galsep.model.network import ARCHITECTURES, normalise
 from galsep.model.weights import load_model
 from galsep.scene import Detections, Footprint
+from galsep.settings import resolve
 from galsep.workflows.judging import match_detectable
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.simulate import simulate

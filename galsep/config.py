@@ -1,22 +1,12 @@
-"""Settings of the commands: frozen dataclasses that can be read from and written to TOML.
+"""Settings of the commands: frozen dataclasses that check their values."""
 
-A value comes from, in falling order of precedence, an option on the command line, the file of
-``--config``, the default here. Unknown keys are refused, with the nearest known one named.
-"""
-
-import dataclasses
-import difflib
 import math
 import re
-import tomllib
 import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import tomli_w
+from typing import Any
 
 from galsep.errors import UsageError
 
@@ -32,25 +22,14 @@ __all__ = [
     "ImportConfig",
     "SimulateConfig",
     "TrainConfig",
-    "dump_toml",
     "field_shape",
     "parse_range",
-    "parse_toml",
-    "read_bounded",
-    "read_toml",
-    "resolve",
     "split_shares",
     "without_folder",
 ]
 
 MAX_BIT = 62
 """Highest bit of a mask."""
-
-LARGEST_TOML = 2**17
-"""Bytes of a TOML file; one that is larger is not read on."""
-
-LARGEST_INTEGER = 2**63 - 1
-"""Of those that TOML has."""
 
 MAX_BLENDS = 2_500_000
 """Blends of a data set: the names of its shards fit into ``dataset.toml``."""
@@ -597,116 +576,6 @@ def split_shares(text: str) -> tuple[float, float, float]:
     return train / whole, validation / whole, test / whole
 
 
-Config = TypeVar("Config", SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig, ImportConfig)
-
-
-def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) -> Config:
-    """Merge defaults, a TOML file and command-line options into one configuration.
-
-    Parameters
-    ----------
-    cls : type
-        One of the configuration dataclasses.
-    file : Path or None
-        TOML file with keys of that dataclass.
-    options : mapping
-        Options given on the command line; ``None`` means not given.
-
-    Raises
-    ------
-    UsageError
-        For an unreadable file, an unknown key or a bad value.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        values.update(read_toml(file))
-        _check_names(cls, values, f"{file}: ")
-    values.update({key: value for key, value in options.items() if value is not None})
-    if cls is TrainConfig:
-        recipe = values.get("recipe", "compact")
-        values = {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
-        if "epochs" in values and "stages" not in values:
-            # A shorter or longer cosine run is still one stage.
-            epochs = _coerce("epochs", values["epochs"], int)
-            values["stages"] = (("all", max(1, epochs), 1e-3),)
-    return build(cls, values)
-
-
-def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    """Make a configuration from plain values, checking keys and types."""
-    _check_names(cls, values)
-    hints = typing.get_type_hints(cls)
-    checked = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        checked[name] = _coerce(key, value, hints[name])
-    return cls(**checked)
-
-
-def _check_names(cls: type[Any], values: Mapping[str, Any], where: str = "") -> None:
-    """Refuse settings that a configuration does not have; ``where`` names their file."""
-    known = cls.__dataclass_fields__
-    for key in values:
-        name = key.replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise UsageError(f"{where}unknown setting {key!r}{hint}")
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """Read a TOML file of settings.
-
-    Raises
-    ------
-    UsageError
-        When the file is missing or is not TOML.
-    """
-    try:
-        return parse_toml(file)
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: no such file; check the path") from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file}: not a readable TOML file ({error})") from error
-
-
-def parse_toml(file: Path) -> dict[str, Any]:
-    """Read any TOML file of at most :data:`LARGEST_TOML` bytes.
-
-    Raises
-    ------
-    OSError, ValueError
-        When it is missing, larger or no TOML.
-    """
-    try:
-        return tomllib.loads(read_bounded(file, LARGEST_TOML).decode("utf-8"))
-    except RecursionError as error:
-        raise ValueError("its values are nested too deeply") from error
-
-
-def read_bounded(file: Path, limit: int) -> bytes:
-    """Read a file of at most so many bytes, whatever its size claims to be.
-
-    Raises
-    ------
-    OSError, ValueError
-        When it cannot be read or is larger.
-    """
-    with file.open("rb") as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"more than {limit} bytes")
-    return content
-
-
-def dump_toml(
-    config: SimulateConfig | TrainConfig | DeblendConfig | EvaluateConfig | ImportConfig,
-) -> str:
-    """Write a configuration as TOML; unset values are left out."""
-    values = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-    return tomli_w.dumps(values)
-
-
 def parse_range(name: str, text: str, kind: type[int] | type[float]) -> tuple[Any, Any]:
     """Read ``"2"`` or ``"1-6"`` as an inclusive range.
 
@@ -757,31 +626,6 @@ def field_shape(text: str) -> tuple[int, int]:
     if min(shape) < 120 or max(shape) > 50_000:
         raise UsageError(f"a field is 120 to 50000 pixels wide and high, got {text!r}")
     return shape
-
-
-def _coerce(name: str, value: Any, hint: Any) -> Any:
-    """Check a plain value against a field's type, turning TOML lists into tuples."""
-    if type(value) is int and abs(value) > LARGEST_INTEGER:
-        raise UsageError(f"{name}: the number is too large")
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in allowed:
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if kind in (int, str, bool) and type(value) is kind:
-            return value
-        if kind is type(None) and value is None:
-            return None
-        if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-            return _coerce_tuple(name, value, typing.get_args(kind))
-    raise UsageError(f"{name}: {value!r} has the wrong type, expected {hint}")
-
-
-def _coerce_tuple(name: str, value: list[Any] | tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_coerce(name, item, args[0]) for item in value)
-    if len(value) != len(args):
-        raise UsageError(f"{name}: expected {len(args)} values, got {value!r}")
-    return tuple(_coerce(name, item, kind) for item, kind in zip(value, args, strict=True))
 
 
 def _check_bits(text: str) -> None:

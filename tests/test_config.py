@@ -6,20 +6,17 @@ from pathlib import Path
 import pytest
 
 from galsep.config import (
-    LARGEST_TOML,
     RECIPES,
     DeblendConfig,
     EvaluateConfig,
     ImportConfig,
     SimulateConfig,
     TrainConfig,
-    dump_toml,
     field_shape,
     parse_range,
-    read_toml,
-    resolve,
 )
 from galsep.errors import UsageError
+from galsep.settings import LARGEST_TOML, dump_toml, read_toml, resolve
 
 EVERY = (SimulateConfig, TrainConfig, DeblendConfig, EvaluateConfig, ImportConfig)
 

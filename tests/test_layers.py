@@ -14,6 +14,7 @@ LAYERS = {
     "errors": 0,
     "conventions": 0,
     "config": 0,
+    "settings": 0,
     "flags": 0,
     "interrupts": 0,
     "scene": 1,

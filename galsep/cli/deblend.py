@@ -35,10 +35,10 @@ from galsep.config import (
     MACHINE_SETTINGS,
     TEXT_FORMATS,
     DeblendConfig,
-    resolve,
     without_folder,
 )
 from galsep.errors import UsageError
+from galsep.settings import resolve
 
 if TYPE_CHECKING:
     from galsep.workflows.files import FileResult

@@ -24,7 +24,8 @@ from galsep.cli.options import (
     required,
     setting,
 )
-from galsep.config import EvaluateConfig, resolve
+from galsep.config import EvaluateConfig
+from galsep.settings import resolve
 
 if TYPE_CHECKING:
     from rich.table import Table

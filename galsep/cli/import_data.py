@@ -21,7 +21,8 @@ from galsep.cli.options import (
     required,
     setting,
 )
-from galsep.config import ImportConfig, resolve
+from galsep.config import ImportConfig
+from galsep.settings import resolve
 
 __all__ = ["add_to"]
 

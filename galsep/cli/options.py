@@ -8,15 +8,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from galsep.cli.console import emit
-from galsep.config import (
-    DeblendConfig,
-    EvaluateConfig,
-    ImportConfig,
-    SimulateConfig,
-    TrainConfig,
-    dump_toml,
-)
+from galsep.config import DeblendConfig, EvaluateConfig, ImportConfig, SimulateConfig, TrainConfig
 from galsep.errors import UsageError
+from galsep.settings import dump_toml
 
 __all__ = [
     "DEVICES",

@@ -21,7 +21,8 @@ from galsep.cli.options import (
     required,
     setting,
 )
-from galsep.config import SimulateConfig, read_toml, resolve
+from galsep.config import SimulateConfig
+from galsep.settings import read_toml, resolve
 
 __all__ = ["add_to"]
 

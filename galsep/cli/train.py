@@ -24,7 +24,8 @@ from galsep.cli.options import (
     required,
     setting,
 )
-from galsep.config import RECIPES, TrainConfig, read_toml, resolve
+from galsep.config import RECIPES, TrainConfig
+from galsep.settings import read_toml, resolve
 
 if TYPE_CHECKING:
     from rich.table import Table

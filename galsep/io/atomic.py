@@ -110,8 +110,6 @@ def write_fits(target: Path, hdus: "fits.HDUList") -> None:
     The checksum cards carry no time, so that equal content gives equal bytes; gzipped tiles would
     carry one.
     """
-    from astropy.io import fits
-
     with whole_file(target) as temporary, warnings.catch_warnings():
         # astropy puts Ctrl-C off until the file is updated; it need not say so.
         warnings.filterwarnings("ignore", message="KeyboardInterrupt ignored")

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.config import read_bounded
 from galsep.errors import AnnotationError
 from galsep.io.header import one_line
 from galsep.io.labels import KINDS
 from galsep.scene import Footprint
+from galsep.settings import read_bounded
 
 __all__ = ["CocoImage", "read_coco"]
 

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import tomli_w
 
-from galsep.config import parse_toml
 from galsep.conventions import MASK_THRESHOLD, STAMP_SIZE
 from galsep.errors import DatasetError, OutputExistsError
 from galsep.io.atomic import write_fits, write_text
 from galsep.io.header import one_line, quiet_astropy
 from galsep.scene import Blend, Footprint
+from galsep.settings import parse_toml
 
 __all__ = [
     "CLAIM",

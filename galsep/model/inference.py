@@ -56,9 +56,9 @@ def detect(
     cutouts : sequence of (s, s) float32 array
         Network input, see :func:`galsep.model.network.normalise`.
     batch_size : int
-        Batches hold cutouts of one side and are filled up with empty ones to this size, or that of
-        :data:`CPU_BATCH`, so that a cutout's result does not depend on how many there are. Where the
-        device's memory is too small, they are halved.
+        Batches hold cutouts of one side and are filled up with empty ones to this size, or to that
+        of :data:`CPU_BATCH`, so that a cutout's result does not depend on how many there are. Where
+        the device's memory is too small, they are halved.
     least : float
         Calibrated score below which sources are left out, as their masks would cost time.
     """

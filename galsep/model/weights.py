@@ -464,7 +464,7 @@ def _fitting(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 class _NoRandomStart(TorchFunctionMode):
-    """Leave out the random start of networks that get other weights, or are wanted for their shapes.
+    """Leave out the random start of networks that get other weights, or none at all.
 
     With it, ``normal_`` of a tensor without storage loads torch's compiler: two seconds.
     """

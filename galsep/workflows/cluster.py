@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import galsep
-from galsep.config import read_bounded
 from galsep.errors import ClusterError, UsageError, WorkerError
+from galsep.settings import read_bounded
 from galsep.workflows.pool import Done, attempt
 from galsep.workflows.reporting import Reporter
 

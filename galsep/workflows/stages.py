@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import galsep
-from galsep.config import TrainConfig, dump_toml
+from galsep.config import TrainConfig
 from galsep.io.atomic import remove_partial, whole_file, write_text
 from galsep.io.dataset import Dataset
 from galsep.model.engine import Trainer
@@ -30,6 +30,7 @@ from galsep.model.weights import (
     read_info,
     save_weights,
 )
+from galsep.settings import dump_toml
 from galsep.workflows.calibrate import best_f1, calibrate, calibrate_sources
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.watching import Board

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from galsep.config import TrainConfig, read_toml, resolve
+from galsep.config import TrainConfig
 from galsep.errors import OutputExistsError, UsageError
 from galsep.io.claim import alone_in
 from galsep.io.dataset import Dataset, join_datasets, load_dataset
@@ -18,6 +18,7 @@ from galsep.model.loading import dead_workers_told
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.parallel import from_first, is_first, joined
 from galsep.model.weights import initial_weights
+from galsep.settings import read_toml, resolve
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.stages import (
     CONFIG_FILE,

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from galsep.config import DeblendConfig, SimulateConfig, TrainConfig, dump_toml
+from galsep.config import DeblendConfig, SimulateConfig, TrainConfig
 from galsep.errors import ImageError, OutputError, OutputExistsError
 from galsep.io import dataset
 from galsep.io.claim import claimed
 from galsep.model.weights import load_model
+from galsep.settings import dump_toml
 from galsep.workflows.files import deblend_files
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.simulate import simulate

@@ -7,7 +7,7 @@ import tomli_w
 from astropy.io import fits
 from astropy.table import Table
 
-from galsep.config import LARGEST_TOML, MAX_BLENDS
+from galsep.config import MAX_BLENDS
 from galsep.errors import DatasetError
 from galsep.io.dataset import (
     DatasetMeta,
@@ -20,6 +20,7 @@ from galsep.io.dataset import (
     write_shard,
 )
 from galsep.scene import Blend, Source
+from galsep.settings import LARGEST_TOML
 
 BANDS = ("g", "i")
 RMS = 10.0

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from galsep.config import TrainConfig, resolve
+from galsep.config import TrainConfig
 from galsep.errors import TrainingError, UsageError, WeightsError
 from galsep.model import engine
 from galsep.model.engine import Detecting, Trainer, learning_rate, part_is_trained
 from galsep.model.examples import ExampleMaker, collate
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.weights import write_tensors
+from galsep.settings import resolve
 
 CPU = torch.device("cpu")
 

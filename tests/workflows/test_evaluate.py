@@ -16,7 +16,13 @@ from galsep.errors import DatasetError, OutputExistsError
 from galsep.flags import Flag
 from galsep.io.dataset import DatasetMeta, load_dataset, write_meta, write_shard
 from galsep.scene import Blend, Detections, Footprint, Source, SourceLight
-from galsep.workflows.evaluate import FIGURES, ISOLATED_FIGURE, evaluate, summary_rows
+from galsep.workflows.evaluate import (
+    CANDIDATE_THRESHOLD,
+    FIGURES,
+    ISOLATED_FIGURE,
+    evaluate,
+    summary_rows,
+)
 from galsep.workflows.evaluation_report import class_table, light_tables
 from galsep.workflows.judging import true_sources
 from galsep.workflows.reporting import Reporter
@@ -429,10 +435,12 @@ def test_the_threshold_comes_from_the_validation_split(monkeypatch, dataset, tmp
     scan = metrics["threshold_scan"]
     assert scan["n_blends"] == 2
     assert [row["f1"] for row in scan["grid"]] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 0]
-    assert {row["threshold"] for row in scan["grid"]} == {level for level, _ in calls} - {0.05}
+    assert {row["threshold"] for row in scan["grid"]} == {level for level, _ in calls} - {
+        CANDIDATE_THRESHOLD
+    }
     # Validation, and the catalogue of the test blends, whose light alone is separated.
     assert calls.count((0.6, False)) == 2
-    assert calls.count((0.6, True)) == calls.count((0.05, False)) == 5
+    assert calls.count((0.6, True)) == calls.count((CANDIDATE_THRESHOLD, False)) == 5
     assert {level for level, separated in calls if separated} == {0.6}
 
 

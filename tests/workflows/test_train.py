@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from galsep.config import SimulateConfig, TrainConfig, resolve
+from galsep.config import SimulateConfig, TrainConfig
 from galsep.errors import DatasetError, OutputError, OutputExistsError, UsageError, WeightsError
 from galsep.io.claim import claimed
 from galsep.io.dataset import load_dataset
@@ -12,6 +12,7 @@ from galsep.model.engine import Detecting, Trainer
 from galsep.model.joint_training import Joining
 from galsep.model.separation_training import Separating
 from galsep.model.weights import load_model, read_info, sha256
+from galsep.settings import resolve
 from galsep.workflows import stages
 from galsep.workflows.calibrate import best_f1, calibrate
 from galsep.workflows.reporting import Reporter
