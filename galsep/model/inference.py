@@ -63,10 +63,10 @@ def detect(
         Calibrated score below which sources are left out, as their masks would cost time.
     """
     floor = uncalibrated(model, least)
+    on_cpu = model.device.type == "cpu"
 
     def size_for(side: int) -> int:
-        most = CPU_BATCH.get(side, batch_size) if model.device.type == "cpu" else batch_size
-        return min(batch_size, most)
+        return min(batch_size, CPU_BATCH.get(side, batch_size)) if on_cpu else batch_size
 
     def find(some: list[int]) -> list[Found]:
         side = len(cutouts[some[0]])
@@ -86,7 +86,7 @@ def detect(
     # What takes longest first, so that no core waits long for the others in the end.
     for side, some in sorted(by_side.items(), reverse=True):
         # On a CPU each batch has a core of its own.
-        step = size_for(side) if model.device.type == "cpu" else len(some)
+        step = size_for(side) if on_cpu else len(some)
         tasks += [some[k : k + step] for k in range(0, len(some), step)]
     results = on_own_cores(find, tasks, model.device)
     found = {
