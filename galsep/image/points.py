@@ -49,7 +49,7 @@ class ClassFit:
     ----------
     psf : tuple of float
         Constant, and slopes for the log odds by Mask R-CNN, for ``blendedness``, for
-        :func:`point_features`, and for ln² S/N.
+        :func:`point_features`, and for ln² S/N, which earlier fits lack.
     alone : tuple of float
         Constant, and slope for the log odds by Mask R-CNN: where nothing else is known.
     """
@@ -65,7 +65,7 @@ class ClassFit:
         columns : (n, 8) float array
             From :func:`fit_columns`.
         """
-        alone, full = columns[:, : len(self.alone)] @ self.alone, columns @ self.psf
+        alone, full = (columns[:, : len(fit)] @ fit for fit in (self.alone, self.psf))
         return logistic(np.where(np.isfinite(full), full, alone))
 
 

@@ -334,7 +334,8 @@ def _is_class_fit(fit: Any) -> bool:
     """Whether a value is what :class:`galsep.image.points.ClassFit` is made of."""
     return isinstance(fit, dict) and all(
         isinstance(fit.get(name), list)
-        and len(fit[name]) == count
+        # Earlier fits of "psf" lack the last term.
+        and count - (name == "psf") <= len(fit[name]) <= count
         and all(_number(value, -LARGEST, LARGEST) for value in fit[name])
         for name, count in TERMS.items()
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -117,4 +118,9 @@ def test_probabilities_are_those_of_the_fit():
     assert given[1] == pytest.approx(1 / (1 + math.exp(-(-1 + 2 * odds))))
     assert np.isnan(given[2])
     assert 0 <= given[3] < 1e-6
-    assert fit_columns(said, blendedness, seen).shape == (4, TERMS["psf"])
+    columns = fit_columns(said, blendedness, seen)
+    assert columns.shape == (4, TERMS["psf"])
+    # An earlier fit, without ln² S/N.
+    before = dataclasses.replace(fit, psf=fit.psf[:-1]).probability(columns)
+    assert before[0] == pytest.approx(1 / (1 + math.exp(-(0.5 + odds + 2 + 0.5 + 0.3))))
+    assert before[1] == given[1]

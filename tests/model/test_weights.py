@@ -121,7 +121,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, saved):
         (["separation", "flux_fit"], [], "separation"),
         (["class_fit"], [1.0], "class_fit"),
         (["class_fit"], {"psf": [0.0] * 8}, "class_fit"),
-        (["class_fit"], {"psf": [0.0] * 7, "alone": [0.0, 1.0]}, "class_fit"),
+        (["class_fit"], {"psf": [0.0] * 6, "alone": [0.0, 1.0]}, "class_fit"),
         (["class_fit"], {"psf": [0.0] * 8, "alone": [0.0, float("nan")]}, "class_fit"),
         (["separation", "widths"], [10**9] * 3, "architecture"),
         (["separation", "widths"], "wide", "architecture"),
