@@ -26,7 +26,7 @@ from galsep.config import (
 )
 from galsep.errors import UsageError
 
-__all__ = ["build", "dump_toml", "parse_toml", "read_bounded", "read_toml", "resolve"]
+__all__ = ["dump_toml", "parse_toml", "read_bounded", "read_toml", "resolve"]
 
 LARGEST_TOML = 2**17
 """Bytes of a TOML file; one that is larger is not read on."""
@@ -66,11 +66,6 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
             # A shorter or longer cosine run is still one stage.
             epochs = _coerce("epochs", values["epochs"], int)
             values["stages"] = (("all", max(1, epochs), 1e-3),)
-    return build(cls, values)
-
-
-def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    """Make a configuration from plain values, checking keys and types."""
     _check_names(cls, values)
     hints = typing.get_type_hints(cls)
     checked = {}

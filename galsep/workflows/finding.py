@@ -288,9 +288,10 @@ class _InTurn(Iterable[Found]):
     def __iter__(self) -> Iterator[Found]:
         size = self.config.batch_size
         # Many at a time, since a batch holds cutouts of one size.
+        step = max(MANY_CUTOUTS, 16 * size)
         few = (
-            self.prepared.cutouts(slice(start, start + 64 * size))
-            for start in range(0, len(self.prepared.tiling), 64 * size)
+            self.prepared.cutouts(slice(start, start + step))
+            for start in range(0, len(self.prepared.tiling), step)
         )
         for found in self.model.each(
             functools.partial(detect, batch_size=size, least=self.least), few
