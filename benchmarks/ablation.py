@@ -44,7 +44,7 @@ from galsep.model.network import ARCHITECTURES, MaskRCNN, build_network
 from galsep.model.weights import UNCALIBRATED_THRESHOLD, Model
 from galsep.workflows.calibrate import calibrate
 from galsep.workflows.evaluate import evaluate
-from galsep.workflows.finding import run_network
+from galsep.workflows.preparing import run_network
 from galsep.workflows.simulate import simulate
 from galsep.workflows.stages import example_makers
 

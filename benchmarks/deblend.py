@@ -106,13 +106,13 @@ own["import"] = time.perf_counter() - began
 for home, name, label in STAGES:
     module = importlib.import_module(home)
     setattr(module, name, timed(label, getattr(module, name)))
-lay = galsep.workflows.finding.lay_cutouts
+lay = galsep.workflows.preparing.lay_cutouts
 
 def kept(*args, **settings):
     laid.append(lay(*args, **settings))
     return laid[-1]
 
-galsep.workflows.finding.lay_cutouts = kept
+galsep.workflows.preparing.lay_cutouts = kept
 code = timed("other", main)(sys.argv[1:])
 # Meanwhile the main thread waits for what works beside it, or goes on.
 own["other"] = max(0.0, own["other"] - sum(beside.values()))
@@ -123,17 +123,18 @@ print(f"cutouts\\t{sum(map(len, laid))}")
 sys.exit(code)
 """
 
-FINDING, MEASURING = "galsep.workflows.finding", "galsep.workflows.measuring"
-FILES = "galsep.workflows.files"
+PREPARING, FINDING = "galsep.workflows.preparing", "galsep.workflows.finding"
+MEASURING = "galsep.workflows.measuring"
+FILES, ONE_FILE = "galsep.workflows.files", "galsep.workflows.one_file"
 WRAPPED = [
     (FILES, "load_model", "load weights"),
-    (FILES, "read_plane", "read the image"),
+    (ONE_FILE, "read_plane", "read the image"),
     ("galsep.image.light", "estimate_background", "background"),
-    (FINDING, "detect_blobs", "SEP detections"),
-    (FINDING, "lay_cutouts", "lay cutouts"),
-    (FINDING, "cut", "lay cutouts"),
-    (FINDING, "normalise", "lay cutouts"),
-    (FINDING, "detect", "network"),
+    (PREPARING, "detect_blobs", "SEP detections"),
+    (PREPARING, "lay_cutouts", "lay cutouts"),
+    (PREPARING, "cut", "lay cutouts"),
+    (PREPARING, "normalise", "lay cutouts"),
+    (PREPARING, "detect", "network"),
     (FINDING, "merge", "merge"),
     (MEASURING, "separate", "separate the light"),
     (MEASURING, "measure", "measure"),

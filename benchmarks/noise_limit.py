@@ -26,8 +26,9 @@ from galsep.config import DeblendConfig
 from galsep.conventions import DETECTABLE_SNR
 from galsep.io.dataset import Dataset, load_dataset
 from galsep.workflows.baselines import SEP_SETTINGS, sep_detections
-from galsep.workflows.finding import finish, run_network
+from galsep.workflows.finding import finish
 from galsep.workflows.judging import match_detectable
+from galsep.workflows.preparing import run_network
 
 EDGES = (0, 3, 5, DETECTABLE_SNR, 9, 12, 16, 25, 50, np.inf)
 SETS = {"pairs": "pairs", "six": "six", "hst": "hst-unseen"}

@@ -44,6 +44,7 @@ from galsep.sim.survey import load_survey
 from galsep.workflows import finding
 from galsep.workflows.baselines import SEP_SETTINGS, sep_fluxes
 from galsep.workflows.judging import judge_light, sum_up_light, true_sources
+from galsep.workflows.preparing import run_network
 
 SCARLET_SECONDS = 0.45
 """CPU time of scarlet 1 a pair on one core, relative accuracy 1e-6, centres from SEP."""
@@ -187,7 +188,7 @@ def field_of_pairs(bench: Bench) -> tuple[Any, ...]:
     config = SimulateConfig(n=20 * COST_BLENDS, seed=23, workers=bench.workers)
     data = load_dataset(draw_held_out(bench.work / "data" / "cost", config, validation=False))
     inputs = []
-    for prepared, found in finding.run_network(
+    for prepared, found in run_network(
         (data.detection_image(blend) for blend in data.split("test")), bench.model, DeblendConfig()
     ):
         masks, claims, candidates, _ = finding._candidates(

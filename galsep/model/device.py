@@ -9,6 +9,7 @@ import functools
 import itertools
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -66,30 +67,65 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def in_batches(
-    work: Callable[[slice, int], Sequence[Result]], count: int, size: int
+    work: Callable[[Sequence[int], int], Sequence[Result]],
+    sides: Sequence[int],
+    size_for: Callable[[int], int],
+    device: torch.device,
 ) -> list[Result]:
-    """Work through items in batches, smaller ones where the device's memory is too small.
+    """Work through pictures in batches of one side, smaller ones where memory is too small.
+
+    On a CPU batches run side by side, see :func:`on_own_cores`.
 
     Parameters
     ----------
     work : callable
-        Is given the items of a batch, as a slice, and the size to fill it up to; returns a result
-        an item.
-    count : int
-        Number of items.
-    size : int
-        Items a batch; halved, with a warning, as often as the memory is too small.
+        Is given the numbers of a batch's pictures and the size to fill the batch up to; returns a
+        result a picture. Runs in other threads: a mode of torch that it needs, it must enter
+        itself.
+    sides : sequence of int
+        Of each picture.
+    size_for : callable
+        Pictures a batch by side; halved, with a warning, as often as the memory is too small.
+    device : torch.device
+
+    Returns
+    -------
+    list
+        A result a picture, in order.
 
     Raises
     ------
     torch.OutOfMemoryError
-        Where there is no room for one item.
+        Where there is no room for one picture.
     """
+    by_side = defaultdict(list)
+    for number, side in enumerate(sides):
+        by_side[side].append(number)
+    tasks = []
+    # What takes longest first, so that no core waits long for the others in the end.
+    for side, some in sorted(by_side.items(), reverse=True):
+        # Elsewhere what has been halved stays so.
+        step = size_for(side) if device.type == "cpu" else len(some)
+        tasks += [some[start : start + step] for start in range(0, len(some), step)]
+    results = on_own_cores(
+        lambda some: _halving(work, some, size_for(sides[some[0]])), tasks, device
+    )
+    found = {
+        number: result
+        for some, those in zip(tasks, results, strict=True)
+        for number, result in zip(some, those, strict=True)
+    }
+    return [found[number] for number in range(len(sides))]
+
+
+def _halving(
+    work: Callable[[Sequence[int], int], Sequence[Result]], some: Sequence[int], size: int
+) -> list[Result]:
+    """Work through some pictures, so many at a time, or half as many where memory is too small."""
     results: list[Result] = []
-    while len(results) < count:
-        batch = slice(len(results), min(count, len(results) + size))
+    while len(results) < len(some):
         try:
-            results += work(batch, size)
+            results += work(some[len(results) : len(results) + size], size)
             continue
         except torch.OutOfMemoryError:
             if size == 1:

@@ -1,7 +1,6 @@
 """Running the network on cutouts."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 
 from galsep.image.binning import linear_weights
 from galsep.image.points import logistic, logit
-from galsep.model.device import in_batches, on_own_cores, uploaded
+from galsep.model.device import in_batches, uploaded
 from galsep.model.weights import Model
 from galsep.scene import Footprint, SoftMask
 
@@ -68,33 +67,14 @@ def detect(
     def size_for(side: int) -> int:
         return min(batch_size, CPU_BATCH.get(side, batch_size)) if on_cpu else batch_size
 
-    def find(some: list[int]) -> list[Found]:
+    def find(some: Sequence[int], size: int) -> list[Found]:
         side = len(cutouts[some[0]])
+        images = np.zeros((size, 1, side, side), dtype=np.float32)
+        for image, index in zip(images[:, 0], some, strict=False):
+            image[:] = cutouts[index]
+        return _detect_batch(model, images, floor)[: len(some)]
 
-        def work(part: slice, size: int) -> list[Found]:
-            images = np.zeros((size, 1, side, side), dtype=np.float32)
-            for image, index in zip(images[:, 0], some[part], strict=False):
-                image[:] = cutouts[index]
-            return _detect_batch(model, images, floor)[: len(some[part])]
-
-        return in_batches(work, len(some), size_for(side))
-
-    by_side = defaultdict(list)
-    for index, cutout in enumerate(cutouts):
-        by_side[len(cutout)].append(index)
-    tasks = []
-    # What takes longest first, so that no core waits long for the others in the end.
-    for side, some in sorted(by_side.items(), reverse=True):
-        # On a CPU each batch has a core of its own.
-        step = size_for(side) if on_cpu else len(some)
-        tasks += [some[k : k + step] for k in range(0, len(some), step)]
-    results = on_own_cores(find, tasks, model.device)
-    found = {
-        index: one
-        for some, those in zip(tasks, results, strict=True)
-        for index, one in zip(some, those, strict=True)
-    }
-    return [found[index] for index in range(len(cutouts))]
+    return in_batches(find, [len(cutout) for cutout in cutouts], size_for, model.device)
 
 
 def calibrated(model: Model, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

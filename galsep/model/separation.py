@@ -14,7 +14,7 @@ Everything is in units of the sky rms, one band at a time, so that one set of we
 number of bands.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from galsep.model.convolution import Conv2d
-from galsep.model.device import fast_bfloat16, in_batches, on_own_cores, uploaded
+from galsep.model.device import fast_bfloat16, in_batches, uploaded
 from galsep.model.fluxes import FluxFit
 from galsep.model.network import contrast, smoothed
 from galsep.scene import SoftMask, SourceLight
@@ -190,16 +190,12 @@ class Crops:
     light: list[npt.NDArray[np.float32]]
     layers: list[npt.NDArray[np.float32]]
 
-    def batches(self, sizes: Mapping[int, int]) -> Iterator[npt.NDArray[np.int64]]:
-        """Indices of crops of one side, at most so many at a time as ``sizes`` has for it.
-
-        Those of the largest side, which take longest, come first: no core waits long for the others
-        in the end.
-        """
+    def batches(self, size: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Indices of crops of one side, the largest first, at most so many at a time."""
         for side in reversed(SIDES):
             index = np.flatnonzero(self.side == side)
-            for start in range(0, len(index), sizes[side]):
-                yield index[start : start + sizes[side]]
+            for start in range(0, len(index), size):
+                yield index[start : start + size]
 
 
 def cut_crops(
@@ -395,32 +391,26 @@ def _look(
     sizes = BATCH
     if device.type == "cpu":
         sizes = QUICK_CPU_BATCH if fast_bfloat16(device) else CPU_BATCH
-    batches = [batch[wanted[batch]] for batch in crops.batches(sizes) if wanted[batch].any()]
+    chosen = np.flatnonzero(wanted)
 
-    def look(batch: npt.NDArray[np.int64]) -> list[Said]:
-        def work(part: slice, size: int) -> list[Said]:
-            return _look_at(network, crops, batch[part], size)
+    def look(some: Sequence[int], size: int) -> list[Said]:
+        return _look_at(network, crops, chosen[some].tolist(), size)
 
-        return in_batches(work, len(batch), sizes[int(crops.side[batch[0]])])
-
-    results = on_own_cores(look, batches, device)
-    return {
-        index: result
-        for batch, some in zip(batches, results, strict=True)
-        for index, result in zip(batch.tolist(), some, strict=True)
-    }
+    sides = crops.side[chosen].tolist()
+    results = in_batches(look, sides, sizes.__getitem__, device)
+    return dict(zip(chosen.tolist(), results, strict=True))
 
 
 @torch.inference_mode()
 def _look_at(
-    network: SeparationNetwork, crops: Crops, batch: npt.NDArray[np.int64], size: int
+    network: SeparationNetwork, crops: Crops, batch: Sequence[int], size: int
 ) -> list[Said]:
     """Look at crops of one side in a batch filled up to a size."""
     device = next(network.parameters()).device
     side = int(crops.side[batch[0]])
     pixels = np.zeros((size, side, side), dtype=np.float32)
     layers = np.zeros((size, LAYERS, side, side), dtype=np.float32)
-    for position, k in enumerate(batch.tolist()):
+    for position, k in enumerate(batch):
         pixels[position], layers[position] = crops.light[k], crops.layers[k]
     # What it says is relative to the data, of which eight bits of mantissa are enough here.
     with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):

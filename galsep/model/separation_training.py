@@ -327,7 +327,7 @@ def scene_losses(
         nothing = torch.stack([p.sum() for p in network.parameters()]).sum() * 0
         return {name: batch_mean(nothing, count) for name in Separating.parts}
     outs, index = [], []
-    for batch in crops.batches(dict.fromkeys(SIDES, 256)):
+    for batch in crops.batches(256):
         side = int(crops.side[batch[0]])
         pixels = torch.from_numpy(np.stack([crops.light[k] for k in batch])).to(device)
         if layers_of is None:

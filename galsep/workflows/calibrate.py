@@ -31,15 +31,9 @@ from galsep.model.fluxes import (
 from galsep.model.inference import Found
 from galsep.model.weights import Model
 from galsep.scene import SourceLight
-from galsep.workflows.finding import (
-    FoundSources,
-    Prepared,
-    class_columns,
-    find_sources,
-    finish,
-    run_network,
-)
+from galsep.workflows.finding import FoundSources, class_columns, find_sources, finish
 from galsep.workflows.judging import match_detectable
+from galsep.workflows.preparing import Prepared, run_network
 from galsep.workflows.reporting import Reporter
 
 __all__ = ["best_f1", "calibrate", "calibrate_sources"]

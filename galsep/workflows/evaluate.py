@@ -264,7 +264,8 @@ class _Network:
         changes how the light is shared: a cut through one catalogue is not the same. The
         separation network, which changes no mask, runs for the first ``separated`` of them.
         """
-        from galsep.workflows.finding import finish, run_network
+        from galsep.workflows.finding import finish
+        from galsep.workflows.preparing import run_network
 
         plain = replace(self.model, separator=None)
         models = [self.model] * separated + [plain] * (len(thresholds) - separated)

@@ -1,7 +1,7 @@
 """FITS files in, label maps, catalogues and what else is asked for out."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,33 +16,19 @@ from galsep.errors import (
     UsageError,
     WorkerError,
 )
-from galsep.image.psf import Domain
 from galsep.interrupts import interrupt_behind
 from galsep.io import catalog as catalogs
-from galsep.io.atomic import make_folder, whole_file
+from galsep.io.atomic import make_folder
 from galsep.io.claim import claimed
 from galsep.io.companions import split_reference
-from galsep.io.header import CardValue
-from galsep.io.image import Images, Plane, list_images, read_plane, read_plane_like
-from galsep.io.isolated import isolated_hdus, residual_hdus
-from galsep.io.products import (
-    check_catalog_format,
-    segmentation_hdus,
-    wcs_cards,
-    write_catalog,
-    write_hdus,
-)
-from galsep.io.regions import check_regions, write_regions
-from galsep.io.runs import labels_to_runs
+from galsep.io.image import list_images
+from galsep.io.products import check_catalog_format
+from galsep.io.regions import check_regions
 from galsep.model.device import choose_device
 from galsep.model.weights import Model, load_model
-from galsep.planes import LARGE_IMAGE, Planes
-from galsep.workflows.bands import (
-    band_files,
-    read_bands,
-)
+from galsep.planes import LARGE_IMAGE
+from galsep.workflows.bands import band_files
 from galsep.workflows.cluster import Cluster, check_dask, connect
-from galsep.workflows.deblend import deblend_plane, describe, plane_options
 from galsep.workflows.elsewhere import (
     absolute_names,
     check_arrived,
@@ -50,43 +36,15 @@ from galsep.workflows.elsewhere import (
     load_same,
     spread_over,
 )
-from galsep.workflows.finding import FoundSources
+from galsep.workflows.one_file import deblend_file, without_image_cards
 from galsep.workflows.pool import Done, work_on_workers
-from galsep.workflows.report import shown_image, shown_title, write_report
 from galsep.workflows.reporting import Record, Recorder, Reporter
-from galsep.workflows.tables import parents_table
 from galsep.workflows.targets import Existing, Targets, files_of, name_targets, tidy
 
 if TYPE_CHECKING:
-    from astropy.io import fits
     from astropy.table import Table
 
 __all__ = ["FileResult", "deblend_files", "stack_catalogs"]
-
-PROVENANCE = {
-    "GALSEP": "version of galsep",
-    "WEIGHTS": "SHA-256 of the network weights",
-    "SCORECUT": "lowest score of a network source",
-}
-"""Header cards of the outputs that say how they were made."""
-
-
-IMAGE_CARDS = {
-    "PSFFWHM": "[pix] estimated or given FWHM of the PSF",
-    "PSFSTARS": "whether that is known of stars, or given",
-    "RESAMPLE": "side of the blocks averaged for the network",
-    "RMSPLANE": "plane that the noise follows",
-    "RMSSCALE": "measured rms over that of the plane",
-    "DQPLANE": "mask plane",
-    "DQHIDES": "its bits that hide pixels",
-    "DETIMAGE": "image that the sources were found in",
-}
-"""... and what of it belongs to one image, where there is anything to say: the PSF, where the
-weights set limits to it and it is known, and the planes beside the image."""
-
-
-ODD_SCALE = 4.0
-"""A noise plane that is given, and off by this factor, may be of another kind or image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +70,6 @@ class FileResult:
     n_sources: int = 0
     skipped: bool = False
     error: GalsepError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What goes into a file's outputs of one of its images."""
-
-    catalog: "Table"
-    hdus: "Sequence[fits.CompImageHDU | fits.BinTableHDU]" = ()
-    isolated: "Sequence[fits.ImageHDU | fits.BinTableHDU]" = ()
-    residual: "Sequence[fits.ImageHDU]" = ()
 
 
 def deblend_files(
@@ -270,7 +218,7 @@ class _Work:
                 torch.set_num_threads(self.threads)
             self.model = load_same(self.config, self.weights)
         command = self.command.replace("IMAGE...", path.name)
-        return _File(path, targets, self.model, self.config, command, reporter).deblend()
+        return deblend_file(path, targets, self.model, self.config, command, reporter)
 
     def __call__(self, task: _Task) -> tuple[FileResult, Record]:
         """Deblend a file for another process."""
@@ -398,211 +346,4 @@ def stack_catalogs(results: Sequence[FileResult]) -> "Table":
     if len(results) == 1:
         return done[0][1]
     table = catalogs.stack_catalogs([name for name, _ in done], [table for _, table in done])
-    return _without_image_cards(table)
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file on its way to its outputs."""
-
-    path: Path
-    targets: Targets | None
-    model: Model
-    config: DeblendConfig
-    command: str
-    reporter: Reporter
-
-    def deblend(self) -> "Table":
-        """Deblend its images, one after the other, and write what was found."""
-        images = list_images(self.path, self.config.ext)
-        at_once = max(1, len(self.config.band)) + bool(self.config.detect)
-        # The label maps of all images are held until the file is written.
-        folder = self.targets.segm.parent if self.targets else None
-        planes = Planes.for_pixels(at_once * images.pixels, folder)
-        # Side products, too, appear only when the whole file is done.
-        with contextlib.ExitStack() as unfinished:
-            parts = [
-                self._deblend_image(number, images, planes, unfinished)
-                for number in range(len(images.chosen))
-            ]
-            catalog = parts[0].catalog
-            if len(parts) > 1:
-                catalog = _without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
-            if self.targets is not None:
-                self._write(parts, catalog, self.targets, unfinished)
-        return catalog
-
-    def _deblend_image(
-        self, number: int, images: Images, planes: Planes, unfinished: contextlib.ExitStack
-    ) -> _Part:
-        """Deblend one of its images, and draw what is asked for."""
-        path, config, targets = self.path, self.config, self.targets
-        ext, several = images.chosen[number], len(images.chosen) > 1
-        plane = read_plane(path, str(ext), plane_options(config), planes)
-        detection = read_plane_like(config.detect, plane, planes) if config.detect else None
-        name = f"{path}[{ext}]" if several else str(path)
-        others = read_bands(band_files(config.band), plane, planes)
-        read = [plane, *list(others.values())[1:], *([detection] if detection else [])]
-        _warn_of_units(name, others, self.reporter)
-        for message in dict.fromkeys(line for one in read for line in one.messages):
-            self.reporter.warn(message)
-        found, plane, catalog = deblend_plane(
-            plane, self.model, config, detection=detection, bands=others, planes=planes
-        )
-        describe(catalog, plane, found, self.model, config, self.command)
-        _report_image(name, plane, found, catalog, config, self.reporter)
-        if targets is None:
-            return _Part(catalog)
-        title = shown_title(Path(name).name, found)
-        if targets.previews:
-            picture = unfinished.enter_context(whole_file(targets.previews[number]))
-            _draw(title, plane, found, picture)
-        if targets.regions:
-            file = unfinished.enter_context(whole_file(targets.regions[number]))
-            write_regions(file, catalog, plane.wcs)
-        if targets.reports:
-            page = unfinished.enter_context(whole_file(targets.reports[number]))
-            write_report(page, title, plane, found, catalog, config, self.command)
-        extver, header = ext if images.several else 1, wcs_cards(plane)
-        hdus = segmentation_hdus(
-            segm=found.segm,
-            noverlap=found.noverlap,
-            masks=labels_to_runs(found.detections.footprints),
-            parents=parents_table(found),
-            header=header,
-            cards=_cards(catalog, IMAGE_CARDS) if several else {},
-            extver=extver,
-        )
-        units = {"": plane.unit, **{band: one.unit for band, one in others.items()}}
-        return _with_light(_Part(catalog, hdus), targets, found, header, units, extver)
-
-    def _write(
-        self,
-        parts: Sequence[_Part],
-        catalog: "Table",
-        targets: Targets,
-        unfinished: contextlib.ExitStack,
-    ) -> None:
-        comments = PROVENANCE | IMAGE_CARDS
-        products: list[tuple[Path | None, list[Any]]] = [
-            (targets.isolated, [hdu for part in parts for hdu in part.isolated]),
-            (targets.residual, [hdu for part in parts for hdu in part.residual]),
-            (targets.segm, [hdu for part in parts for hdu in part.hdus]),
-        ]
-        history, cards = catalog.meta.get("HISTORY", []), _cards(catalog, comments)
-        for product, content in products:
-            if product is not None:
-                write_hdus(product, content, history=history, cards=cards)
-        unfinished.close()
-        # Last, so that a catalogue that exists has the others beside it.
-        write_catalog(targets.catalog, catalog, self.config.catalog_format, comments=comments)
-
-
-def _warn_of_units(name: str, bands: Mapping[str, Plane], reporter: Reporter) -> None:
-    units = list(dict.fromkeys(band.unit or "none" for band in bands.values()))
-    if len(units) > 1:
-        reporter.warn(
-            f"{name}: the bands have different units ({', '.join(units)}); their combination, in "
-            "which sources are found, takes them for one"
-        )
-
-
-def _with_light(
-    part: _Part,
-    targets: Targets,
-    found: FoundSources,
-    header: "fits.Header",
-    units: Mapping[str, str],
-    extver: int,
-) -> _Part:
-    """Add what is to be written of the sources' own light and of what it leaves."""
-    measured = {"": found.measured, **found.bands}
-    light = {name: (band.image.light, band.separated) for name, band in measured.items()}
-    if targets.isolated is not None:
-        shared = units[""] if len(set(units.values())) == 1 else ""
-        part = replace(part, isolated=isolated_hdus(light, extver, shared))
-    if targets.residual is not None:
-        background = {name: band.image.background for name, band in measured.items()}
-        mask = {name: band.image.mask for name, band in measured.items()}
-        residual = residual_hdus(light, background, mask, header, units, extver)
-        part = replace(part, residual=residual)
-    return part
-
-
-def _report_image(
-    name: str,
-    plane: Plane,
-    found: FoundSources,
-    catalog: "Table",
-    config: DeblendConfig,
-    reporter: Reporter,
-) -> None:
-    """Say what is worth knowing about one image."""
-    used = []
-    if plane.noise is not None:
-        used.append(
-            f"noise from {plane.noise.origin}, times {found.measured.image.noise_scale:.3g}"
-        )
-    if plane.dq is not None:
-        used.append(f"mask from {plane.dq.origin}, hiding {plane.dq.hidden}")
-    if used:
-        reporter.info(f"{name}: {'; '.join(used)}")
-    scale = found.measured.image.noise_scale
-    given = "--rms" if config.rms else "--variance"
-    if (config.rms or config.variance) and scale and not 1 / ODD_SCALE < scale < ODD_SCALE:
-        reporter.warn(
-            f"{name}: the measured noise is {scale:.3g} times that of {given}; only its pattern is "
-            "used, but it may be another kind of plane, or another image's"
-        )
-    _report_domain(name, found.domain, reporter)
-    if plane.mask.all():
-        reporter.warn(f"{name}: no valid pixel; the catalogue is empty")
-    elif not len(catalog):
-        reporter.warn(f"{name}: no sources found; the catalogue is empty")
-
-
-def _report_domain(name: str, domain: Domain, reporter: Reporter) -> None:
-    """Say so where an image's PSF is not one that the network was trained on."""
-    if domain.fwhm is None or domain.limits is None:
-        return
-    low, high = domain.limits
-    outside = (
-        f"{name}: PSF FWHM about {domain.fwhm:.1f} px is outside the trained range "
-        f"{low:.1f}–{high:.1f} px"
-    )
-    k = domain.binning
-    if not domain.inside:
-        reporter.warn(f"{outside}: sources are flagged out_of_domain")
-    elif k > 1:
-        reporter.info(f"{outside}: the network sees means of {k}×{k} px")
-
-
-def _cards(catalog: "Table", comments: Mapping[str, str]) -> dict[str, tuple[CardValue, str]]:
-    """Header cards of those of a catalogue's meta data that have a comment."""
-    return {
-        name: (catalog.meta[name], comment)
-        for name, comment in comments.items()
-        if name in catalog.meta
-    }
-
-
-def _without_image_cards(table: "Table") -> "Table":
-    """Forget what each of several images has of its own."""
-    for key in IMAGE_CARDS:
-        table.meta.pop(key, None)
-    return table
-
-
-def _draw(title: str, plane: Plane, found: FoundSources, picture: Path) -> None:
-    from galsep.plot.preview import Preview, plot_preview
-
-    preview = Preview(
-        image=shown_image(plane, found),
-        footprints=found.detections.footprints,
-        x=found.photometry.x,
-        y=found.photometry.y,
-        flags=found.flags,
-        blendedness=found.photometry.blendedness,
-        title=title,
-    )
-    plot_preview(preview, picture)
+    return without_image_cards(table)

@@ -3,7 +3,6 @@
 background → SEP's blobs → cutouts → network → merge → split the light → measure.
 """
 
-import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,32 +14,29 @@ import numpy.typing as npt
 from galsep.config import DeblendConfig
 from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
-from galsep.image.binning import bin_labels, magnify
-from galsep.image.detect import Blobs, detect_blobs
-from galsep.image.light import Frame, Light, without_background
+from galsep.image.binning import magnify
+from galsep.image.detect import Blobs
+from galsep.image.light import Frame
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.points import fit_columns, point_features
-from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf
-from galsep.image.tiling import Tiling, cut, lay_cutouts
+from galsep.image.psf import Domain
+from galsep.image.tiling import Tiling
 from galsep.measure.photometry import Photometry
-from galsep.model.inference import Found, calibrated, detect, harden
-from galsep.model.network import normalise
+from galsep.model.inference import Found, calibrated, harden
 from galsep.model.weights import Model
 from galsep.planes import Footprints, Planes, SoftMasks
 from galsep.scene import Detections, Footprint, SoftMask, SourceLight
-from galsep.workflows.measuring import NO_TILE, Band, Sources, Strengths, binned, measure_light
+from galsep.workflows.measuring import NO_TILE, Band, Sources, Strengths, measure_light
+from galsep.workflows.preparing import Prepared, run_network
 
 __all__ = [
     "STATUSES",
     "FoundSources",
     "Parents",
-    "Prepared",
     "class_columns",
     "find_sources",
     "finish",
-    "prepare",
-    "run_network",
 ]
 
 STATUSES = ("confirmed", "split", "missed", "rejected")
@@ -51,10 +47,7 @@ OUTLINE = np.float32(1e-3)
 """Strength of SEP's outlines against masks of the network."""
 
 
-MANY_CUTOUTS = 1000
-"""An image of more cutouts is large: they are not held in memory together."""
-
-FEW_CUTOUTS, FEW_SOURCES = 64, 512
+FEW_SOURCES = 512
 """So many are looked at before the pixels of a large image are let go."""
 
 
@@ -145,51 +138,6 @@ class FoundSources:
         return self.measured.separated
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """An image on its way to the network.
-
-    Parameters
-    ----------
-    image : Light
-    measured : Light
-        The image to measure on; the same unless another was given.
-    bands : mapping of str to Light
-        Further images to measure on.
-    blobs : Blobs
-    tiling : Tiling
-    pixels, pixel_rms : (h, w) float32 arrays
-        What cutouts are cut from, and its noise: the image, or its average over blocks of
-        ``domain.binning``.
-    domain : Domain
-    planes : Planes
-        Where its arrays are.
-    """
-
-    image: Light
-    measured: Light
-    bands: Mapping[str, Light]
-    blobs: Blobs
-    tiling: Tiling
-    pixels: npt.NDArray[np.float32]
-    pixel_rms: npt.NDArray[np.float32]
-    domain: Domain
-    planes: Planes
-
-    def cutouts(self, chosen: slice) -> list[npt.NDArray[np.float32]]:
-        """Network input, square arrays, of some of the cutouts."""
-        tiling = self.tiling
-        places = np.column_stack([tiling.origins, tiling.sides])[chosen] // tiling.scale
-        cutouts = []
-        for index, (y0, x0, side) in enumerate(places.tolist(), 1):
-            light, rms = cut(self.pixels, y0, x0, side), cut(self.pixel_rms, y0, x0, side, 1)
-            cutouts.append(normalise(light, rms))
-            if index % FEW_CUTOUTS == 0:
-                self.planes.release()
-        self.planes.release()
-        return cutouts
-
-
 def find_sources(
     images: Iterable[npt.NDArray[Any] | Frame],
     model: Model,
@@ -224,164 +172,6 @@ def find_sources(
         threshold = model.threshold if config.threshold is None else config.threshold
     for prepared, found in run_network(images, model, config, planes, threshold):
         yield finish(prepared, found, model, config, threshold)
-
-
-def run_network(
-    images: Iterable[npt.NDArray[Any] | Frame],
-    model: Model,
-    config: DeblendConfig,
-    planes: Planes | None = None,
-    least: float = 0.0,
-) -> Iterator[tuple[Prepared, Iterable[Found]]]:
-    """Prepare images and run the network on their cutouts, several small images a batch.
-
-    Parameters
-    ----------
-    images : iterable of (h, w) arrays or Frame
-        See :func:`find_sources`.
-    model : Model
-    config : DeblendConfig
-        Of it, ``background_mesh``, ``psf_fwhm`` and ``batch_size`` are looked at.
-    planes : Planes, optional
-        Where whole-image arrays are to be; in memory by default.
-    least : float
-        Calibrated score below which sources are not wanted, see
-        :func:`galsep.model.inference.detect`.
-
-    Yields
-    ------
-    prepared : Prepared
-        The images, in order.
-    found : iterable of Found
-        What the network finds in each cutout, in the order of ``prepared.tiling``. In a large
-        image that shares no batch with others it is found while it is asked for, anew each time.
-
-    Raises
-    ------
-    OutputError
-        When the folder of ``planes`` has no room.
-    torch.OutOfMemoryError
-        When the device has no room for one cutout.
-    """
-    planes = planes or Planes()
-    waiting: list[Prepared] = []
-    limits, small = _psf_limits(model), model.architecture.small_cutouts
-    for image in images:
-        waiting.append(prepare(image, config, limits, planes, small=small))
-        if len(waiting) == 1 and len(waiting[0].tiling) > MANY_CUTOUTS:
-            yield waiting[0], _InTurn(waiting.pop(), model, config, least)
-        elif sum(len(prepared.tiling) for prepared in waiting) >= 4 * config.batch_size:
-            yield from _run_waiting(waiting, model, config, least)
-            waiting = []
-    yield from _run_waiting(waiting, model, config, least)
-
-
-@dataclass(frozen=True, slots=True)
-class _InTurn(Iterable[Found]):
-    """What is found in the cutouts of an image, a few batches at a time."""
-
-    prepared: Prepared
-    model: Model
-    config: DeblendConfig
-    least: float
-
-    def __iter__(self) -> Iterator[Found]:
-        size = self.config.batch_size
-        # Many at a time, since a batch holds cutouts of one size.
-        step = max(MANY_CUTOUTS, 16 * size)
-        few = (
-            self.prepared.cutouts(slice(start, start + step))
-            for start in range(0, len(self.prepared.tiling), step)
-        )
-        for found in self.model.each(
-            functools.partial(detect, batch_size=size, least=self.least), few
-        ):
-            yield from found
-
-
-def prepare(
-    image: npt.NDArray[Any] | Frame,
-    config: DeblendConfig,
-    psf_limits: tuple[float, float] | None = None,
-    planes: Planes | None = None,
-    *,
-    small: bool = True,
-) -> Prepared:
-    """Subtract the background, run SEP, and lay the cutouts that the network is to see.
-
-    An image whose PSF is wider than ``psf_limits`` allow is averaged over blocks of pixels for the
-    network, and for nothing else.
-
-    Parameters
-    ----------
-    image : (h, w) array or Frame
-        In any unit; pixels that are not finite, or masked in a masked array, are left out.
-    config : DeblendConfig
-        Of it, ``background_mesh`` and ``psf_fwhm`` are looked at.
-    psf_limits : (float, float), optional
-        Smallest and largest FWHM of the PSF that the network knows, pixels. Without them the PSF
-        is not measured, and nothing is averaged.
-    planes : Planes, optional
-        Where whole-image arrays are to be; in memory by default.
-    small : bool
-        Whether the network knows cutouts smaller than 120×120 px.
-
-    Returns
-    -------
-    Prepared
-
-    Raises
-    ------
-    OutputError
-        When the folder of ``planes`` has no room.
-    """
-    planes = planes or Planes()
-    if not isinstance(image, Frame):
-        image = Frame(np.ma.getdata(image), np.ma.getmaskarray(image))
-    mesh = config.background_mesh
-    own = without_background(image, mesh, planes)
-    measured = own
-    if image.measured is not None:
-        measured = without_background(image.measured, mesh, planes)
-    light, mask = own.light, own.mask
-    blobs = detect_blobs(light, own.rms, mask, planes)
-    fwhm = image.psf_fwhm or config.psf_fwhm
-    psf = Psf(fwhm) if fwhm else None
-    if psf is None and psf_limits:
-        psf = estimate_psf(light, mask, blobs, planes)
-    domain = choose_domain(psf, psf_limits)
-    if domain.binning == 1:
-        shape = (light.shape[0], light.shape[1])
-        tiling = lay_cutouts(blobs.bounds, shape, blobs.segm, small=small)
-        return Prepared(own, measured, image.bands, blobs, tiling, light, own.rms, domain, planes)
-    pixels, _, rms = binned(own, domain.binning, mesh, planes)
-    tiling = lay_cutouts(
-        blobs.bounds // domain.binning,
-        (pixels.shape[0], pixels.shape[1]),
-        bin_labels(blobs.segm, domain.binning, planes),
-        small=small,
-    ).magnified(domain.binning)
-    return Prepared(own, measured, image.bands, blobs, tiling, pixels, rms, domain, planes)
-
-
-def _psf_limits(model: Model) -> tuple[float, float] | None:
-    """Smallest and largest FWHM, in pixels, that the network was trained on, where it says so."""
-    limits = model.info.get("psf_fwhm_range")
-    return (float(limits[0]), float(limits[1])) if limits else None
-
-
-def _run_waiting(
-    waiting: list[Prepared], model: Model, config: DeblendConfig, least: float
-) -> Iterator[tuple[Prepared, Iterable[Found]]]:
-    if not waiting:
-        return
-    cutouts = [cutout for prepared in waiting for cutout in prepared.cutouts(slice(None))]
-    found = detect(model, cutouts, config.batch_size, least)
-    start = 0
-    for prepared in waiting:
-        stop = start + len(prepared.tiling)
-        yield prepared, found[start:stop]
-        start = stop
 
 
 def finish(

@@ -246,7 +246,7 @@ def test_clusters_that_are_none(
 def test_blocks_of_a_large_image_go_to_workers(galsep, cluster, field, tmp_path, monkeypatch):
     from galsep import planes
     from galsep.workflows import cluster as clusters
-    from galsep.workflows import files, finding
+    from galsep.workflows import files, preparing
 
     run = ("deblend", field, "--device", "cpu", "--batch-size", 1, "--isolated", "-q", "-o")
     assert galsep(*run, tmp_path / "one").code == 0
@@ -261,7 +261,7 @@ def test_blocks_of_a_large_image_go_to_workers(galsep, cluster, field, tmp_path,
     monkeypatch.setattr(planes, "LARGE_IMAGE", 100)
     monkeypatch.setattr(files, "LARGE_IMAGE", 100)
     monkeypatch.setattr(planes.Planes.__init__, "__defaults__", (None, 140 * 32))
-    monkeypatch.setattr(finding, "MANY_CUTOUTS", 0)
+    monkeypatch.setattr(preparing, "MANY_CUTOUTS", 0)
     outcome = galsep(*run, tmp_path / "three", "--dask", cluster)
     assert (outcome.code, outcome.err) == (0, "")
     kinds = {function for function, _ in sent[1:]}

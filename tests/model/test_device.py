@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from galsep.model.device import on_own_cores, one_ahead
+from galsep.model.device import in_batches, on_own_cores, one_ahead
 
 CPU = torch.device("cpu")
 
@@ -40,6 +40,40 @@ def test_tasks_share_the_cores_and_results_keep_their_order():
 def test_one_task_and_other_devices_stay_in_this_thread(tasks, device):
     here = threading.get_ident()
     assert on_own_cores(lambda _: threading.get_ident(), tasks, device) == [here] * len(tasks)
+
+
+def in_threads_of(device):
+    seen = []
+
+    def work(some, size):
+        seen.append((list(some), size))
+        return [10 * number for number in some]
+
+    sides = [48, 64, 48, 48, 64, 48]
+    assert in_batches(work, sides, {48: 3, 64: 1}.__getitem__, device) == [0, 10, 20, 30, 40, 50]
+    return seen
+
+
+def test_batches_hold_pictures_of_one_side_the_largest_first():
+    parts = [([1], 1), ([4], 1), ([0, 2, 3], 3), ([5], 3)]
+    assert sorted(in_threads_of(CPU)) == sorted(parts)
+    assert in_threads_of(torch.device("meta")) == parts
+
+
+def test_a_batch_that_was_halved_stays_so_on_a_device_with_little_memory():
+    tried = []
+
+    def work(some, size):
+        tried.append(size)
+        if size > 2:
+            raise torch.OutOfMemoryError("no room")
+        return some
+
+    with pytest.warns(RuntimeWarning) as told:
+        found = in_batches(work, [48] * 5, lambda _: 8, torch.device("meta"))
+    assert len(told) == 2
+    assert found == [0, 1, 2, 3, 4]
+    assert tried == [8, 4, 2, 2, 2]
 
 
 @pytest.mark.usefixtures("four_threads")

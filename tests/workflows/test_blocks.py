@@ -17,7 +17,7 @@ from galsep.model import separation
 from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
 from galsep.planes import Planes
-from galsep.workflows import finding
+from galsep.workflows import preparing
 from galsep.workflows.files import deblend_files
 from galsep.workflows.finding import find_sources
 from galsep.workflows.simulate import simulate
@@ -76,7 +76,7 @@ def test_blocks_change_nothing(field, model, tmp_path, monkeypatch, rows, separa
     frame = Frame(image, mask, rms if noise else None)
     whole = next(find_sources([frame], model, CPU))
     assert len(whole.detections) > 100
-    monkeypatch.setattr(finding, "MANY_CUTOUTS", 3)
+    monkeypatch.setattr(preparing, "MANY_CUTOUTS", 3)
     parts = Planes(tmp_path, 400 * rows)
     assert_same(whole, next(find_sources([frame], model, CPU, planes=parts)))
     assert not list(tmp_path.iterdir())
@@ -135,7 +135,7 @@ def test_a_large_file_gives_the_same_bytes(field, tmp_path, monkeypatch, form):
     config = replace(CPU, preview=form == "plain")
     deblend_files([image], tmp_path / "small", config)
     monkeypatch.setattr(planes_module, "LARGE_IMAGE", 1000)
-    monkeypatch.setattr(finding, "MANY_CUTOUTS", 3)
+    monkeypatch.setattr(preparing, "MANY_CUTOUTS", 3)
     deblend_files([image], tmp_path / "large", config)
     names = sorted(path.name for path in (tmp_path / "small").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "large").iterdir())

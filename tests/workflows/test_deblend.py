@@ -200,7 +200,7 @@ def test_real_frame(test_data, tmp_path):
     ],
 )
 def test_what_makes_a_file_fail_is_told_with_its_name(field, monkeypatch, error, what):
-    monkeypatch.setattr(files._File, "deblend", raiser(error))
+    monkeypatch.setattr(files, "deblend_file", raiser(error))
     (result,) = deblend_files([field], None, CPU)
     assert isinstance(result.error, GalsepError)
     assert str(result.error) == ("b.fits: bad" if what is None else f"{field}: {what}")
@@ -210,7 +210,7 @@ def test_what_makes_a_file_fail_is_told_with_its_name(field, monkeypatch, error,
 def test_an_interrupt_inside_a_library_ends_all_files(field, monkeypatch, stop):
     error = RuntimeError("Error calling __set_name__")
     error.__cause__ = stop()
-    monkeypatch.setattr(files._File, "deblend", raiser(error))
+    monkeypatch.setattr(files, "deblend_file", raiser(error))
     with pytest.raises(stop):
         deblend_files([field], None, CPU)
 

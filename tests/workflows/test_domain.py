@@ -15,7 +15,7 @@ from galsep.model.network import ARCHITECTURES
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 from galsep.workflows import files as filing
-from galsep.workflows import finding
+from galsep.workflows import finding, preparing
 from galsep.workflows.files import deblend_files, stack_catalogs
 from galsep.workflows.reporting import Reporter
 
@@ -67,7 +67,7 @@ def seen(monkeypatch):
         cutouts.extend(batch)
         return [outline(cutout) for cutout in batch]
 
-    monkeypatch.setattr(finding, "detect", detect)
+    monkeypatch.setattr(preparing, "detect", detect)
     return cutouts
 
 
@@ -152,7 +152,7 @@ def test_what_is_said_of_the_psf_says_of_what_it_is(tmp_path, monkeypatch, seen)
     fits.writeto(tmp_path / "a.fits", stars(4.0))
     monkeypatch.setattr(filing, "load_model", lambda *_: model((2.5, 6.0)))
     for points in (True, False):
-        monkeypatch.setattr(finding, "estimate_psf", lambda *_, p=points: Psf(4.0, points=p))
+        monkeypatch.setattr(preparing, "estimate_psf", lambda *_, p=points: Psf(4.0, points=p))
         config = DeblendConfig(device="cpu", report=True)
         deblend_files([tmp_path / "a.fits"], tmp_path / "out", config, overwrite=True)
         assert fits.getheader(tmp_path / "out" / "a_cat.fits")["PSFSTARS"] is points

@@ -161,10 +161,15 @@ def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None, d
     def load_model(weights, device):
         return StandIn(threshold, info or {})
 
-    weights, finding = ModuleType("galsep.model.weights"), ModuleType("galsep.workflows.finding")
-    weights.load_model, finding.run_network, finding.finish = load_model, run_network, finish
-    for module in (weights, finding):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    stood_in = {
+        "galsep.model.weights": {"load_model": load_model},
+        "galsep.workflows.preparing": {"run_network": run_network},
+        "galsep.workflows.finding": {"finish": finish},
+    }
+    for name, functions in stood_in.items():
+        module = ModuleType(name)
+        vars(module).update(functions)
+        monkeypatch.setitem(sys.modules, name, module)
     return calls
 
 
@@ -239,8 +244,8 @@ def test_spurious_sources_lower_the_share_of_real_ones(monkeypatch, dataset, tmp
 @pytest.mark.parametrize("known", [True, False])
 def test_the_psf_is_that_of_the_data_set_or_unknown(monkeypatch, dataset, tmp_path, known):
     install(monkeypatch, dataset)
-    finding, told = sys.modules["galsep.workflows.finding"], []
-    plain = finding.run_network
+    preparing, told = sys.modules["galsep.workflows.preparing"], []
+    plain = preparing.run_network
 
     def run_network(images, model, config):
         def seen():
@@ -251,7 +256,7 @@ def test_the_psf_is_that_of_the_data_set_or_unknown(monkeypatch, dataset, tmp_pa
 
         return plain(seen(), model, config)
 
-    monkeypatch.setattr(finding, "run_network", run_network)
+    monkeypatch.setattr(preparing, "run_network", run_network)
     config = dataclasses.replace(NO_BASELINES, psf=known)
     metrics = evaluate(dataset, tmp_path / "out", config).metrics
     assert metrics["psf_known"] is known

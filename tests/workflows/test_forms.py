@@ -11,6 +11,7 @@ from scipy import ndimage
 from galsep.config import DeblendConfig
 from galsep.errors import ImageError, OutputExistsError, UsageError
 from galsep.flags import Flag
+from galsep.image.light import Frame
 from galsep.image.psf import Psf
 from galsep.io.runs import runs_to_footprints
 from galsep.model.inference import Found
@@ -19,7 +20,7 @@ from galsep.model.weights import Model
 from galsep.scene import SoftMask
 from galsep.workflows import deblend as deblending
 from galsep.workflows import files as filing
-from galsep.workflows import finding
+from galsep.workflows import finding, preparing
 from galsep.workflows.deblend import deblend
 from galsep.workflows.files import deblend_files, stack_catalogs
 from galsep.workflows.reporting import Reporter
@@ -66,7 +67,7 @@ def fake(monkeypatch):
         torch.nn.Identity(), ARCHITECTURES["compact"], {}, "0" * 64, torch.device("cpu")
     )
     monkeypatch.setattr(
-        finding, "detect", lambda model, batch, size, least: [outline(cutout) for cutout in batch]
+        preparing, "detect", lambda model, batch, size, least: [outline(cutout) for cutout in batch]
     )
     for module in (filing, deblending):
         monkeypatch.setattr(module, "load_model", lambda *_: network)
@@ -379,15 +380,15 @@ def test_files_have_their_own_place_and_noise(tmp_path):
 def test_a_wide_psf_sees_the_noise_pattern_too(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        finding,
+        preparing,
         "detect",
         lambda model, batch, size, least: [seen.append(c) or outline(c) for c in batch],
     )
-    monkeypatch.setattr(finding, "_psf_limits", lambda model: (0.5, 1.0))
-    monkeypatch.setattr(finding, "estimate_psf", lambda *_: Psf(2.0))
+    monkeypatch.setattr(preparing, "_psf_limits", lambda model: (0.5, 1.0))
+    monkeypatch.setattr(preparing, "estimate_psf", lambda *_: Psf(2.0))
     rms, _ = uneven()
     image = stars(300.0, rms=rms)
-    found = next(finding.find_sources([finding.Frame(image, image != image, rms * 5)], Model(
+    found = next(finding.find_sources([Frame(image, image != image, rms * 5)], Model(
         torch.nn.Identity(), ARCHITECTURES["compact"], {}, "", torch.device("cpu")
     )))  # fmt: skip
     assert found.domain.binning == 2
