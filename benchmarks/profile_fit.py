@@ -15,18 +15,19 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import galsim
 import numpy as np
-from model_card import Bench, draw_held_out, unseen_real_pairs
+from model_card import Bench, draw_held_out, lines, unseen_real_pairs
 from scipy.optimize import least_squares, nnls
 from separation import RIVAL, frame
 
 from galsep.config import SimulateConfig
 from galsep.io.dataset import Dataset, load_dataset
+from galsep.measure import recovery
 from galsep.workflows import finding, judging
 from galsep.workflows.baselines import sep_fluxes
 
@@ -96,21 +97,32 @@ class Task:
     psf: Mixture
     x: Any
     y: Any
-    found: Any  # galsep's flux over the true one
+    found: "Light"
     flux: Any
+    images: Any
     purity: Any
     snr: Any
     by_sep: Any
 
 
-def fitted(task: Task) -> tuple[Any, float]:
-    """Fluxes of the sources, and CPU seconds."""
+@dataclass(frozen=True)
+class Light:
+    """What the light of sources was taken for: flux over the true one, and how images agree."""
+
+    ratio: Any
+    image_error: Any
+    cosine: Any
+
+
+def fitted(task: Task) -> tuple[Light, float]:
+    """The sources' light by the fit, and CPU seconds."""
     began = time.process_time()
     n = len(task.x)
     height, width = task.light.shape
     rows = slice(max(0, int(min(task.y)) - BORDER), min(height, int(max(task.y)) + BORDER + 1))
     columns = slice(max(0, int(min(task.x)) - BORDER), min(width, int(max(task.x)) + BORDER + 1))
-    y, x = (axis[rows, columns].astype(float) for axis in np.indices(task.light.shape))
+    everywhere = np.indices(task.light.shape).astype(float)
+    y, x = everywhere[:, rows, columns]
     data = (task.light[rows, columns] / task.rms).ravel()
     begin = np.array(
         [(*at, np.log(RADIUS), 0, 0) for at in zip(task.x, task.y, strict=True)], dtype=float
@@ -130,8 +142,24 @@ def fitted(task: Task) -> tuple[Any, float]:
         return np.concatenate([data - columns @ flux, ((shapes - begin) / spread).ravel()])
 
     best = least_squares(off, begin.ravel(), max_nfev=STEPS, diff_step=1e-3, x_scale=0.2)
-    flux = fluxes(best.x.reshape(n, 5))[1].reshape(n, 2).sum(axis=1) * task.rms
-    return flux, time.process_time() - began
+    shapes = best.x.reshape(n, 5)
+    flux = fluxes(shapes)[1].reshape(n, 2) * task.rms
+    seconds = time.process_time() - began
+    models = [
+        sum(
+            part * drawn(shape, kind, task.psf, everywhere[1], everywhere[0])
+            for part, kind in zip(parts, (DISK, BULGE), strict=True)
+        )
+        for parts, shape in zip(flux, shapes, strict=True)
+    ]
+    agree = [
+        recovery._compare(model, true, task.rms)
+        for model, true in zip(models, task.images, strict=True)
+    ]
+    image_error, cosine = (
+        np.array([one[key] for one in agree]) for key in ("image_error", "cosine")
+    )
+    return Light(flux.sum(axis=1) / task.flux, image_error, cosine), seconds
 
 
 def tasks(bench: Bench, data: Dataset, n: int) -> Iterator[Task]:
@@ -150,10 +178,17 @@ def tasks(bench: Bench, data: Dataset, n: int) -> Iterator[Task]:
         order = pairs[np.argsort(pairs[:, 0]), 1]
         flux = truth["flux"][:, data.meta.detection_band]
         by_sep = np.isfinite(judged.sep_isophotal)
+        light = Light(judged.flux_ratio, judged.image_error, judged.cosine)
         yield Task(
-            found.light, rms, psf, x[order], y[order],
-            judged.flux_ratio, flux, truth["purity"], truth["snr"], by_sep,
+            found.light, rms, psf, x[order], y[order], light, flux,
+            np.array(data.stack(blend), dtype=float), truth["purity"], truth["snr"], by_sep,
         )  # fmt: skip
+
+
+def joined(parts: list[Light]) -> Light:
+    """The light of all sources together."""
+    names = [field.name for field in fields(Light)]
+    return Light(*(np.concatenate([getattr(one, name) for one in parts]) for name in names))
 
 
 def compare(bench: Bench, name: str, n: int, settings: dict[str, Any]) -> None:
@@ -163,20 +198,26 @@ def compare(bench: Bench, name: str, n: int, settings: dict[str, Any]) -> None:
     given = list(tasks(bench, data, n))
     with ProcessPoolExecutor(bench.workers or None) as pool:
         made = list(pool.map(fitted, given))
-    fit = np.concatenate([flux / task.flux for (flux, _), task in zip(made, given, strict=True)])
-    found, purity, snr, by_sep = (
+    found, fit = joined([task.found for task in given]), joined([light for light, _ in made])
+    purity, snr, by_sep = (
         np.concatenate([getattr(task, key) for task in given])
-        for key in ("found", "purity", "snr", "by_sep")
+        for key in ("purity", "snr", "by_sep")
     )
     print(f"\n{name}: {len(given)} of {n} pairs recovered exactly;", end=" ")
     print(f"a fit takes {np.mean([seconds for _, seconds in made]):.2f} CPU seconds")
-    print("purity          sources  galsep  fit     their mean  noise, profile known")
+    rows = []
     for low, high in PURITIES:
         here = by_sep & (purity >= low) & (purity <= high)
-        errors = [np.median(np.abs(r[here] - 1)) for r in (found, fit, (found + fit) / 2)]
-        noise = 0.6745 * np.median(1 / snr[here])
-        print(f"{low:.2f} to {high:.2f}  {here.sum():7d}", end="  ")
-        print("{:.4f}  {:.4f}  {:.4f}      {:.4f}".format(*errors, noise))
+        ratios = found.ratio, fit.ratio, (found.ratio + fit.ratio) / 2
+        errors = [np.median(np.abs(ratio[here] - 1)) for ratio in ratios]
+        figures = dict(zip(("flux error", "by the fit", "by both"), errors, strict=True))
+        figures["by noise alone"] = 0.6745 * np.median(1 / snr[here])
+        for name in ("image_error", "cosine"):
+            for end, light in (("", found), (" by the fit", fit)):
+                figures[name + end] = np.median(getattr(light, name)[here])
+        which = {"purity": f"{low:.2f} to {high:.2f}", "sources": int(here.sum())}
+        rows.append(which | {name: f"{value:.4f}" for name, value in figures.items()})
+    print("\n".join(lines(rows)))
 
 
 def main() -> None:

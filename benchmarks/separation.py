@@ -10,6 +10,8 @@ hst     the same for 500 pairs of unseen real galaxies (needs GALSEP_TEST_DATA)
 bands   500 pairs in g, r and i: colours
 real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
         the masks, is what the models leave noise
+edges   fluxes of the brighter galaxy of 400 pairs where the image ends some pixels beyond its
+        centre, over what it has on both sides
 cost    CPU time a blend of the separation, on one thread, against scarlet's 0.45 s
 digits  what bfloat16 changes in fluxes and CPU time, whether or not it is fast here
 cases   a source beside one a hundred times brighter, three equal ones in a row, one on the image's
@@ -52,6 +54,8 @@ SCARLET_SECONDS = 0.45
 COST_BLENDS = 200
 RIVAL = SEP_SETTINGS["sep_1.5_64_0.0005"]
 EXTENT = 120
+EDGE_BLENDS, EDGE_REACH, EDGE_RADIUS = 400, (0, 2, 4, 8, 12, 20), 3.0
+"""Pairs, and how many pixels are left beyond a centre; what is found nearer to it is the source."""
 
 
 def judged(
@@ -112,6 +116,47 @@ def real(bench: Bench) -> dict[str, Any]:
         for name, image in ((path.name, data), (f"{path.name}, rows missing", spoilt)):
             rows.append({"image": name, **conserved(bench.deblend(image), image)})
     return {"rows": rows}
+
+
+def edges(bench: Bench) -> dict[str, Any]:
+    """Fluxes, over the whole true ones, of galaxies that an image shows a part of."""
+    config = SimulateConfig(workers=bench.workers, n=20 * EDGE_BLENDS, seed=24)
+    data = load_dataset(draw_held_out(bench.work / "data" / "edges", config, validation=False))
+    return {"rows": [cut_off(bench, data, reach) for reach in EDGE_REACH]}
+
+
+def cut_off(bench: Bench, data: Dataset, reach: int) -> dict[str, Any]:
+    """How far off fluxes are where the image ends ``reach`` pixels beyond the brighter centre."""
+    blends = data.split("test")
+    brighter = [int(data.sources(blend)["snr"].argmax()) for blend in blends]
+    shown = (
+        cropped(frame(data, blend), round(float(data.sources(blend)["x"][k])) + reach)
+        for blend, k in zip(blends, brighter, strict=True)
+    )
+    off, pull = [], []
+    for blend, k, found in zip(
+        blends, brighter, finding.find_sources(shown, bench.model), strict=True
+    ):
+        true = data.sources(blend)[k]
+        light = found.photometry
+        away = np.hypot(light.x - true["x"], light.y - true["y"])
+        if len(away) and away.min() < EDGE_RADIUS:
+            flux, error = (float(part[away.argmin()]) for part in (light.flux, light.flux_err))
+            off.append(flux / float(true["flux"][0]) - 1)
+            pull.append((flux - float(true["flux"][0])) / error)
+    return {
+        "pixels_beyond": reach,
+        "n": len(off),
+        "flux_bias": float(np.median(off)),
+        "flux_error": float(np.median(np.abs(off))),
+        "pull_width": float(np.subtract(*np.percentile(pull, [84.13, 15.87])) / 2),
+    }
+
+
+def cropped(whole: Frame, last: int) -> Frame:
+    """An image of one band up to a column."""
+    image, mask = whole.data[:, : last + 1], whole.mask[:, : last + 1]
+    return replace(whole, data=image, mask=mask)
 
 
 def conserved(result: Any, image: Any) -> dict[str, Any]:
@@ -281,6 +326,7 @@ PARTS: dict[str, Any] = {
     "hst": hst,
     "bands": bands,
     "real": real,
+    "edges": edges,
     "cost": cost,
     "digits": digits,
     "cases": cases,

@@ -3,7 +3,8 @@
 The separation network says how much more a source has than its model shows while it sees that
 source alone, before its share stands beside its neighbours'. What comes of the shares says more:
 how the model falls off, how much of it neighbours hold, what all models leave of the data near it.
-A small regression on that, and medians by S/N, make of a flux what validation has shown to be true.
+A small regression on that, and medians by S/N, make of a flux what validation has shown to be true,
+and of its error what fluxes are off by then.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,9 @@ HIDDEN = 32
 LIMIT = 0.5
 """Largest change of ln flux."""
 
+SPREAD_LIMIT = 2.0
+"""Largest change of the logarithm of a flux's relative error."""
+
 TAILS = (1.0, 99.0)
 """Percentiles between which features are told apart, and half as much again beyond them."""
 
@@ -76,14 +80,15 @@ HELD_OUT = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FluxRegression:
-    """A small network from what is known of a source's light to ln(true flux / flux).
+    """A small network from what is known of a source's light to how far its flux is off.
 
     Parameters
     ----------
     centre, scale : (k,) float arrays
         Middle of each feature, and how far it goes from there.
     weights : sequence of (n, m) float arrays
-        Of its layers, with SiLU between them.
+        Of its layers, with SiLU between them. The last gives ln(true flux / flux) and, but for
+        regressions of before, the logarithm of the flux's relative error then over that before.
     biases : sequence of (n,) float arrays
     """
 
@@ -116,7 +121,7 @@ class FluxRegression:
         every = [centre, scale, *weights, *biases]
         if (
             [array.shape for array in (centre, scale, *weights)] != shapes
-            or sizes[-1] != 1
+            or sizes[-1] not in (1, 2)
             or not all(bool((np.abs(array) < _LARGEST).all()) for array in every)
             or not (scale > 0).all()
         ):
@@ -135,8 +140,8 @@ class FluxRegression:
             "biases": [_rounded(bias) for bias in self.biases],
         }
 
-    def __call__(self, features: Values) -> float:
-        """Look at one source.
+    def __call__(self, features: Values) -> tuple[float, float]:
+        """Look at one source: by what to change the logarithms of its flux and its relative error.
 
         Sums of one source at a time: those of a matrix product depend on how many there are.
         """
@@ -144,8 +149,8 @@ class FluxRegression:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = (weight * x).sum(axis=1) + bias
             x = x / (1 + np.exp(-x))
-        value = float((self.weights[-1] * x).sum() + self.biases[-1][0])
-        return min(max(value, -LIMIT), LIMIT)
+        change, *spread = ((self.weights[-1] * x).sum(axis=1) + self.biases[-1]).tolist()
+        return _within(change, LIMIT), _within(spread[0], SPREAD_LIMIT) if spread else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,24 +222,24 @@ class FluxFit:
         fwhm : float, optional
             Of the PSF, pixels, where it is known.
         """
-        changes = np.zeros(len(parts))
+        changes = np.zeros((len(parts), 2))
         if self.regression is not None:
             features = flux_features(parts, light, usable, fwhm, chosen)
             changes = flux_changes(self.regression, features)
         return [
-            self._corrected(part, growth) if wanted else part
-            for part, growth, wanted in zip(
+            self._corrected(part, *growths) if wanted else part
+            for part, growths, wanted in zip(
                 parts, np.exp(changes).tolist(), chosen.tolist(), strict=True
             )
         ]
 
-    def _corrected(self, part: SourceLight, growth: float) -> SourceLight:
+    def _corrected(self, part: SourceLight, growth: float, error_growth: float) -> SourceLight:
         snr = float(np.sqrt((part.model**2).sum()))
         return replace(
             part,
             model=part.model * np.float32(self.correction(snr)),
             flux=part.flux * self.rest(snr) * growth,
-            flux_err=part.flux_err * growth * self.spread,
+            flux_err=part.flux_err * growth * error_growth * self.spread,
         )
 
 
@@ -279,7 +284,7 @@ def flux_features(
     return features
 
 
-def flux_changes(regression: Callable[[Values], float], features: Values) -> Values:
+def flux_changes(regression: Callable[[Values], tuple[float, float]], features: Values) -> Values:
     """What a regression says of each source; 0 where features are not known.
 
     Parameters
@@ -290,10 +295,10 @@ def flux_changes(regression: Callable[[Values], float], features: Values) -> Val
 
     Returns
     -------
-    (n,) float array
-        ln(true flux / flux).
+    (n, 2) float array
+        ln(true flux / flux), and by what to change the logarithm of the flux's relative error.
     """
-    changes = np.zeros(len(features))
+    changes = np.zeros((len(features), 2))
     for index in np.flatnonzero(np.isfinite(features).all(axis=1)).tolist():
         changes[index] = regression(features[index])
     return changes
@@ -376,9 +381,12 @@ def _moments(
 
 
 def fit_regression(
-    features: Values, log_ratio: Values, relative_error: Values
+    features: Values, log_ratio: Values, relative_error: Values, own_noise: Values
 ) -> FluxRegression | None:
-    """Fit a regression by least absolute errors, in the sizes expected of them.
+    """Fit a regression of fluxes by least absolute errors, in the sizes expected of them.
+
+    Beside it that of the errors' sizes, by the likelihood of what fluxes are off by then (Laplace's
+    distribution).
 
     Parameters
     ----------
@@ -387,7 +395,9 @@ def fit_regression(
     log_ratio : (n,) float array
         ln(true flux / flux).
     relative_error : (n,) float array
-        Expected.
+        Expected, but for the noise of the source's own light.
+    own_noise : (n,) float array
+        That noise over the flux.
 
     Returns
     -------
@@ -399,18 +409,25 @@ def fit_regression(
         return None
     low, high = np.percentile(features, TAILS, axis=0)
     centre, scale = (low + high) / 2, np.maximum((high - low) / 2, LEAST_SCALE)
-    inputs = torch.from_numpy(_standard(features, centre, scale)).float()
-    target = torch.from_numpy(np.clip(log_ratio, -2 * LIMIT, 2 * LIMIT)).float()
-    expected = torch.from_numpy(np.maximum(relative_error, LEAST_ERROR)).float()
+    inputs, target, error, noise = (
+        torch.from_numpy(values).float()
+        for values in (
+            _standard(features, centre, scale),
+            np.clip(log_ratio, -2 * LIMIT, 2 * LIMIT),
+            relative_error,
+            own_noise,
+        )
+    )
     untold = torch.from_numpy(
         _standard(np.zeros(OF_THE_PSF), *(part[-OF_THE_PSF:] for part in (centre, scale)))
     ).float()
     held_out = torch.arange(len(inputs)) % HELD_OUT == 0
-    network = _trained(inputs[~held_out], untold, target[~held_out], expected[~held_out])
+    rest = ~held_out
+    network = _trained(inputs[rest], target[rest], error[rest], noise[rest], untold)
     with torch.no_grad():
-        after = _loss(network(inputs[held_out])[:, 0], target[held_out], expected[held_out])
-        before = _loss(torch.zeros(()), target[held_out], expected[held_out])
-    if not after < before:
+        after = target[held_out] - network(inputs[held_out])[:, 0]
+        better = _misfit(after, error[held_out]) < _misfit(target[held_out], error[held_out])
+    if not better:
         return None
     layers = [layer for layer in network if isinstance(layer, nn.Linear)]
     return FluxRegression(
@@ -423,13 +440,14 @@ def fit_regression(
 
 def _trained(
     inputs: torch.Tensor,
-    untold: torch.Tensor,
     target: torch.Tensor,
-    expected: torch.Tensor,
+    error: torch.Tensor,
+    noise: torch.Tensor,
+    untold: torch.Tensor,
 ) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        last = nn.Linear(HIDDEN, 1)
+        last = nn.Linear(HIDDEN, 2)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         network = nn.Sequential(
@@ -443,7 +461,10 @@ def _trained(
             some = torch.randint(len(inputs), (BATCH,))
             batch = inputs[some]
             batch[: int(FORGOTTEN * BATCH), -OF_THE_PSF:] = untold
-            loss = _loss(network(batch)[:, 0], target[some], expected[some])
+            change, spread = network(batch).T
+            off = target[some] - change
+            loss = _misfit(off, error[some])
+            loss = loss + _surprise(off.detach(), error[some] * spread.exp(), noise[some])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -451,8 +472,17 @@ def _trained(
     return network
 
 
-def _loss(value: torch.Tensor, target: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    return ((value - target).abs() / expected).clamp(max=WORST).mean()
+def _misfit(off: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    return (off.abs() / error.clamp(min=LEAST_ERROR)).clamp(max=WORST).mean()
+
+
+def _surprise(off: torch.Tensor, error: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    size = torch.sqrt(error**2 + noise**2)
+    return ((off.abs() / size).clamp(max=WORST) + size.log()).mean()
+
+
+def _within(value: float, limit: float) -> float:
+    return min(max(value, -limit), limit)
 
 
 def _standard(features: Values, centre: Values, scale: Values) -> Values:

@@ -49,8 +49,15 @@ THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 """Mask probabilities tried as the level of a mask's edge."""
 
-SOURCE_LIMIT = 20_000
+SOURCE_LIMIT = 40_000
 """At most so many training blends are looked at for what is measured of sources."""
+
+CUT, CUT_REACH = 0.15, 12.0
+"""Share of these that are cut off near a source, or have a gap there, and how far from it at most,
+pixels."""
+
+GAP = 4
+"""Pixels that a gap is wide at most."""
 
 FLUX_GROUPS, FLUX_GROUP_SIZE = 20, 50
 """Number of groups by true S/N, and how many sources one needs at least."""
@@ -167,7 +174,7 @@ def calibrate_sources(
         ``flux_fit`` (``snr``, ``log_ratio``: medians of S/N and of ln(true flux / flux) by true
         S/N; ``regression``: :class:`galsep.model.fluxes.FluxRegression`, if it helps, and
         ``log_rest``: ``log_ratio`` after it; ``spread``: half the width that holds 68 % of
-        (flux − truth) / error), and of ``n_flux`` sources;
+        (flux − truth) / error, errors as the regression has them), and of ``n_flux`` sources;
         ``class_fit`` (:class:`galsep.image.points.ClassFit`), ``None`` for fewer than 50 stars or
         galaxies.
     """
@@ -180,7 +187,7 @@ def calibrate_sources(
     reporter.begin("correcting fluxes and classes", len(blends))
     fluxes = [np.zeros((0, 4 + FLUX_FEATURES))]
     classes: list[tuple[npt.NDArray[np.bool_], Values]] = []
-    images = (_with_psf(data, blend) for blend in blends)
+    images = (_as_seen(data, blend) for blend in blends)
     for blend, found in zip(blends, find_sources(images, model), strict=True):
         match = match_detectable(data, blend, found.detections)
         fluxes.append(_flux_rows(data, blend, found, match))
@@ -194,12 +201,40 @@ def calibrate_sources(
     return {"flux_fit": flux_fit, "n_flux": len(rows), "class_fit": class_fit}
 
 
-def _with_psf(data: Dataset, blend: int) -> Frame:
-    """A blend's image, its PSF known with an error."""
-    image, fwhm = data.detection_image(blend), data.fwhm(blend)
+def _as_seen(data: Dataset, blend: int) -> Frame:
+    """A blend's image, its PSF known with an error, and now and then not all of its pixels."""
+    image, fwhm, rng = data.detection_image(blend), data.fwhm(blend), np.random.default_rng(blend)
     if fwhm is not None:
-        fwhm *= math.exp(PSF_ERROR * np.random.default_rng(blend).standard_normal())
-    return Frame(image, np.zeros(image.shape, dtype=bool), psf_fwhm=fwhm)
+        fwhm *= math.exp(PSF_ERROR * rng.standard_normal())
+    rows = data.sources(blend)
+    mask = np.zeros(image.shape, dtype=bool)
+    if len(rows) and rng.random() < CUT:
+        mask = _hidden(np.stack([rows["y"], rows["x"]]), image.shape, rng)
+    return Frame(image, mask, psf_fwhm=fwhm)
+
+
+def _hidden(
+    places: Values, shape: tuple[int, ...], rng: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """What lies beyond an edge close to the outermost of some sources, or a gap close to any.
+
+    Parameters
+    ----------
+    places : (2, n) float array
+        ``y, x`` of the sources.
+    shape : (int, int)
+    rng : numpy.random.Generator
+    """
+    axis = int(rng.integers(2))
+    along = places[axis]
+    pixels = np.arange(shape[axis])
+    if rng.random() < 0.5:
+        reach = rng.uniform(0, CUT_REACH)
+        beyond = (pixels > along.max() + reach, pixels < along.min() - reach)[rng.integers(2)]
+    else:
+        start = rng.choice(along) + rng.uniform(-CUT_REACH, CUT_REACH)
+        beyond = (pixels > start) & (pixels <= start + rng.integers(1, GAP + 1))
+    return np.broadcast_to(beyond if axis else beyond[:, None], shape).copy()
 
 
 def _flux_rows(data: Dataset, blend: int, found: FoundSources, match: Match) -> Values:
@@ -241,16 +276,17 @@ def _fit_fluxes(rows: Values, reporter: Reporter) -> dict[str, Any]:
     first = np.log(truth / flux)
     features = rows[:, 4:]
     known = np.isfinite(features).all(axis=1)
-    regression = fit_regression(features[known], first[known], (error / flux)[known])
+    # The data set's unit is the electron.
+    how_far = first, error / flux, 1 / np.sqrt(truth)
+    regression = fit_regression(features[known], *(part[known] for part in how_far))
     if regression is not None:
         # With the digits that are stored.
         regression = FluxRegression.from_dict(regression.to_dict())
-        growth = np.exp(flux_changes(regression, features))
-        flux, error = flux * growth, error * growth
+        growth, widening = np.exp(flux_changes(regression, features)).T
+        flux, error = flux * growth, error * growth * widening
     snrs, log_ratio, log_rest = _medians_by_true_snr(snr, first, np.log(truth / flux))
     fit = FluxFit(tuple(snrs), tuple(log_ratio), 1.0, regression, tuple(log_rest))
     corrected = flux * np.array([fit.rest(one) for one in snr.tolist()])
-    # The data set's unit is the electron.
     pull = (corrected - truth) / np.sqrt(error**2 + truth)
     spread = float(np.subtract(*np.percentile(pull, [84.13, 15.87])) / 2) if pull.size else 1.0
     reporter.info(

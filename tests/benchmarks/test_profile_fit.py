@@ -32,13 +32,19 @@ def test_mixtures_are_the_profiles(bench, name, kind):
 
 
 def test_a_pair_without_noise_is_fitted(bench):
-    light = 900 * galaxy(galsim.Exponential, 4.0, 40, 45, (0.1, 0.2))
-    light += 400 * galaxy(galsim.DeVaucouleurs, 4.0, 48, 42, (0.0, 0.0))
+    images = np.stack(
+        [
+            900 * galaxy(galsim.Exponential, 4.0, 40, 45, (0.1, 0.2)),
+            400 * galaxy(galsim.DeVaucouleurs, 4.0, 48, 42, (0.0, 0.0)),
+        ]
+    )
     nothing = np.zeros(2)
     task = bench.Task(
-        light, 1.0, bench.psf_mixture(4.0), np.array([40.4, 47.7]), np.array([44.8, 42.3]),
-        nothing, nothing, nothing, nothing, nothing,
+        images.sum(axis=0), 1.0, bench.psf_mixture(4.0), np.array([40.4, 47.7]),
+        np.array([44.8, 42.3]), nothing, np.array([900, 400]), images, nothing, nothing, nothing,
     )  # fmt: skip
-    flux, seconds = bench.fitted(task)
-    assert flux == pytest.approx([900, 400], rel=0.08)
+    light, seconds = bench.fitted(task)
+    assert light.ratio == pytest.approx(1, rel=0.08)
+    assert (light.image_error < 0.003).all()
+    assert (light.cosine > 0.998).all()
     assert seconds > 0

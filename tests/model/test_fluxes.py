@@ -36,14 +36,14 @@ def scene(dy=0, dx=0):
     return parts, light, np.ones(light.shape, dtype=bool)
 
 
-def regression(bias=0.1):
-    """One that answers with its last bias whatever it sees."""
-    sizes = [FLUX_FEATURES, 32, 32, 1]
+def regression(*bias):
+    """One that answers with its last biases whatever it sees."""
+    sizes = [FLUX_FEATURES, 32, 32, len(bias)]
     return FluxRegression(
         np.zeros(FLUX_FEATURES),
         np.ones(FLUX_FEATURES),
         [np.zeros((n, m)) for n, m in zip(sizes[1:], sizes, strict=False)],
-        [np.zeros(32), np.zeros(32), np.array([bias])],
+        [np.zeros(32), np.zeros(32), np.array(bias)],
     )
 
 
@@ -99,14 +99,34 @@ def test_a_regression_finds_what_features_tell():
     features = rng.normal(size=(4000, FLUX_FEATURES)) * np.linspace(0.1, 50, FLUX_FEATURES) + 7
     known = np.tanh((features[:, 3] - 7) / features[:, 3].std())
     log_ratio = 0.2 * known + rng.normal(0, 0.03, 4000)
-    fit = fit_regression(features, log_ratio, np.full(4000, 0.03))
-    errors = [fit(row) - 0.2 * value for row, value in zip(features, known, strict=True)]
+    fit = fit_regression(features, log_ratio, np.full(4000, 0.03), np.zeros(4000))
+    errors = [fit(row)[0] - 0.2 * value for row, value in zip(features, known, strict=True)]
     assert np.std(errors) < 0.03
     # Far from what it was fitted to, it goes no further.
-    assert abs(fit(features[0] + 1e6)) <= fluxes.LIMIT
+    assert abs(fit(features[0] + 1e6)[0]) <= fluxes.LIMIT
     stored = FluxRegression.from_dict(fit.to_dict())
     assert stored(features[0]) == pytest.approx(fit(features[0]), abs=1e-5)
-    assert FluxRegression.from_dict(stored.to_dict()) == stored != regression()
+    assert FluxRegression.from_dict(stored.to_dict()) == stored != regression(0.1)
+
+
+def test_a_regression_tells_what_fluxes_are_off_by_then():
+    rng = np.random.default_rng(7)
+    features = rng.normal(size=(6000, FLUX_FEATURES))
+    crowded = np.tanh(features[:, 1])
+    bright = features[:, 2] > 0
+    noise = np.where(bright, 0.02, 0.0)
+    size = np.hypot(0.03 * np.exp(0.7 * crowded), noise)
+    log_ratio = 0.1 * np.tanh(features[:, 0]) + size * rng.normal(size=6000)
+    fit = fit_regression(features, log_ratio, np.full(6000, 0.03), noise)
+    growth = np.array([fit(row)[1] for row in features])
+    assert np.corrcoef(growth, crowded)[0, 1] > 0.7
+    assert np.polyfit(crowded, growth, 1)[0] == pytest.approx(0.7, abs=0.2)
+    # The noise of its own light counts apart.
+    assert abs(growth[bright].mean() - growth[~bright].mean()) < 0.1
+    assert abs(fit(features[0] + 1e6)[1]) <= fluxes.SPREAD_LIMIT
+    # Regressions of before do not tell.
+    assert regression(0.1)(features[0]) == pytest.approx((0.1, 0))
+    assert regression(0.1, -0.4)(features[0]) == pytest.approx((0.1, -0.4))
 
 
 def test_a_regression_makes_do_without_the_psf():
@@ -114,10 +134,10 @@ def test_a_regression_makes_do_without_the_psf():
     features = rng.normal(size=(4000, FLUX_FEATURES))
     features[:, -1] = 1
     log_ratio = 0.1 + 0.1 * np.tanh(features[:, -2])
-    fit = fit_regression(features, log_ratio, np.full(4000, 0.03))
-    told = [fit(row) for row in features[:400]]
+    fit = fit_regression(features, log_ratio, np.full(4000, 0.03), np.zeros(4000))
+    told = [fit(row)[0] for row in features[:400]]
     features[:, -2:] = 0
-    untold = [fit(row) for row in features[:400]]
+    untold = [fit(row)[0] for row in features[:400]]
     assert np.std(told - log_ratio[:400]) < 0.4 * np.std(log_ratio)
     assert np.median(untold) == pytest.approx(0.1, abs=0.02)
     assert np.std(untold) < 0.4 * np.std(log_ratio)
@@ -130,32 +150,34 @@ def test_a_feature_that_is_all_but_constant_is_no_switch():
     features[:, 7] = 1 + 1e-9 * rng.normal(size=2000)
     features[::70, 7] -= 0.05
     log_ratio[::70] += 0.3
-    fit = fit_regression(features, log_ratio, np.full(2000, 0.03))
+    fit = fit_regression(features, log_ratio, np.full(2000, 0.03), np.zeros(2000))
     near = features[1].copy()
     near[7] = 1 - 1e-5
-    assert fit(near) == pytest.approx(fit(features[1]), abs=2e-3)
+    assert fit(near)[0] == pytest.approx(fit(features[1])[0], abs=2e-3)
 
 
 def test_features_that_tell_nothing_give_no_regression():
     rng = np.random.default_rng(3)
     features = rng.normal(size=(3000, FLUX_FEATURES))
-    assert fit_regression(features, rng.normal(0, 0.1, 3000), np.full(3000, 0.1)) is None
-    assert fit_regression(features[:200], features[:200, 0], np.full(200, 0.1)) is None
+    sizes = np.full(3000, 0.1), np.zeros(3000)
+    assert fit_regression(features, rng.normal(0, 0.1, 3000), *sizes) is None
+    few = (size[:200] for size in sizes)
+    assert fit_regression(features[:200], features[:200, 0], *few) is None
 
 
 def test_the_regression_changes_the_flux_and_leaves_the_model():
     parts, light, usable = scene()
-    fit = FluxFit((1.0,), (0.0,), 2.0, regression(), (0.0,))
+    fit = FluxFit((1.0,), (0.0,), 2.0, regression(0.1, -0.5), (0.0,))
     first, second = fit.corrected(parts, light, usable, np.array([True, False]))
     assert first.flux == pytest.approx(np.exp(0.1) * parts[0].flux)
-    assert first.flux_err == pytest.approx(2 * np.exp(0.1) * parts[0].flux_err)
+    assert first.flux_err == pytest.approx(2 * np.exp(0.1 - 0.5) * parts[0].flux_err)
     assert (first.model == parts[0].model).all()
     assert second is parts[1]
 
 
 def test_models_and_fluxes_have_a_correction_each():
     parts, light, usable = scene()
-    fit = FluxFit((1.0,), (np.log(1.2),), 2.0, regression(), (np.log(0.9),))
+    fit = FluxFit((1.0,), (np.log(1.2),), 2.0, regression(0.1), (np.log(0.9),))
     first, _ = fit.corrected(parts, light, usable, np.array([True, False]))
     assert first.model.sum() == pytest.approx(1.2 * parts[0].model.sum())
     assert first.flux == pytest.approx(0.9 * np.exp(0.1) * parts[0].flux)
@@ -172,6 +194,7 @@ def test_models_and_fluxes_have_a_correction_each():
         {"scale": None},
         {"weights": [[1.0]]},
         {"biases": [1.0, 2.0, 3.0]},
+        regression(0.1, 0.2, 0.3).to_dict(),
         {"biases": [[0.0] * 32, [0.0] * 32, [float("nan")]]},
         {"biases": [[0.0] * 32, [0.0] * 32, ["x"]]},
         {"weights": []},
@@ -179,6 +202,6 @@ def test_models_and_fluxes_have_a_correction_each():
 )
 def test_what_is_no_regression_is_refused(change):
     with pytest.raises(ValueError, match=r"regression|convert|inhomogeneous"):
-        FluxRegression.from_dict({**regression().to_dict(), **change})
+        FluxRegression.from_dict({**regression(0.1).to_dict(), **change})
     with pytest.raises(ValueError, match="not a regression"):
         FluxRegression.from_dict({})

@@ -76,6 +76,32 @@ def test_classes_that_nothing_confuses_have_a_fit_of_finite_size():
     assert fit["alone"][1] > 1
 
 
+def test_some_blends_are_cut_off_or_have_a_gap_near_a_source(tmp_path):
+    data = load_dataset(simulate(tmp_path / "set", SimulateConfig(n=40, seed=5, workers=1)).folder)
+    seen = [calibrate._as_seen(data, blend) for blend in range(len(data))]
+    again = [calibrate._as_seen(data, blend) for blend in range(len(data))]
+    assert all((a.mask == b.mask).all() for a, b in zip(seen, again, strict=True))
+    assert 1 <= sum(frame.mask.any() for frame in seen) <= 15
+    rng = np.random.default_rng(1)
+    places = np.array([[40.0, 60.0], [70.0, 50.0]])  # y and x of two sources.
+    kinds = set()
+    for _ in range(200):
+        hidden = calibrate._hidden(places, (120, 100), rng)
+        across = bool(hidden.all(axis=0).any())
+        line = hidden[0] if across else hidden[:, 0]
+        assert (hidden == (line if across else line[:, None])).all()
+        at, along = np.flatnonzero(line), places[int(across)]
+        edge = at[0] == 0 or at[-1] == len(line) - 1
+        kinds.add((across, edge, at[0] == 0))
+        if edge:
+            # All sources are left to be seen.
+            assert (at > along.max()).all() or (at < along.min()).all()
+        else:
+            assert len(at) <= calibrate.GAP
+        assert np.abs(at[:, None] - along).min() <= calibrate.CUT_REACH + 1
+    assert len(kinds) == 6
+
+
 def test_a_regression_is_fitted_to_what_it_is_given_later(tmp_path, monkeypatch):
     config = SimulateConfig(n=20, seed=3, workers=1)
     data = load_dataset(simulate(tmp_path / "set", config).folder)
@@ -91,7 +117,7 @@ def test_a_regression_is_fitted_to_what_it_is_given_later(tmp_path, monkeypatch)
 
     def keep(features):
         given.append(features)
-        return 0.0
+        return 0.0, 0.0
 
     monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, keep, (0.0,)))
     list(find_sources(images, plain))
@@ -111,7 +137,7 @@ def test_fluxes_are_brought_to_the_truth():
     rows[:50, 4:] = np.nan
     fit = FluxFit.from_dict(calibrate._fit_fluxes(rows, Reporter()))
     ratio = [
-        fit.rest(row[3]) * np.exp(fit.regression(row[4:])) * row[1] / row[0] for row in rows[50:]
+        fit.rest(row[3]) * np.exp(fit.regression(row[4:])[0]) * row[1] / row[0] for row in rows[50:]
     ]
     assert np.median(ratio) == pytest.approx(1, abs=2e-3)
     assert np.std(ratio) == pytest.approx(0.02, rel=0.2)
