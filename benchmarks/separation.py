@@ -280,11 +280,11 @@ def cases(bench: Bench) -> dict[str, Any]:
             ]
             k = int(np.argmin(near)) if near else -1
             found = k >= 0 and bool(near[k] < 4)
-            true = layer.sum()
+            whole = 10 ** (-0.4 * (magnitude - zeropoint))
             flux = float(result.catalog["deblend_flux"][k]) if found else None
             rows.append(
                 {"case": name, "source": f"{kind} {magnitude:g}", "found": found,
-                 "flux_over_true": flux and flux / float(true)}
+                 "flux_over_true": flux and flux / whole}
             )  # fmt: skip
             if found:
                 title = f"{kind} of {magnitude:g} mag"

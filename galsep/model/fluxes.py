@@ -50,6 +50,10 @@ LIMIT = 0.5
 SPREAD_LIMIT = 2.0
 """Largest change of the logarithm of a flux's relative error."""
 
+OF_MODELS = 0.5
+"""Share of what sums of models are off by that models are made brighter by: the rest lies in wings,
+and all of it would make images worse than none does."""
+
 TAILS = (1.0, 99.0)
 """Percentiles between which features are told apart, and half as much again beyond them."""
 
@@ -190,7 +194,7 @@ class FluxFit:
 
     def correction(self, snr: float) -> float:
         """What to multiply the model of a source by."""
-        return self._at(snr, self.log_ratio)
+        return self._at(snr, self.log_ratio) ** OF_MODELS
 
     def rest(self, snr: float) -> float:
         """What to multiply the flux of a source by, after the regression if there is one."""
