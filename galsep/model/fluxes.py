@@ -194,7 +194,7 @@ class FluxFit:
 
     def correction(self, snr: float) -> float:
         """What to multiply the model of a source by."""
-        return self._at(snr, self.log_ratio) ** OF_MODELS
+        return float(self._at(snr, self.log_ratio) ** OF_MODELS)
 
     def rest(self, snr: float) -> float:
         """What to multiply the flux of a source by, after the regression if there is one."""
