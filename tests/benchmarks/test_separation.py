@@ -54,3 +54,17 @@ def test_all_bands_of_a_blend_are_measured(bench, tmp_path):
     (found,) = find_sources([frame], load_model(device="cpu"))
     assert set(found.bands) == {"g"}
     assert len(found.bands["g"].photometry.flux) == len(found.photometry.flux) > 0
+
+
+def test_an_image_ends_beyond_the_brighter_galaxy(bench, tmp_path):
+    data = load_dataset(simulate(tmp_path / "set", SimulateConfig(n=40, seed=5, workers=1)).folder)
+    whole = bench.frame(data, 0)
+    part = bench.cropped(whole, 63)
+    assert part.data.shape == part.mask.shape == (120, 64)
+    assert (part.data == whole.data[:, :64]).all()
+    assert part.psf_fwhm == whole.psf_fwhm
+    figures = bench.cut_off(bench.Bench(tmp_path, "", "cpu", 1), data, 20)
+    assert figures["pixels_beyond"] == 20
+    # Of the two blends of the test split.
+    assert figures["n"] == len(data.split("test"))
+    assert figures["flux_error"] < 0.3
