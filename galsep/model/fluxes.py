@@ -47,8 +47,9 @@ HIDDEN = 32
 LIMIT = 0.5
 """Largest change of ln flux."""
 
-SPREAD_LIMIT = 2.0
-"""Largest change of the logarithm of a flux's relative error."""
+SPREAD_LIMITS = -2.0, 1.0
+"""Change of the logarithm of a flux's relative error: what is farther from what is known than this
+is too far for the regression to tell."""
 
 OF_MODELS = 0.5
 """Share of what sums of models are off by that models are made brighter by: the rest lies in wings,
@@ -154,7 +155,8 @@ class FluxRegression:
             x = (weight * x).sum(axis=1) + bias
             x = x / (1 + np.exp(-x))
         change, *spread = ((self.weights[-1] * x).sum(axis=1) + self.biases[-1]).tolist()
-        return _within(change, LIMIT), _within(spread[0], SPREAD_LIMIT) if spread else 0.0
+        widening = min(max(spread[0], SPREAD_LIMITS[0]), SPREAD_LIMITS[1]) if spread else 0.0
+        return min(max(change, -LIMIT), LIMIT), widening
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,10 +485,6 @@ def _misfit(off: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
 def _surprise(off: torch.Tensor, error: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     size = torch.sqrt(error**2 + noise**2)
     return ((off.abs() / size).clamp(max=WORST) + size.log()).mean()
-
-
-def _within(value: float, limit: float) -> float:
-    return min(max(value, -limit), limit)
 
 
 def _standard(features: Values, centre: Values, scale: Values) -> Values:

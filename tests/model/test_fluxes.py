@@ -123,7 +123,10 @@ def test_a_regression_tells_what_fluxes_are_off_by_then():
     assert np.polyfit(crowded, growth, 1)[0] == pytest.approx(0.7, abs=0.2)
     # The noise of its own light counts apart.
     assert abs(growth[bright].mean() - growth[~bright].mean()) < 0.1
-    assert abs(fit(features[0] + 1e6)[1]) <= fluxes.SPREAD_LIMIT
+    low, high = fluxes.SPREAD_LIMITS
+    assert low <= fit(features[0] + 1e6)[1] <= high
+    assert regression(0.1, -9.0)(features[0])[1] == low
+    assert regression(0.1, 9.0)(features[0])[1] == high
     # Regressions of before do not tell.
     assert regression(0.1)(features[0]) == pytest.approx((0.1, 0))
     assert regression(0.1, -0.4)(features[0]) == pytest.approx((0.1, -0.4))
