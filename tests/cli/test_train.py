@@ -85,8 +85,8 @@ def workers_of(pid):
         try:
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
             name = (folder / "comm").read_text().strip()
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It has ended meanwhile.
         if parent == pid and name == "pt_data_worker":
             found.append(int(folder.name))
     return found
