@@ -42,7 +42,7 @@ def test_one_task_and_other_devices_stay_in_this_thread(tasks, device):
     assert on_own_cores(lambda _: threading.get_ident(), tasks, device) == [here] * len(tasks)
 
 
-def in_threads_of(device):
+def batches_on(device):
     seen = []
 
     def work(some, size):
@@ -56,8 +56,8 @@ def in_threads_of(device):
 
 def test_batches_hold_pictures_of_one_side_the_largest_first():
     parts = [([1], 1), ([4], 1), ([0, 2, 3], 3), ([5], 3)]
-    assert sorted(in_threads_of(CPU)) == sorted(parts)
-    assert in_threads_of(torch.device("meta")) == parts
+    assert sorted(batches_on(CPU)) == sorted(parts)
+    assert batches_on(torch.device("meta")) == parts
 
 
 def test_a_batch_that_was_halved_stays_so_on_a_device_with_little_memory():
