@@ -7,7 +7,7 @@ import tomli_w
 from astropy.io import fits
 from astropy.table import Table
 
-from galsep.config import MAX_BLENDS
+from galsep.config.datasets import MAX_BLENDS
 from galsep.errors import DatasetError
 from galsep.io.dataset import (
     DatasetMeta,
