@@ -91,6 +91,8 @@ class Example:
         That one sky rms of light stands for.
     ignored : list of tuple
         Inclusive bounds of sources that are neither positive nor negative.
+    fwhm : float or None
+        Of the PSF, pixels, where it is known.
     seed : int
         Of what else is drawn at random for it.
     """
@@ -104,6 +106,7 @@ class Example:
     usable: npt.NDArray[np.bool_]
     electrons: float
     ignored: list[tuple[int, int, int, int]]
+    fwhm: float | None
     seed: int
 
 
@@ -312,7 +315,8 @@ class ExampleMaker:
         image = image / np.float32(self._rms)
         light = _stacked(sources, STAMP_SIZE)
         hidden = np.zeros(light.shape, dtype=bool)
-        return _example(image, sources, light, hidden, self._rms, planned.seed)
+        fwhm = self._dataset.fwhm(blend)
+        return _example(image, sources, light, hidden, self._rms, fwhm, planned.seed)
 
     def _sources(
         self, blend: int, orientation: int, dy: int, dx: int, brightness: float
@@ -366,7 +370,9 @@ class ExampleMaker:
         image[hidden] = 0
         sources = [replace(source, light=source.light * np.float32(unit)) for source in sources]
         light = light * np.float32(unit)
-        return _example(image, sources, light, hidden, electrons / unit, planned.seed)
+        # Its companions have nearly the same.
+        fwhm = self._dataset.fwhm(int(self._blends[planned.position]))
+        return _example(image, sources, light, hidden, electrons / unit, fwhm, planned.seed)
 
     def _companions(self, planned: Planned, rng: np.random.Generator) -> list[int]:
         """Blends to compose: one at a position of the split, and others of its seeing."""
@@ -408,6 +414,7 @@ def _example(
     total: npt.NDArray[np.float32],
     hidden: npt.NDArray[np.bool_],
     electrons: float,
+    fwhm: float | None,
     seed: int,
 ) -> Example:
     """Cut the masks to what the stamp shows and sort sources into positives and ignored ones.
@@ -443,6 +450,7 @@ def _example(
         usable=~hidden,
         electrons=electrons,
         ignored=ignored,
+        fwhm=fwhm,
         seed=seed,
     )
 

@@ -2,8 +2,9 @@
 
 It runs after Mask R-CNN, once a source, on a crop about the source's mask. It sees the image, the
 two layers that Mask R-CNN gives the source (mask and share of the light), and the sums of its
-neighbours' layers. It answers, for every pixel of the crop, with the logarithm of the source's
-claim to the light and with an estimate of all noiseless light there.
+neighbours' layers; and it is told how wide the PSF is, where that is known. It answers, for every
+pixel of the crop, with the logarithm of the source's claim to the light and with an estimate of
+all noiseless light there.
 
 The claims of all sources at a pixel, and that of the leftover, which is 1, are normalised
 together: ``share = claim / (1 + Σ claims)``, a softmax over sources and leftover. So shares are
@@ -36,6 +37,7 @@ __all__ = [
     "SeparationNetwork",
     "cut_crops",
     "exclusive",
+    "psf_terms",
     "separate",
     "window",
 ]
@@ -51,6 +53,9 @@ WIDTHS = (64, 96, 128)
 
 LAYERS = 5
 """Own mask, own share, neighbours' masks, neighbours' shares, usable pixels."""
+
+PSF_TERMS, USUAL_FWHM = 3, 4.0
+"""How many numbers say how wide the PSF is, and the FWHM in pixels that they are relative to."""
 
 DETAIL_SIGMA = 1.0
 """Detail is what differs from an average of this width, pixels."""
@@ -103,8 +108,11 @@ class SeparationNetwork(nn.Module):
         # depends on the number of threads.
         self.out = Conv2d(a, 16, 3, padding=1)
         self.summary = nn.Sequential(_Linear(2 * c, 64), nn.ReLU(), _Linear(64, 2))
+        self.psf = _Linear(PSF_TERMS, a + b + c)
+        for parameter in self.psf.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, light: Tensor, layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, light: Tensor, layers: Tensor, psf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Look at crops of one size.
 
         Parameters
@@ -113,6 +121,8 @@ class SeparationNetwork(nn.Module):
             Background-subtracted light in sky rms, 0 where there is none.
         layers : FloatTensor[n, 5, s, s]
             See :data:`LAYERS`.
+        psf : FloatTensor[n, 3]
+            See :func:`psf_terms`.
 
         Returns
         -------
@@ -130,9 +140,10 @@ class SeparationNetwork(nn.Module):
             detail = torch.asinh(light - smoothed(light, DETAIL_SIGMA))
             x = torch.cat([torch.asinh(light), detail, contrast(light), layers], 1)
             x = self.stem(F.pixel_unshuffle(x, 2), relu=True)
-        first = self.first(x)
-        second = self.second(self.down(first, relu=True))
-        third = self.third(self.deeper(second, relu=True))
+            told = self.psf(psf)[:, :, None, None].split(self.widths, 1)
+        first = self.first(_plus(x, told[0]))
+        second = self.second(_plus(self.down(first, relu=True), told[1]))
+        third = self.third(_plus(self.deeper(second, relu=True), told[2]))
         pooled = torch.cat([third.mean((2, 3)), third.amax((2, 3))], 1)
         x = self.fourth(second + F.pixel_shuffle(self.rise(third), 2))
         x = self.fifth(first + F.pixel_shuffle(self.up(x), 2))
@@ -145,6 +156,10 @@ class SeparationNetwork(nn.Module):
             # Bounded, since a step too large would else overflow their exponentials.
             summary = self.summary(pooled.float()).clamp(-SUMMARY_LIMIT, SUMMARY_LIMIT)
             return claims, total, summary
+
+
+def _plus(x: Tensor, told: Tensor) -> Tensor:
+    return x + told.to(x.dtype)
 
 
 class _Linear(nn.Linear):
@@ -276,6 +291,24 @@ def window(
     return (there[0], there[1]), (here[0], here[1])
 
 
+def psf_terms(fwhm: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """What the network is told of PSFs: that they are known, and powers of the FWHM's logarithm.
+
+    Parameters
+    ----------
+    fwhm : (n,) float array
+        Pixels; NaN where it is not known.
+
+    Returns
+    -------
+    (n, 3) float32 array
+        0 where it is not known.
+    """
+    width = np.log(np.asarray(fwhm, dtype=np.float64) / USUAL_FWHM)
+    terms = np.stack([np.ones_like(width), width, width**2], 1)
+    return np.where(np.isfinite(width)[:, None], terms, 0).astype(np.float32)
+
+
 def exclusive(claims: Tensor, index: Tensor, size: int) -> Tensor:
     """Turn claims into shares: a softmax over all sources of a pixel and the leftover.
 
@@ -317,7 +350,7 @@ def separate(
     fit : FluxFit, optional
         What is known of the network's fluxes.
     fwhm : float, optional
-        Of the PSF, pixels, where it is known; the fit looks at it.
+        Of the PSF, pixels, where it is known; the network and the fit are told.
     said : mutable mapping of int to Said, optional
         What the network has said of some sources before, by their number in ``masks``; that of the
         others is added.
@@ -333,7 +366,7 @@ def separate(
     seen = {} if said is None else said
     wanted = ~large
     wanted[list(seen)] = False
-    seen.update(_look(network, crops, wanted))
+    seen.update(_look(network, crops, wanted, fwhm))
     boxes = [
         window(y0, x0, (side, side), shape)
         for y0, x0, side in zip(
@@ -380,7 +413,7 @@ def _rest(
 
 
 def _look(
-    network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.bool_]
+    network: SeparationNetwork, crops: Crops, wanted: npt.NDArray[np.bool_], fwhm: float | None
 ) -> dict[int, Said]:
     """Claims, noiseless light and summary of some sources.
 
@@ -392,9 +425,10 @@ def _look(
     if device.type == "cpu":
         sizes = QUICK_CPU_BATCH if fast_bfloat16(device) else CPU_BATCH
     chosen = np.flatnonzero(wanted)
+    psf = psf_terms(np.array([fwhm or np.nan]))
 
     def look(some: Sequence[int], size: int) -> list[Said]:
-        return _look_at(network, crops, chosen[some].tolist(), size)
+        return _look_at(network, crops, chosen[some].tolist(), size, psf)
 
     sides = crops.side[chosen].tolist()
     results = in_batches(look, sides, sizes.__getitem__, device)
@@ -403,7 +437,11 @@ def _look(
 
 @torch.inference_mode()
 def _look_at(
-    network: SeparationNetwork, crops: Crops, batch: Sequence[int], size: int
+    network: SeparationNetwork,
+    crops: Crops,
+    batch: Sequence[int],
+    size: int,
+    psf: npt.NDArray[np.float32],
 ) -> list[Said]:
     """Look at crops of one side in a batch filled up to a size."""
     device = next(network.parameters()).device
@@ -414,7 +452,11 @@ def _look_at(
         pixels[position], layers[position] = crops.light[k], crops.layers[k]
     # What it says is relative to the data, of which eight bits of mantissa are enough here.
     with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
-        out = network(uploaded(pixels, device), uploaded(layers, device))
+        out = network(
+            uploaded(pixels, device),
+            uploaded(layers, device),
+            uploaded(np.repeat(psf, size, 0), device),
+        )
     claims, total, summary = (part[: len(batch)].float().cpu() for part in out)
     parts = (torch.exp(claims).numpy(), total.numpy(), torch.exp(summary).numpy())
     return list(zip(*parts, strict=True))

@@ -6,6 +6,7 @@ that its mask agrees with best.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from galsep.config import DeblendConfig
 from galsep.conventions import STAMP_SIZE
 from galsep.image.background import estimate_background
+from galsep.image.points import PSF_ERROR
 from galsep.model.examples import Example
 from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
 from galsep.model.parallel import batch_mean
-from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, window
+from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, psf_terms, window
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 
@@ -45,6 +47,9 @@ OBSERVED = 0.7
 LOST, DOUBLED, MOVED, OUTLINED = 0.06, 0.04, 0.15, 0.08
 """Shares of sources that are dropped, given twice, moved by up to two pixels, or known by SEP's
 outline alone."""
+
+TOLD = 0.7
+"""Share of examples whose PSF the network is told, with the error of a measured one."""
 
 LEAST_AGREEMENT = 0.1
 """A source and a true one belong together from this ratio of pixels shared to pixels covered."""
@@ -97,6 +102,8 @@ class Scene:
         True flux, sky rms.
     electrons : float
         That one sky rms of light stands for.
+    fwhm : float
+        Of the PSF, pixels, as the network is told; NaN where it is not.
     """
 
     given: list[Given]
@@ -105,6 +112,7 @@ class Scene:
     total: list[npt.NDArray[np.float32]]
     flux: npt.NDArray[np.float64]
     electrons: float
+    fwhm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +185,15 @@ def make_scene(model: Model, seen: Seen, found: Found) -> Scene:
         mask = harden(found.masks[k], ~example.usable, model.mask_level)
         if mask is not None:
             detected.append(Given(mask, found.shares[k].cropped(mask.footprint(0)), k))
-    return _cut_scene(example, _disturbed(detected, rng))
+    given = _disturbed(detected, rng)
+    return _cut_scene(example, given, _told(example.fwhm, rng))
+
+
+def _told(fwhm: float | None, rng: np.random.Generator) -> float:
+    """What the network is told of a PSF's width; NaN where it is not known, or not told."""
+    if fwhm is None or rng.random() > TOLD:
+        return math.nan
+    return fwhm * math.exp(PSF_ERROR * rng.standard_normal())
 
 
 def _observed(example: Example, rng: np.random.Generator) -> Example:
@@ -229,7 +245,7 @@ def _inside(mask: SoftMask) -> bool:
     return inside
 
 
-def _cut_scene(example: Example, given: list[Given]) -> Scene:
+def _cut_scene(example: Example, given: list[Given], fwhm: float) -> Scene:
     """Cut a stamp into what the network sees and should say."""
     masks = [source.mask for source in given]
     image = np.sinh(example.image)
@@ -245,7 +261,7 @@ def _cut_scene(example: Example, given: list[Given]) -> Scene:
         else:
             light.append(_padded(example.light[k], *place) * np.float32(part))
             flux[index] = example.flux[k] * part
-    return Scene(given, crops, light, total, flux, example.electrons)
+    return Scene(given, crops, light, total, flux, example.electrons, fwhm)
 
 
 def _owners(
@@ -318,6 +334,7 @@ def scene_losses(
     total = [part for scene in scenes for part in scene.total]
     flux = np.concatenate([scene.flux for scene in scenes])
     electrons = np.array([scene.electrons for scene in scenes])[which]
+    psf = psf_terms(np.array([scene.fwhm for scene in scenes])[which])
     # A canvas for each scene, wide enough for crops that reach beyond their stamp.
     border = SIDES[-1]
     reach = STAMP_SIZE + 2 * border
@@ -335,7 +352,8 @@ def scene_losses(
         else:
             layers = torch.stack([layers_of(k) for k in batch.tolist()])
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            outs.append((batch, layers[:, 4].detach(), *network(pixels, layers)))
+            out = network(pixels, layers, torch.from_numpy(psf[batch]).to(device))
+        outs.append((batch, layers[:, 4].detach(), *out))
         offset = np.arange(side)
         rows = (which[batch] * reach + crops.y0[batch] + border)[:, None] + offset
         columns = crops.x0[batch][:, None] + border + offset

@@ -31,6 +31,7 @@ from galsep.model.network import Architecture, build_network
 from galsep.model.separation import SeparationNetwork
 
 __all__ = [
+    "ADDED",
     "DEFAULT_WEIGHTS",
     "UNCALIBRATED_THRESHOLD",
     "Model",
@@ -51,6 +52,9 @@ DEFAULT_WEIGHTS = "compact"
 METADATA_KEY = "galsep"
 SEPARATION = "separation."
 """Begins the names of the separation network's tensors; Mask R-CNN's have no prefix."""
+
+ADDED = ("separation.psf.weight", "separation.psf.bias")
+"""Tensors that weights of earlier versions lack; 0 does what these did without them."""
 
 FORMAT_VERSION = 1
 NORMALISATION = "asinh(light / sky rms)"
@@ -167,7 +171,13 @@ def load_model(weights: Path | str = "", device: str = "auto") -> Model:
         own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(SEPARATION)}
         network.load_state_dict(tensors)
         if separator is not None:
-            separator.load_state_dict({k.removeprefix(SEPARATION): v for k, v in own.items()})
+            lacking = {
+                name: torch.zeros_like(value)
+                for name, value in separator.state_dict().items()
+                if SEPARATION + name in ADDED and SEPARATION + name not in own
+            }
+            own = {k.removeprefix(SEPARATION): v for k, v in own.items()}
+            separator.load_state_dict(lacking | own)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged weights ({_first_line(error)})") from error
     for part in (network, separator):
@@ -504,8 +514,11 @@ def _networks_for(
         ) from error
     with safe_open(path, framework="pt") as stored:
         found = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    lacking = {name for name in ADDED if name not in found}
     wrong = sorted(
-        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        name
+        for name in (expected.keys() | found.keys()) - lacking
+        if expected.get(name) != found.get(name)
     )
     if wrong:
         raise WeightsError(

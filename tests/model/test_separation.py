@@ -8,6 +8,7 @@ from galsep.model.separation import (
     SeparationNetwork,
     cut_crops,
     exclusive,
+    psf_terms,
     separate,
 )
 from galsep.scene import SoftMask
@@ -58,6 +59,20 @@ def test_a_softmax_over_sources_and_leftover():
     both = torch.softmax(torch.tensor([0.0, 1.0, 2.0]), 0)
     assert torch.allclose(shares[:2], both[1:])
     assert shares[2] == pytest.approx(torch.sigmoid(torch.tensor(0.5)))
+
+
+def test_what_is_told_of_a_psf():
+    terms = psf_terms(np.array([4.0, 4 * np.e, np.nan]))
+    assert terms == pytest.approx(np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0]]))
+    assert terms.dtype == np.float32
+
+
+def test_the_network_is_told_how_wide_the_psf_is(network):
+    untold, narrow, wide = (separate(network, *scene(), fwhm=fwhm) for fwhm in (None, 2, 8))
+    for parts in zip(untold, narrow, wide, strict=True):
+        assert len({part.flux for part in parts}) == 3
+    again = separate(network, *scene(), fwhm=8)
+    assert [part.flux for part in again] == [part.flux for part in wide]
 
 
 def test_threads_do_not_change_gradients():
@@ -155,5 +170,5 @@ def test_flux_corrections_are_bounded():
     with torch.no_grad():
         for parameter in network.summary.parameters():
             parameter.fill_(1e6)
-    _, _, summary = network(torch.ones(1, 32, 32), torch.ones(1, 5, 32, 32))
+    _, _, summary = network(torch.ones(1, 32, 32), torch.ones(1, 5, 32, 32), torch.ones(1, 3))
     assert (summary.exp() ** 2).isfinite().all()

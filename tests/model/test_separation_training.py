@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def scene(example):
     return cut_scene(example, masks, masks)
 
 
-def cut_scene(example, masks, claims):
+def cut_scene(example, masks, claims, fwhm=math.nan):
     pairs = zip(masks, claims, strict=True)
-    return training._cut_scene(example, [Given(*pair, k) for k, pair in enumerate(pairs)])
+    return training._cut_scene(example, [Given(*pair, k) for k, pair in enumerate(pairs)], fwhm)
 
 
 def test_masks_belong_to_the_sources_they_agree_with(examples):
@@ -129,6 +130,32 @@ def test_an_observed_example_has_another_unit_and_the_same_light(examples):
     assert one.flux * one.electrons == pytest.approx(example.flux * example.electrons)
     sky = one.total < 0.1
     assert np.sinh(one.image)[sky].std() == pytest.approx(1, abs=0.05)
+
+
+def test_the_psf_is_told_now_and_then_with_an_error(examples):
+    rng = np.random.default_rng(2)
+    assert examples[0].fwhm == pytest.approx(3.9, abs=1)
+    told = np.array([training._told(4.0, rng) for _ in range(4000)])
+    known = np.isfinite(told)
+    assert known.mean() == pytest.approx(training.TOLD, abs=0.03)
+    off = np.log(told[known] / 4)
+    assert off.mean() == pytest.approx(0, abs=0.002)
+    assert off.std() == pytest.approx(0.02, rel=0.1)
+    assert all(math.isnan(training._told(None, rng)) for _ in range(20))
+
+
+def test_each_scene_is_told_its_own_psf(examples, network):
+    with torch.no_grad():
+        network.psf.weight.normal_(0, 0.3)
+    masks = true_masks(examples[0])
+    scenes = [cut_scene(examples[0], masks, masks, fwhm) for fwhm in (2.0, 8.0, math.nan)]
+    with torch.no_grad():
+        together = training.scene_losses(network, scenes, CPU, autocast=False)
+        alone = [training.scene_losses(network, [one], CPU, autocast=False) for one in scenes]
+    for name, loss in together.items():
+        each = [float(one[name]) for one in alone]
+        assert len(set(each)) == 3
+        assert float(loss) == pytest.approx(np.mean(each), rel=1e-5)
 
 
 def losses(light, model, share=None, estimate=None, summary=None, flux=None):

@@ -15,7 +15,9 @@ from galsep.errors import DeviceError, WeightsError
 from galsep.model import weights as weights_module
 from galsep.model.device import choose_device
 from galsep.model.network import ARCHITECTURES, build_network
+from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import (
+    ADDED,
     COCO_URL,
     initial_weights,
     list_weights,
@@ -92,6 +94,24 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, saved):
     save_file(tensors, path, metadata={"galsep": json.dumps(info)})
     with pytest.raises(WeightsError, match="version 99"):
         load_model(path)
+
+
+def test_weights_of_before_are_told_nothing_of_the_psf(tmp_path, network):
+    path = tmp_path / "earlier.safetensors"
+    separator = SeparationNetwork((16, 16, 16))
+    torch.nn.init.ones_(separator.psf.weight)
+    info = {"architecture": ARCHITECTURES["compact"].to_dict()}
+    save_weights(path, network, info, separator)
+    now = load_model(path, "cpu").separator
+    assert now.psf.weight.eq(1).all()
+    tensors = load_file(path)
+    for name in ADDED:
+        del tensors[name]
+    save_file(tensors, path, metadata={"galsep": json.dumps(read_info(path))})
+    before = load_model(path, "cpu").separator
+    assert not before.psf.weight.any()
+    assert not before.psf.bias.any()
+    assert torch.equal(before.stem.weight, now.stem.weight)
 
 
 @pytest.mark.parametrize(
