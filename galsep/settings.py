@@ -70,32 +70,41 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
     hints = typing.get_type_hints(cls)
     checked = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        checked[name] = _coerce(key, value, hints[name])
+        checked[key] = _coerce(key, value, hints[key])
     return cls(**checked)
 
 
 def _check_names(cls: type[Any], values: Mapping[str, Any], where: str = "") -> None:
     """Refuse settings that a configuration does not have; ``where`` names their file."""
     known = cls.__dataclass_fields__
-    for key in values:
-        name = key.replace("-", "_")
+    for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise UsageError(f"{where}unknown setting {key!r}{hint}")
+            raise UsageError(f"{where}unknown setting {name!r}{hint}")
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """Read a TOML file of settings.
+    """Read a TOML file of settings, whose names may be spelt with hyphens.
+
+    Returns
+    -------
+    dict
+        By name with underscores.
 
     Raises
     ------
     UsageError
-        When the file is missing or is not TOML.
+        When the file is missing, is not TOML or has a setting twice.
     """
+    values: dict[str, Any] = {}
     try:
-        return parse_toml(file)
+        for key, value in parse_toml(file).items():
+            name = key.replace("-", "_")
+            if name in values:
+                raise UsageError(f"{file}: holds {name!r} twice, in two spellings")
+            values[name] = value
+        return values
     except FileNotFoundError as error:
         raise UsageError(f"{file}: no such file; check the path") from error
     except (OSError, ValueError) as error:

@@ -48,6 +48,16 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert resolve(SimulateConfig, file, {"max_mag": 23.0}).max_mag == 23.0
 
 
+def test_options_win_however_the_file_spells_a_setting(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('recipe = "paper"\nbatch-size = 8\n')
+    assert resolve(TrainConfig, file, {}).batch_size == 8
+    assert resolve(TrainConfig, file, {"batch_size": 4}).batch_size == 4
+    file.write_text("batch-size = 8\nbatch_size = 9\n")
+    with pytest.raises(UsageError, match="holds 'batch_size' twice, in two spellings"):
+        resolve(TrainConfig, file, {})
+
+
 def test_unknown_settings_name_the_nearest(tmp_path):
     with pytest.raises(UsageError, match="unknown setting 'maxmag'; did you mean 'max_mag'"):
         resolve(SimulateConfig, None, {"maxmag": 25.0})
@@ -154,6 +164,9 @@ def test_a_missing_file_is_refused(tmp_path):
         (DeblendConfig, {"mask_bits": "4096"}, "0 to 62, got 4096; the value 4096 is bit 12"),
         (DeblendConfig, {"mask_bits": "3,99"}, "0 to 62, got 99$"),
         (EvaluateConfig, {"limit": -1}, "limit must be at least 0"),
+        (ImportConfig, {"zeropoint": float("nan")}, "zeropoint must be finite"),
+        (ImportConfig, {"gain": float("inf")}, "gain must be finite"),
+        (ImportConfig, {"seeing": float("inf")}, "seeing must be finite"),
     ],
 )
 def test_bad_values_are_refused(cls, values, match):

@@ -248,8 +248,8 @@ def deblend(
         float | None,
         _setting(
             "psf_fwhm",
-            "FWHM of the PSF where sources are found: for telling stars from galaxies, and for how "
-            "the network sees the image",
+            "FWHM of the PSF where sources are found: for telling stars from galaxies, for fluxes, "
+            "and for how the network sees the image",
             metavar="PIXELS",
             group=_READING,
             default="measured on the image's compact objects",

@@ -42,7 +42,7 @@ Examples:
   galsep import a.fits b.fits --labels 'drawn/{stem}.fits' --output mine
   galsep import a.fits --labels labels.fits --light models.fits --output mine
   galsep import --coco annotations.json --pixel-scale 0.2 --output mine
-  galsep train mine --output tuned --init compact --epochs 5
+  galsep train mine --output tuned --init compact --separation-epochs 0
 """
 
 _setting = setting(ImportConfig)

@@ -22,6 +22,7 @@ from galsep.cli.options import (
     setting,
 )
 from galsep.config import SimulateConfig
+from galsep.errors import UsageError
 from galsep.settings import read_toml, resolve
 
 __all__ = ["add_to"]
@@ -213,6 +214,12 @@ def simulate(
         "workers": workers,
     }
     settings = resolve_settings(config, given)
+    if density is not None and not settings.field:
+        raise UsageError("--density is that of a field: give --field, too")
+    if n is not None and settings.field:
+        raise UsageError("--n counts blends; how many sources a field has, --density says")
+    if preview and out is None and write_catalog is not None:
+        raise UsageError("--preview draws what is written to OUT: name it")
     if dump_config:
         print_settings(settings)
         return

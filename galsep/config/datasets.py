@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from galsep.config.checks import at_least, between
+from galsep.config.checks import at_least, between, finite
 from galsep.errors import UsageError
 
 __all__ = [
@@ -175,6 +175,8 @@ class ImportConfig:
         split_shares(self.split)
         for name in ("pixel_scale", "seeing", "gain"):
             at_least(name, getattr(self, name), 0.0)
+        for name in ("pixel_scale", "seeing", "gain", "zeropoint"):
+            finite(name, getattr(self, name))
         at_least("background_mesh", self.background_mesh, 8)
 
 

@@ -131,7 +131,7 @@ class DeblendConfig:
 
 
 MACHINE_SETTINGS = ("device", "batch_size", "jobs", "workers", "dask")
-"""Settings that change no result, left out where outputs say how they were made."""
+"""Settings of the machine, which change results by roundings at most; outputs do not tell them."""
 
 FILE_SETTINGS = ("weights", "variance", "weight", "rms", "mask", "detect")
 """Settings that are files, named without folders there."""

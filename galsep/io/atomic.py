@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from galsep.errors import OutputError, OutputExistsError
+from galsep.errors import GalsepError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
     from astropy.io import fits
@@ -33,31 +33,53 @@ DATASUM_COMMENT = "data unit checksum"
 
 
 @contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def whole_file(target: Path, until: contextlib.ExitStack | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``target`` that becomes it when the block ends well.
 
     The temporary file keeps the target's ending, since writers choose a format by it; it is
     removed when the block raises.
+
+    Parameters
+    ----------
+    target : Path
+    until : ExitStack, optional
+        The temporary file becomes the target only when this ends, well: so that of several files
+        none is there before all are written.
 
     Raises
     ------
     OutputError
         When the operating system refuses.
     """
+    if until is not None:
+        temporary = until.enter_context(whole_file(target))
+        with _told_of(target):
+            yield temporary
+        return
     temporary = target.with_name(f".{uuid.uuid4().hex[:8]}{PARTIAL}{target.name}")
     try:
-        yield temporary
-        # Some writers make private files; an output gets the permissions any new file has.
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
+        with _told_of(target):
+            yield temporary
+            # Some writers make private files; an output gets the permissions any new file has.
+            temporary.chmod(0o666 & ~_umask())
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told_of(target: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into an error of a file, but for another file's."""
+    try:
+        yield
+    except GalsepError:
+        raise
     except OSError as error:
         # NumPy only says how much of an array it has written.
         reason = error.strerror or f"{error}; is the disk full?"
         raise OutputError(f"{target}: cannot write ({reason})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def partial_files(targets: Iterable[Path]) -> dict[Path, list[Path]]:
@@ -98,19 +120,21 @@ def _umask() -> int:
     return current
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write a text file whole."""
-    with whole_file(target) as temporary:
+def write_text(target: Path, text: str, until: contextlib.ExitStack | None = None) -> None:
+    """Write a text file whole; ``until`` is that of :func:`whole_file`."""
+    with whole_file(target, until) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_fits(target: Path, hdus: "fits.HDUList") -> None:
+def write_fits(
+    target: Path, hdus: "fits.HDUList", until: contextlib.ExitStack | None = None
+) -> None:
     """Write a FITS file whole, with CHECKSUM and DATASUM in every HDU.
 
     The checksum cards carry no time, so that equal content gives equal bytes; gzipped tiles would
-    carry one.
+    carry one. ``until`` is that of :func:`whole_file`.
     """
-    with whole_file(target) as temporary, warnings.catch_warnings():
+    with whole_file(target, until) as temporary, warnings.catch_warnings():
         # astropy puts Ctrl-C off until the file is updated; it need not say so.
         warnings.filterwarnings("ignore", message="KeyboardInterrupt ignored")
         hdus.writeto(temporary, output_verify="exception")

@@ -77,7 +77,7 @@ CATALOG_COLUMNS: tuple[CatalogColumn, ...] = tuple(
         ("class_star", "f4", "", "probability of a point source"),
         ("flags", "i4", "", "bits, see FLAGS"),
         ("flags_dq", "i8", "", "bits of the input's mask, combined with OR"),
-        ("tile_id", "i4", "", "cutout that owns the source"),
+        ("tile_id", "i4", "", "cutout that owns the source, -1 for SEP's outlines"),
     )
 )
 """Columns of every catalogue, in this order."""

@@ -10,7 +10,10 @@ from pathlib import Path
 from galsep.errors import OutputError
 from galsep.io.atomic import PARTIAL, make_folder
 
-__all__ = ["alone_in", "claimed"]
+__all__ = ["LOCK", "alone_in", "claimed"]
+
+LOCK = f".lock{PARTIAL}"
+"""Begins the names of claims' files."""
 
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """What file systems without locks answer."""
@@ -45,7 +48,7 @@ def claimed(target: Path, waiting: Callable[[], object] | None = None) -> Iterat
         yield True
         return
     # Tidied up like any partial file where a process is killed.
-    path = target.with_name(f".lock{PARTIAL}{target.name}")
+    path = target.with_name(f"{LOCK}{target.name}")
     try:
         lock = _lock(path, wait=False)
         if lock is None and waiting is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from galsep.errors import ImageError
+from galsep.errors import GalsepError, ImageError
 from galsep.io.header import one_line, quiet_astropy
 from galsep.io.tiles import stream_problem, table_problem
 
@@ -165,7 +165,7 @@ def opened_fits(
             ) as hdus,
         ):
             yield hdus
-    except ImageError:
+    except GalsepError:
         raise
     except MemoryError as error:
         raise ImageError(f"{path}: too large for the memory; cut it into parts") from error

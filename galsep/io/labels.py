@@ -1,5 +1,6 @@
 """Truth that comes as FITS: label maps, classes of labels, each source's isolated light."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,14 +156,30 @@ def _read_light(reference: str) -> tuple[npt.NDArray[Any] | None, npt.NDArray[An
             if extension.compressed:
                 refuse_damaged(path, hdus, extension)
     with opened_fits(path, tiles=True, scaled=True) as hdus:
-        if not ext and {"STAMPS", "MODEL"} <= {hdu.name for hdu in hdus}:
-            return np.array(hdus["STAMPS"].data), np.array(hdus["MODEL"].data)
+        version = _version_of_stamps(reference, ext, [h.ver for h in hdus if h.name == "STAMPS"])
+        if version is not None:
+            return np.array(hdus["STAMPS", version].data), np.array(hdus["MODEL", version].data)
         if ext:
             chosen = named_extension(path, extensions, ext, cubes=True)
             cube = hdus[chosen.index].data
         else:
             cube = next((hdu.data for hdu in hdus if hdu.is_image and hdu.header["NAXIS"]), None)
         return None, np.zeros(0) if cube is None else np.array(cube)
+
+
+def _version_of_stamps(reference: str, ext: str, versions: Sequence[int]) -> int | None:
+    """EXTVER of the stamps that are asked for; none where something else is, or there are none."""
+    name, _, version = (part.strip() for part in ext.upper().partition(","))
+    if not versions or name not in ("", "STAMPS", "MODEL"):
+        return None
+    chosen = [one for one in versions if version in ("", str(one))]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = ", ".join(f"[STAMPS,{one}]" for one in versions)
+    raise AnnotationError(
+        f"{reference}: holds the light of sources of several images, or not of this one; choose "
+        f"one of {listed}"
+    )
 
 
 def _from_stamps(

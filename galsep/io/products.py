@@ -1,5 +1,6 @@
 """Write what ``galsep deblend`` makes: segmentation files and catalogues."""
 
+import contextlib
 import importlib
 import io
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ def write_hdus(
     *,
     history: Sequence[str] = (),
     cards: Cards | None = None,
+    until: contextlib.ExitStack | None = None,
 ) -> None:
     """Write HDUs behind a primary header that says how they were made.
 
@@ -68,6 +70,8 @@ def write_hdus(
         Lines of HISTORY in the primary header.
     cards : mapping
         Keyword to ``(value, comment)`` in the primary header.
+    until : ExitStack, optional
+        See :func:`galsep.io.atomic.whole_file`.
 
     Raises
     ------
@@ -76,7 +80,7 @@ def write_hdus(
     """
     from astropy.io import fits
 
-    write_fits(path, fits.HDUList([primary_hdu(cards or {}, history), *images]))
+    write_fits(path, fits.HDUList([primary_hdu(cards or {}, history), *images]), until)
 
 
 def primary_hdu(cards: Cards, history: Sequence[str] = ()) -> "fits.PrimaryHDU":
@@ -187,6 +191,7 @@ def write_catalog(
     format_name: str = "fits",
     *,
     comments: Mapping[str, str] | None = None,
+    until: contextlib.ExitStack | None = None,
 ) -> None:
     """Write a catalogue.
 
@@ -202,6 +207,8 @@ def write_catalog(
     format_name : {"fits", "ecsv", "csv", "vot", "parquet"}
     comments : mapping, optional
         Comments of the FITS cards, by key of ``table.meta``.
+    until : ExitStack, optional
+        See :func:`galsep.io.atomic.whole_file`.
 
     Raises
     ------
@@ -212,12 +219,12 @@ def write_catalog(
     """
     check_catalog_format(format_name)
     if format_name == "fits":
-        write_fits(path, _catalog_hdus(table, comments or {}))
+        write_fits(path, _catalog_hdus(table, comments or {}), until)
     elif format_name == "parquet":
-        with quiet_astropy(), whole_file(path) as temporary:
+        with quiet_astropy(), whole_file(path, until) as temporary:
             table.write(temporary, format="parquet")
     else:
-        write_text(path, catalog_text(table, format_name))
+        write_text(path, catalog_text(table, format_name), until)
 
 
 def catalog_text(table: "Table", format_name: str = "ecsv") -> str:

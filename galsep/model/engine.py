@@ -208,6 +208,8 @@ class Trainer:
         objective: Objective | None = None,
     ) -> None:
         _check_shares("epoch_size", config.epoch_size, config.batch_size)
+        least = min(config.validation_size, config.batch_size)
+        _check_shares("validation_size", least, config.batch_size)
         self.objective = objective or Detecting()
         if processes() > 1:
             share_statistics(network)
@@ -425,14 +427,18 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, validation: ExampleMaker, size: int) -> dict[str, float]:
-        """Losses of the averaged weights on the same stamps each epoch."""
+        """Losses of the averaged weights on the same stamps each epoch.
+
+        A last batch with too few stamps for all processes is left out.
+        """
         # The losses need training mode; normalisation must not learn.
         self.average.train()
         _fix_statistics(self.average)
-        _check_shares("validation_size", size, self.config.batch_size)
         rng = np.random.default_rng([self.config.seed, _VALIDATION_SEED])
         step = _Step(self.average, self.objective, self.device, autocast=self.autocast)
         batches = list(validation.batches(size, self.config.batch_size, rng))
+        if len(batches) > 1 and len(batches[-1]) < processes():
+            batches.pop()
         with self._made_ahead(validation, batches) as ready:
             losses = [self._values(step(prepared)) for prepared in ready]
         means = _Means(self._names)

@@ -43,6 +43,7 @@ __all__ = [
     "read_info",
     "save_weights",
     "sha256",
+    "trained_on",
     "write_tensors",
 ]
 
@@ -269,6 +270,22 @@ def read_info(path: Path) -> dict[str, Any]:
             f"{path}: weights of format version {version}, this galsep reads {FORMAT_VERSION}"
         )
     return dict(info)
+
+
+def trained_on(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Data sets that weights were trained on, and those that they started from, each once.
+
+    Parameters
+    ----------
+    info : mapping
+        The weights' metadata.
+    """
+    stages = [info, info.get("separation"), info.get("joint")]
+    own = [stage.get("dataset") for stage in stages if isinstance(stage, dict)]
+    earlier = info.get("earlier_datasets")
+    every = [*own, *(earlier if isinstance(earlier, list) else [])]
+    every = [one for one in every if isinstance(one, dict)]
+    return [one for k, one in enumerate(every) if one not in every[:k]]
 
 
 def _check_fits(path: Path, info: Mapping[str, Any]) -> None:

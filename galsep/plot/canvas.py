@@ -159,22 +159,24 @@ def _lupton(bands: Sequence[npt.NDArray[Any]], top: float) -> npt.NDArray[np.flo
 def binned(light: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
     """Average an image over blocks of ``factor`` × ``factor`` pixels; what is left over is cut off.
 
-    Unusable (NaN) pixels count nothing; a block of which more than half is unusable is NaN.
+    A side that is shorter than a block is one block. Unusable (NaN) pixels count nothing; a block
+    of which more than half is unusable is NaN.
     """
     if factor == 1:
         return np.asarray(light, dtype=np.float64)
-    height, width = light.shape[0] // factor, light.shape[1] // factor
+    tall, wide = (max(1, min(factor, side)) for side in light.shape)
+    height, width = light.shape[0] // tall, light.shape[1] // wide
     means = np.empty((height, width))
-    rows = max(1, STRIP // max(1, light.shape[1] * factor))
+    rows = max(1, STRIP // max(1, light.shape[1] * tall))
     # In strips: an image may be nearly as large as the memory.
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        strip = np.asarray(light[start * factor : stop * factor, : width * factor])
-        blocks = strip.reshape(stop - start, factor, width, factor)
+        strip = np.asarray(light[start * tall : stop * tall, : width * wide])
+        blocks = strip.reshape(stop - start, tall, width, wide)
         good = np.isfinite(blocks)
         count = good.sum(axis=(1, 3))
         total = np.where(good, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
-        means[start:stop] = np.where(2 * count >= factor**2, total / np.maximum(count, 1), np.nan)
+        means[start:stop] = np.where(2 * count >= tall * wide, total / np.maximum(count, 1), np.nan)
     return means
 
 

@@ -36,6 +36,9 @@ CATSIM_COLUMNS = (
 
 _NEEDED = CATSIM_COLUMNS[4:]
 
+FAINTEST = 50.0
+"""No galaxy's magnitude."""
+
 STRETCH, LARGEST_SHEAR = 0.15, 0.2
 """Of varied real galaxies: scatter of the logarithm of their size, and reduced shear."""
 
@@ -73,7 +76,10 @@ class CatsimCatalog:
             raise CatalogError(f"{path}: a column is not numeric ({error})") from error
         magnitude = self._columns[wanted[survey.detection_band]]
         flux = sum(self._columns[f"fluxnorm_{part}"] for part in ("bulge", "disk", "agn"))
-        self._rows = np.flatnonzero((magnitude <= max_mag) & (flux > 0))
+        # Some catalogues have −99 or 99 where a galaxy was not seen.
+        known = np.all([_plausible(self._columns[name]) for name in wanted], axis=0)
+        sized = np.all([np.isfinite(self._columns[name]) for name in _NEEDED], axis=0)
+        self._rows = np.flatnonzero((magnitude <= max_mag) & (flux > 0) & known & sized)
         self._bands = wanted
         if self._rows.size == 0:
             reach = (
@@ -102,6 +108,11 @@ class CatsimCatalog:
             bulge_axis_ratio=_axis_ratio(value["b_b"], value["a_b"]),
             position_angle=rng.uniform(0.0, 180.0),
         ).drawn()
+
+
+def _plausible(magnitude: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which magnitudes a galaxy may have."""
+    return (magnitude > 0) & (magnitude < FAINTEST)
 
 
 class CosmosCatalog:

@@ -100,10 +100,10 @@ def deblend(
         plane = read_plane(Path(image), config.ext, plane_options(config))
         detection = read_plane_like(config.detect, plane) if config.detect else None
     else:
-        if plane_options(config) != PlaneOptions() or config.detect:
+        if plane_options(config) != PlaneOptions() or config.detect or config.ext:
             raise UsageError(
-                "variance, weight, rms, mask, mask_bits and detect are for files; give an array "
-                "its noise as rms=..., and its mask as a masked array"
+                "ext, variance, weight, rms, mask, mask_bits and detect are for files; give an "
+                "array its noise as rms=..., and its mask as a masked array"
             )
         if isinstance(rms, Mapping):
             raise UsageError("rms is a mapping where the image is one of bands")

@@ -7,6 +7,7 @@ images and noise level.
 docs/metrics.md describes what ``metrics.json`` and :attr:`EvaluateResult.metrics` hold.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,8 @@ import galsep
 from galsep.config import DeblendConfig, EvaluateConfig
 from galsep.flags import Flag
 from galsep.image.light import Frame, without_background
-from galsep.io.atomic import make_folder, refuse_existing, whole_file, write_text
+from galsep.io.atomic import refuse_existing, remove_partial, whole_file, write_text
+from galsep.io.claim import alone_in
 from galsep.io.dataset import Dataset, DatasetMeta, load_dataset
 from galsep.measure.matching import Match, nearest_distance
 from galsep.measure.metrics import (
@@ -161,14 +163,30 @@ def evaluate(
     refuse_existing(outputs, overwrite=overwrite)
     data = load_dataset(Path(dataset))
     model = load_model(config.weights, config.device)
-    make_folder(folder)
+    with alone_in(folder, "evaluation", "call"):
+        remove_partial(outputs)
+        refuse_existing(outputs, overwrite=overwrite)
+        return _evaluate(Path(dataset), data, model, folder, config, reporter)
+
+
+def _evaluate(
+    dataset: Path,
+    data: Dataset,
+    model: Any,
+    folder: Path,
+    config: EvaluateConfig,
+    reporter: Reporter,
+) -> EvaluateResult:
+    """Do what :func:`evaluate` says, with its folder to itself."""
+    from galsep.model.weights import trained_on
+
     settings = DeblendConfig(
         weights=config.weights, device=config.device, batch_size=config.batch_size
     )
     test = data.split("test")[: config.limit or None]
     if not test:
         reporter.warn(f"{dataset}: its test split is empty, so there is nothing to judge")
-    seen = _seen_in_training(data.meta, test, model.info)
+    seen = _seen_in_training(data.meta, test, trained_on(model.info))
     if seen:
         reporter.warn(
             f"{dataset}: {seen} test blends were among those the network was trained on; "
@@ -189,7 +207,7 @@ def evaluate(
     metrics = {
         "format_version": FORMAT_VERSION,
         "galsep_version": galsep.__version__,
-        "dataset": _about(Path(dataset), data.meta),
+        "dataset": _about(dataset, data.meta),
         "n_blends": len(test),
         "n_sources": n_sources,
         "n_detectable": n_detectable,
@@ -427,18 +445,18 @@ def _baselines(
     return results
 
 
-def _seen_in_training(meta: DatasetMeta, test: range, info: Mapping[str, Any]) -> int:
-    """Count test blends that the network's training saw.
+def _seen_in_training(meta: DatasetMeta, test: range, datasets: Sequence[Mapping[str, Any]]) -> int:
+    """Count test blends that the networks' training on some data sets saw.
 
     A blend is the same in every data set of the same settings and seed, whatever their size.
     """
-    before = info.get("dataset", {})
 
     def settings(population: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in population.items() if key != "n"}
 
     seen = 0
-    for part in before.get("population", {}).get("joined", [before]):
+    parts = (one.get("population", {}).get("joined", [one]) for one in datasets)
+    for part in itertools.chain.from_iterable(parts):
         if "population" in part and settings(part["population"]) == settings(meta.population):
             seen = max(seen, part["counts"]["train"] + part["counts"]["validation"])
     return sum(blend < seen for blend in test)

@@ -224,7 +224,8 @@ def finish(
         detected = measure_light(image, sources, *how, fwhm)
     footprints = Footprints(sources.masks)
     noverlap = count_overlaps(sources.masks, shape, planes)
-    flags = sources.flags | _pixel_flags(footprints, noverlap, image.mask, measured.mask, planes)
+    hidden = [one.mask for one in (image, measured, *prepared.bands.values())]
+    flags = sources.flags | _pixel_flags(footprints, noverlap, hidden, planes)
     if not prepared.domain.inside:
         flags |= Flag.OUT_OF_DOMAIN
     detections = Detections(
@@ -375,12 +376,12 @@ def class_columns(
 def _pixel_flags(
     footprints: Sequence[Footprint],
     noverlap: npt.NDArray[np.uint8],
-    unusable: npt.NDArray[np.bool_],
-    unmeasured: npt.NDArray[np.bool_],
+    hidden_in: Sequence[npt.NDArray[np.bool_]],
     planes: Planes,
 ) -> npt.NDArray[np.int64]:
-    """Flags that follow from a source's pixels alone."""
-    height, width = unusable.shape
+    """Flags that follow from a source's pixels alone, hidden in any of several images."""
+    height, width = noverlap.shape
+    different = list({id(mask): mask for mask in hidden_in}.values())
     flags = np.zeros(len(footprints), dtype=np.int64)
     for index, footprint in enumerate(footprints):
         xmin, ymin, xmax, ymax = footprint.bounds
@@ -388,7 +389,7 @@ def _pixel_flags(
             flags[index] |= Flag.IMAGE_EDGE
         top, left = max(0, ymin - 1), max(0, xmin - 1)
         box = slice(top, ymax + 2), slice(left, xmax + 2)
-        hidden = unusable[box] | unmeasured[box]
+        hidden = np.logical_or.reduce([mask[box] for mask in different])
         if hidden.any() and _touches(footprint.shifted(-top, -left), hidden):
             flags[index] |= Flag.MASKED_PIXELS
         if (noverlap[footprint.slices][footprint.mask] > 1).any():

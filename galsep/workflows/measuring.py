@@ -317,6 +317,16 @@ def _measure(
             parts = _exclusive(parts, light.shape)
     noise = None if image.noise is None else image.noise[rows]
     photometry = measure(parts, light, rms, image.gain, noise, block.own, rows.start)
+    # Of a source without any data, nothing is known: of one in another band, or another image.
+    unseen = [
+        bool(image.mask[rows][mask.slices][mask.probability > 0].all())
+        for mask in block.masks[block.own]
+    ]
+    photometry = replace(
+        photometry,
+        flux=np.where(unseen, np.nan, photometry.flux),
+        flux_err=np.where(unseen, np.nan, photometry.flux_err),
+    )
     return [replace(part, y0=part.y0 + rows.start) for part in parts[block.own]], photometry
 
 

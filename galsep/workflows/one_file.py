@@ -132,8 +132,9 @@ class _File:
         # The label maps of all images are held until the file is written.
         folder = self.targets.segm.parent if self.targets else None
         planes = Planes.for_pixels(at_once * images.pixels, folder)
-        # Side products, too, appear only when the whole file is done.
-        with contextlib.ExitStack() as unfinished:
+        # Files appear only when all are written, the catalogue last: one that exists has the others
+        # beside it.
+        with contextlib.ExitStack() as last, contextlib.ExitStack() as unfinished:
             parts = [
                 self._deblend_image(number, images, planes, unfinished)
                 for number in range(len(images.chosen))
@@ -142,7 +143,7 @@ class _File:
             if len(parts) > 1:
                 catalog = without_image_cards(catalogs.join_catalogs([p.catalog for p in parts]))
             if self.targets is not None:
-                self._write(parts, catalog, self.targets, unfinished)
+                self._write(parts, catalog, self.targets, unfinished, last)
         return catalog
 
     def _deblend_image(
@@ -168,14 +169,14 @@ class _File:
             return _Part(catalog)
         title = shown_title(Path(name).name, found)
         if targets.previews:
-            picture = unfinished.enter_context(whole_file(targets.previews[number]))
-            _draw(title, plane, found, picture)
+            with whole_file(targets.previews[number], unfinished) as picture:
+                _draw(title, plane, found, picture)
         if targets.regions:
-            file = unfinished.enter_context(whole_file(targets.regions[number]))
-            write_regions(file, catalog, plane.wcs)
+            with whole_file(targets.regions[number], unfinished) as file:
+                write_regions(file, catalog, plane.wcs)
         if targets.reports:
-            page = unfinished.enter_context(whole_file(targets.reports[number]))
-            write_report(page, title, plane, found, catalog, config, self.command)
+            with whole_file(targets.reports[number], unfinished) as page:
+                write_report(page, title, plane, found, catalog, config, self.command)
         extver, header = ext if images.several else 1, wcs_cards(plane)
         hdus = segmentation_hdus(
             segm=found.segm,
@@ -195,6 +196,7 @@ class _File:
         catalog: "Table",
         targets: Targets,
         unfinished: contextlib.ExitStack,
+        last: contextlib.ExitStack,
     ) -> None:
         comments = PROVENANCE | IMAGE_CARDS
         products: list[tuple[Path | None, list[Any]]] = [
@@ -205,10 +207,9 @@ class _File:
         history, cards = catalog.meta.get("HISTORY", []), _cards(catalog, comments)
         for product, content in products:
             if product is not None:
-                write_hdus(product, content, history=history, cards=cards)
-        unfinished.close()
-        # Last, so that a catalogue that exists has the others beside it.
-        write_catalog(targets.catalog, catalog, self.config.catalog_format, comments=comments)
+                write_hdus(product, content, history=history, cards=cards, until=unfinished)
+        form = self.config.catalog_format
+        write_catalog(targets.catalog, catalog, form, comments=comments, until=last)
 
 
 def _warn_of_units(name: str, bands: Mapping[str, Plane], reporter: Reporter) -> None:

@@ -257,10 +257,11 @@ def settings_rows(config: DeblendConfig | EvaluateConfig, **resolved: float) -> 
     default.
     """
     rows = {}
+    unset = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in (dataclasses.asdict(config) | resolved).items():
         if isinstance(value, bool):
             rows[name] = "yes" if value else "no"
-        elif value and name not in MACHINE_SETTINGS:
+        elif (value or value != unset.get(name)) and name not in MACHINE_SETTINGS:
             rows[name] = _setting(name, value)
     return rows
 

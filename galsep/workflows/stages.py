@@ -29,6 +29,7 @@ from galsep.model.weights import (
     load_model,
     read_info,
     save_weights,
+    trained_on,
 )
 from galsep.settings import dump_toml
 from galsep.workflows.calibrate import best_f1, calibrate, calibrate_sources
@@ -36,10 +37,14 @@ from galsep.workflows.reporting import Reporter
 from galsep.workflows.watching import Board
 
 __all__ = [
+    "BEST_FILE",
     "CONFIG_FILE",
+    "METRICS_FILE",
+    "SEPARATION",
     "STATE_FILE",
     "WEIGHTS_FILE",
     "Run",
+    "about_data",
     "example_makers",
     "given_info",
     "joint_config",
@@ -162,7 +167,7 @@ class Run:
             self.device,
             objective,
         )
-        self.separation = {"training": _settings(config), "dataset": _about(self.data)}
+        self.separation = {"training": _settings(config), "dataset": about_data(self.data)}
 
         def save(path: Path) -> None:
             self.separation["epoch"] = trainer.epoch
@@ -189,7 +194,7 @@ class Run:
             self.device,
             Joining(model),
         )
-        self.info["joint"] = {"training": _settings(config), "dataset": _about(self.data)}
+        self.info["joint"] = {"training": _settings(config), "dataset": about_data(self.data)}
 
         def save(path: Path) -> None:
             self.info["joint"]["epoch"] = trainer.epoch
@@ -271,7 +276,7 @@ class Run:
     def _board(self, prefix: str, epoch: int) -> Board | None:
         if not (self.config.tensorboard and is_first()):
             return None
-        name = "separation" if prefix else "detection"
+        name = prefix.removesuffix("_") or "detection"
         return Board(self.folder / "tensorboard" / name, epoch)
 
     def _show(self, board: Board | None, trainer: Trainer, *, pictures: bool) -> None:
@@ -409,9 +414,11 @@ def example_makers(
 
 def starting_info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
     """What the weights say of themselves; where they stay as they are, what they said before."""
+    earlier = trained_on(given_info(config.init))
+    before = {"earlier_datasets": earlier} if earlier else {}
     if not config.epochs:
-        before = read_info(find_weights(config.init))
-        return {k: v for k, v in before.items() if k != "separation"}
+        info = read_info(find_weights(config.init))
+        return {k: v for k, v in info.items() if k != "separation"} | before
     seen = np.percentile(data.psf_fwhm / data.pixel_scale, [1, 99])
     seen *= 1 - DOMAIN_SLACK, 1 + DOMAIN_SLACK
     return {
@@ -421,8 +428,9 @@ def starting_info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, 
         "init": origin,
         "psf_fwhm_range": [round(float(limit), 2) for limit in seen],
         "training": _settings(config),
-        "dataset": _about(data),
+        "dataset": about_data(data),
         **_kept_classes(given_info(config.init)),
+        **before,
     }
 
 
@@ -438,7 +446,8 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     return settings
 
 
-def _about(data: Dataset) -> dict[str, Any]:
+def about_data(data: Dataset) -> dict[str, Any]:
+    """What weights say of the data set that they were trained on, JSON-able."""
     scales = data.pixel_scale
     return {
         "survey": data.meta.survey,

@@ -1,14 +1,15 @@
 """What a call of ``deblend_files`` is to write, and what of it is there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from galsep.config import CATALOG_FORMATS, DeblendConfig
+from galsep.config import CATALOG_FORMATS, FILE_SETTINGS, DeblendConfig
 from galsep.errors import GalsepError, OutputExistsError, UsageError
 from galsep.io.atomic import partial_files
-from galsep.io.claim import claimed
+from galsep.io.claim import LOCK, claimed
+from galsep.io.companions import split_reference
 from galsep.io.image import input_stem, list_images
 
 __all__ = ["Existing", "Targets", "files_of", "name_targets", "tidy"]
@@ -105,9 +106,12 @@ def name_targets(
     Raises
     ------
     UsageError
-        When an input is named twice, or two inputs would write the same files.
+        When an input is named twice, two inputs would write the same file, or one would write a
+        file that is read.
     """
     by_stem: dict[str, Path] = {}
+    writers: dict[Path, Path] = {}
+    read = {path.resolve(): path for path in (*_files_read(config), *images)} if output else {}
     targets: dict[Path, Targets | None] = {}
     for path in images:
         stem = input_stem(path)
@@ -124,7 +128,7 @@ def name_targets(
             continue
         beside = config.preview or config.regions or config.report
         numbers = _numbers(path, config) if beside else []
-        targets[path] = Targets(
+        own = targets[path] = Targets(
             output / f"{stem}_segm.fits",
             output / f"{stem}_cat{CATALOG_FORMATS[config.catalog_format]}",
             output / f"{stem}_isolated.fits" if config.isolated else None,
@@ -133,7 +137,25 @@ def name_targets(
             tuple(output / f"{stem}{n}.reg" for n in numbers if config.regions),
             tuple(output / f"{stem}_report{n}.html" for n in numbers if config.report),
         )
+        for file in own.files:
+            other = writers.setdefault(file, path)
+            if other != path:
+                raise UsageError(
+                    f"{other} and {path} would both write {file.name}; deblend them into "
+                    "different folders"
+                )
+            # What is not there is no file that is read.
+            if file.exists() and (victim := read.get(file.resolve())) is not None:
+                raise UsageError(f"{path} would write {file.name} over {victim}, which is read")
     return targets
+
+
+def _files_read(config: DeblendConfig) -> Iterator[Path]:
+    """Files that are read beside the images."""
+    bands = [band.partition("=")[2] for band in config.band]
+    for reference in (*(getattr(config, name) for name in FILE_SETTINGS), *bands):
+        if reference:
+            yield split_reference(reference)[0]
 
 
 def _numbers(path: Path, config: DeblendConfig) -> list[str]:
@@ -151,7 +173,8 @@ def tidy(tasks: Sequence[Targets]) -> None:
     for targets in tasks:
         left = [path for file in targets.files for path in partial.get(file, ())]
         if left:
-            # It may be another call's, and that at work.
+            # It may be another call's, and that at work. Claims go with their locks.
             with claimed(targets.catalog) as ours:
                 for path in left if ours else ():
-                    path.unlink(missing_ok=True)
+                    if not path.name.startswith(LOCK):
+                        path.unlink(missing_ok=True)

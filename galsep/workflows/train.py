@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,18 @@ from galsep.model.engine import Trainer
 from galsep.model.loading import dead_workers_told
 from galsep.model.network import ARCHITECTURES, build_network
 from galsep.model.parallel import from_first, is_first, joined
-from galsep.model.weights import initial_weights
+from galsep.model.weights import find_weights, initial_weights, read_info
 from galsep.settings import read_toml, resolve
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.stages import (
+    BEST_FILE,
     CONFIG_FILE,
+    METRICS_FILE,
+    SEPARATION,
     STATE_FILE,
     WEIGHTS_FILE,
     Run,
+    about_data,
     given_info,
     starting_info,
 )
@@ -135,17 +140,22 @@ def _train_on(
     overwrite: bool,
     reporter: Reporter,
 ) -> TrainResult:
-    started = from_first((folder / STATE_FILE).exists())
-    if started and not (resume or overwrite):
-        raise OutputExistsError(f"{folder}: holds a run; give --resume to go on or --overwrite")
+    started = from_first(_has_begun(folder, resume=resume, overwrite=overwrite))
     if started and resume:
         _check_same(folder, config)
+    own = {(folder / name).resolve() for name in (WEIGHTS_FILE, BEST_FILE)}
+    if not (started and resume) and find_weights(config.init).resolve() in own:
+        raise UsageError(
+            f"init is {config.init}, which this run would replace; give it another folder"
+        )
     if config.tensorboard:
         check_tensorboard()
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_memory()
     data = load_splits(dataset)
+    if started and resume:
+        _check_data(folder, config, data)
     network, origin = starting_network(config)
     if config.joint_epochs and not (config.separation_epochs or given_info(config.init)):
         raise UsageError(
@@ -156,6 +166,9 @@ def _train_on(
     detector = Trainer(network, config, device)
     with alone_in(folder, "run", "training") if is_first() else contextlib.nullcontext():
         if is_first():
+            # The data set took its time to load.
+            if started != _has_begun(folder, resume=resume, overwrite=overwrite):
+                raise OutputExistsError(f"{folder}: another training began there meanwhile")
             run.prepare(anew=not (started and resume))
         run.detector(detector)
         separator = run.separator(detector) if config.separation_epochs else None
@@ -185,6 +198,47 @@ def starting_network(config: TrainConfig) -> tuple[torch.nn.Module, str]:
     torch.manual_seed(config.seed)
     network = build_network(ARCHITECTURES[config.recipe])
     return network, initial_weights(network, config.init)
+
+
+def _has_begun(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether a folder holds a run that can be resumed.
+
+    Raises
+    ------
+    OutputExistsError
+        When it holds one that would be lost.
+    """
+    if (folder / STATE_FILE).exists():
+        if not (resume or overwrite):
+            raise OutputExistsError(f"{folder}: holds a run; give --resume to go on or --overwrite")
+        return True
+    there = [name for name in (WEIGHTS_FILE, BEST_FILE) if (folder / name).exists()]
+    if there and not overwrite and not (resume and _is_at_its_beginning(folder)):
+        raise OutputExistsError(
+            f"{folder}: holds {there[0]} of a run whose {STATE_FILE} is gone, so that it cannot "
+            "be resumed; give --overwrite to replace it, or another folder"
+        )
+    return False
+
+
+def _is_at_its_beginning(folder: Path) -> bool:
+    """Whether a run was killed before its first epoch's state was there, its last file."""
+    metrics = folder / METRICS_FILE
+    epochs = len(metrics.read_text(encoding="utf-8").splitlines()) - 1 if metrics.exists() else 0
+    return epochs <= 1 and not (folder / (SEPARATION + STATE_FILE)).exists()
+
+
+def _check_data(folder: Path, config: TrainConfig, data: Dataset) -> None:
+    """Refuse to resume a run on other data than it began with."""
+    if not (folder / WEIGHTS_FILE).exists():
+        return
+    info = read_info(folder / WEIGHTS_FILE)
+    before = info.get("dataset") if config.epochs else info.get("separation", {}).get("dataset")
+    if before is not None and before != json.loads(json.dumps(about_data(data))):
+        raise UsageError(
+            f"{folder}: the run began on other data; resume it with the same, or start anew with "
+            "--overwrite"
+        )
 
 
 def _check_same(folder: Path, config: TrainConfig) -> None:

@@ -147,6 +147,9 @@ def test_varied_may_stand_in_the_file(galsep, tmp_path):
         (["out", "--galaxies", "some"], "some"),
         (["out", "--stars", "2"], "stars"),
         (["out", "--n", "0"], "n must lie"),
+        (["out", "--density", "50"], "--density is that of a field"),
+        (["out", "--field", "200x200", "--n", "5"], "--n counts blends"),
+        (["--write-catalog", "c.fits", "--preview"], "--preview draws what is written to OUT"),
         (["out", "--max-shift", "50"], "max_shift"),
         (["out", "--seeing", "1.3-0.5"], "0.5-1.3"),
         (["out", "--field", "wide"], "wide"),
@@ -196,10 +199,10 @@ def test_overwrite_leaves_nothing_of_the_old_set(galsep, tmp_path):
     assert names(tmp_path) == ["dataset.toml", "shard-0000.fits"]
 
 
-@pytest.mark.parametrize("field", [[], ["--field", "150x150"]])
-def test_an_output_folder_that_cannot_be_made(galsep, tmp_path, field):
+@pytest.mark.parametrize("size", [["--n", 3], ["--field", "150x150"]])
+def test_an_output_folder_that_cannot_be_made(galsep, tmp_path, size):
     (tmp_path / "file").write_text("in the way")
-    outcome = galsep("simulate", tmp_path / "file" / "set", "--n", 3, *field)
+    outcome = galsep("simulate", tmp_path / "file" / "set", *size)
     assert outcome.code == 1
     assert "file" in outcome.error
     assert names(tmp_path) == ["file"]

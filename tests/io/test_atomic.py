@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import stat
@@ -47,6 +48,28 @@ def test_outputs_have_the_permissions_of_any_new_file(tmp_path):
 def test_an_operating_system_error_names_the_target(tmp_path):
     with pytest.raises(OutputError, match=r"gone/out\.txt: cannot write \(No such file"):
         write_text(tmp_path / "gone" / "out.txt", "text")
+
+
+def test_several_files_are_there_together_or_not_at_all(tmp_path):
+    one, other = tmp_path / "one.txt", tmp_path / "other.txt"
+    other.write_text("old")
+    with contextlib.ExitStack() as until:
+        write_text(one, "1", until)
+        write_text(other, "2", until)
+        assert not one.exists()
+        assert other.read_text() == "old"
+    assert (one.read_text(), other.read_text()) == ("1", "2")
+
+    def fail():
+        with contextlib.ExitStack() as until:
+            write_text(other, "3", until)
+            write_text(tmp_path / "gone" / "x.txt", "4", until)
+
+    # The one that fails is told of, not those that wait.
+    with pytest.raises(OutputError, match=r"^\S*/gone/x\.txt: cannot write \(No such file"):
+        fail()
+    assert other.read_text() == "2"
+    assert sorted(os.listdir(tmp_path)) == ["one.txt", "other.txt"]
 
 
 def test_text_is_utf8(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from galsep.errors import ImageError
+from galsep.errors import AnnotationError, ImageError
 from galsep.io.labels import read_light
 
 SHAPE = (8, 9)
@@ -56,6 +56,25 @@ def test_stamps_are_scaled(tmp_path):
     fits.HDUList(hdus).writeto(tmp_path / "light.fits")
     (part,) = read_light(str(tmp_path / "light.fits"), LABELS[:1], SHAPE)
     assert part.flux == 20
+
+
+def test_stamps_are_those_of_the_image_that_is_asked_for(tmp_path):
+    stamps = np.array(
+        [(1, 2, 1, 2, 2, 0)], [(n, "i4") for n in ("label", "x0", "y0", "nx", "ny", "start")]
+    )
+    hdus = [fits.PrimaryHDU()]
+    for version in (1, 2):
+        hdus.append(fits.BinTableHDU(stamps, name="STAMPS", ver=version))
+        model = np.full(4, version, np.float32)
+        hdus.append(fits.ImageHDU(model, name="MODEL", ver=version))
+    path = tmp_path / "light.fits"
+    fits.HDUList(hdus).writeto(path)
+    for ext, flux in (("STAMPS,1", 4), ("model, 2", 8)):
+        (part,) = read_light(f"{path}[{ext}]", LABELS[:1], SHAPE)
+        assert part.flux == flux
+    for ext in ("", "[STAMPS]", "[MODEL,3]"):
+        with pytest.raises(AnnotationError, match=r"one of \[STAMPS,1\], \[STAMPS,2\]"):
+            read_light(f"{path}{ext}", LABELS[:1], SHAPE)
 
 
 @pytest.mark.parametrize("ext", ["NOPE", "7", "CUBE,2", "-1"])

@@ -109,6 +109,14 @@ def test_binning_leaves_out_what_is_unusable():
     assert means[1, 1] == light[2:4, 2:4].mean()
 
 
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1)])
+def test_binning_of_what_is_thinner_than_a_block(shape):
+    light = np.arange(float(np.prod(shape))).reshape(shape)
+    means = binned(light, 4)
+    assert means.shape == tuple(max(1, side // 4) for side in shape)
+    assert means.ravel()[0] == light.ravel()[:4].mean()
+
+
 def test_binning_in_strips_is_the_same(monkeypatch):
     light = np.random.default_rng(0).normal(size=(31, 29)).astype(np.float32)
     whole = binned(light, 3)

@@ -51,6 +51,16 @@ def test_the_limit_is_in_the_detection_band(tmp_path):
     ).magnitude.tolist() == [40.0, 20.0]
 
 
+@pytest.mark.parametrize("value", [np.nan, -99.0, 99.0])
+@pytest.mark.parametrize("column", ["g_ab", "i_ab"])
+def test_rows_with_unknown_magnitudes_are_left_out(tmp_path, column, value):
+    rows = table()
+    rows[column][:4] = value
+    catalog = CatsimCatalog(write(tmp_path / "c.fits", rows), SURVEY, 25.0)
+    rng = np.random.default_rng(1)
+    assert {tuple(catalog.draw(rng).magnitude) for _ in range(10)} == {(25.0, 24.0)}
+
+
 def test_missing_columns_are_named(tmp_path):
     rows = table()
     rows.remove_columns(["a_d"])

@@ -9,6 +9,7 @@ from astropy.wcs import WCS
 
 from galsep.config import DeblendConfig
 from galsep.errors import ImageError, UsageError
+from galsep.flags import Flag
 from galsep.image.light import Frame
 from galsep.model.weights import load_model
 from galsep.planes import Planes
@@ -179,6 +180,20 @@ def test_fluxes_of_arrays_in_bands(model):
         image = result.bands[name].image
         parts = sum(result.light_of(label, name) for label in table["label"].tolist())
         assert image.background + parts + result.residual(name) == pytest.approx(data, abs=1e-3)
+
+
+@pytest.mark.parametrize("separated", [True, False])
+def test_a_band_without_data_at_a_source_knows_nothing_of_it(model, separated):
+    left = np.ma.masked_array(field(), np.broadcast_to(np.arange(SHAPE[1]) > 80, SHAPE))
+    bands = {"g": left, "r": field(brightness=3, rms=2, seed=2)}
+    table = deblend(bands, CPU, model=load_model(device="cpu") if separated else model).catalog
+    for x, y in PLACES:
+        row = table[np.hypot(table["x_centroid"] - x, table["y_centroid"] - y).argmin()]
+        seen = x < 80
+        assert np.isfinite(row["deblend_flux_g"]) == np.isfinite(row["deblend_flux_err_g"]) == seen
+        assert bool(row["flags"] & Flag.MASKED_PIXELS) == (not seen)
+        assert np.isfinite(row["deblend_flux_r"])
+        assert np.isfinite(row["deblend_flux"])
 
 
 def test_files_give_what_arrays_give(model, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import numpy as np
@@ -8,9 +9,16 @@ from astropy.table import Table
 
 import galsep
 from galsep.config import DeblendConfig, SimulateConfig
-from galsep.errors import GalsepError, ImageError, OutputExistsError, UsageError, WorkerError
+from galsep.errors import (
+    GalsepError,
+    ImageError,
+    OutputError,
+    OutputExistsError,
+    UsageError,
+    WorkerError,
+)
 from galsep.io.runs import runs_to_footprints
-from galsep.workflows import files
+from galsep.workflows import files, one_file
 from galsep.workflows.deblend import deblend
 from galsep.workflows.files import deblend_files, stack_catalogs
 from galsep.workflows.simulate import simulate
@@ -163,6 +171,46 @@ def test_outputs_are_protected(field, products, tmp_path):
     other.mkdir()
     with pytest.raises(UsageError, match="both write"):
         deblend_files([field, other / "field_i.fits.gz"], tmp_path / "out", CPU)
+
+
+def test_no_output_is_a_file_that_is_read(tmp_path):
+    """Nor one of another input."""
+    images = [fits.ImageHDU(np.zeros((30, 30), np.float32)) for _ in range(2)]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(tmp_path / "m.fits")
+    for name in ("m_1", "m_segm"):
+        fits.PrimaryHDU(np.zeros((30, 30), np.float32)).writeto(tmp_path / f"{name}.fits")
+    whole = tmp_path / "m.fits"
+    regions = dataclasses.replace(CPU, regions=True)
+    with pytest.raises(UsageError, match=r"both write m_1\.reg; deblend them"):
+        deblend_files([whole, tmp_path / "m_1.fits"], tmp_path / "out", regions)
+    with pytest.raises(UsageError, match=r"m\.fits would write m_segm\.fits over \S*m_segm\.fits"):
+        deblend_files([whole, tmp_path / "m_segm.fits"], tmp_path, CPU, overwrite=True)
+    masked = dataclasses.replace(CPU, mask=f"{tmp_path}/m_segm.fits[0]")
+    with pytest.raises(UsageError, match="would write m_segm"):
+        deblend_files([whole], tmp_path / "." / "", masked, overwrite=True)
+    assert not fits.getdata(tmp_path / "m_segm.fits").any()
+
+
+def test_of_an_input_that_fails_late_no_output_is_there(field, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise OutputError(f"{path}: cannot write (No space left on device)")
+
+    monkeypatch.setattr(one_file, "write_catalog", full)
+    every = dataclasses.replace(CPU, isolated=True, residual=True, preview=True)
+    (result,) = deblend_files([field], tmp_path, every)
+    assert (
+        str(result.error) == f"{tmp_path}/field_i_cat.fits: cannot write (No space left on device)"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 1)])
+def test_pictures_of_an_image_of_one_row(tmp_path, shape):
+    fits.PrimaryHDU(np.random.default_rng(0).normal(size=shape)).writeto(tmp_path / "row.fits")
+    config = dataclasses.replace(CPU, preview=True, report=True)
+    (result,) = deblend_files([tmp_path / "row.fits"], tmp_path / "out", config)
+    assert result.error is None
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_what_a_killed_call_left_beside_whole_outputs_is_tidied_up(field, products, tmp_path):

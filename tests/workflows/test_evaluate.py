@@ -15,6 +15,7 @@ from galsep.config import EvaluateConfig
 from galsep.errors import DatasetError, OutputExistsError
 from galsep.flags import Flag
 from galsep.io.dataset import DatasetMeta, load_dataset, write_meta, write_shard
+from galsep.model.weights import trained_on
 from galsep.scene import Blend, Detections, Footprint, Source, SourceLight
 from galsep.workflows.evaluate import (
     CANDIDATE_THRESHOLD,
@@ -162,7 +163,7 @@ def install(monkeypatch, folder, choose=everything, threshold=0.45, info=None, d
         return StandIn(threshold, info or {})
 
     stood_in = {
-        "galsep.model.weights": {"load_model": load_model},
+        "galsep.model.weights": {"load_model": load_model, "trained_on": trained_on},
         "galsep.workflows.preparing": {"run_network": run_network},
         "galsep.workflows.finding": {"finish": finish},
     }
@@ -562,6 +563,10 @@ def test_blends_seen_in_training_are_told(monkeypatch, dataset, tmp_path):
     other = {**seen, "population": {**POPULATION, "seed": 8}}
     install(monkeypatch, dataset, info={"dataset": other})
     assert evaluate(dataset, tmp_path / "two", NO_BASELINES).metrics["n_seen"] == 0
+    for info in ({"separation": {"dataset": seen}}, {"earlier_datasets": [other, seen]}):
+        install(monkeypatch, dataset, info={"dataset": other, **info})
+        metrics = evaluate(dataset, tmp_path / "two", NO_BASELINES, overwrite=True).metrics
+        assert metrics["n_seen"] == 2
     joined = {"population": {"joined": [other, seen]}, "counts": {"train": 12, "validation": 2}}
     install(monkeypatch, dataset, info={"dataset": joined})
     assert evaluate(dataset, tmp_path / "three", NO_BASELINES).metrics["n_seen"] == 2

@@ -173,6 +173,46 @@ def test_an_interrupted_run_has_usable_weights_and_resumes(dataset, tmp_path, st
     assert len(resumed.history) == len(resumed.separation_history) == 2
 
 
+def test_a_run_whose_state_is_gone_is_not_lost(dataset, tmp_path):
+    run = tmp_path / "run"
+    train(dataset, run, small(calibrate=False))
+    (run / "state.safetensors").unlink()
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    for resume in (False, True):
+        with pytest.raises(OutputExistsError, match=r"whose state\.safetensors is gone"):
+            train(dataset, run, small(calibrate=False), resume=resume)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    # Killed before its first state was written, a run has begun only just.
+    for path in run.glob("separation_*"):
+        path.unlink()
+    metrics = run / "metrics.csv"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    assert len(train(dataset, run, small(calibrate=False), resume=True).history) == 2
+
+
+def test_a_run_does_not_start_from_what_it_replaces(dataset, tmp_path):
+    run = tmp_path / "run"
+    train(dataset, run, small(calibrate=False))
+    for name in ("best", "weights"):
+        config = small(init=str(run / f"{name}.safetensors"), epochs=0)
+        with pytest.raises(UsageError, match="which this run would replace"):
+            train(dataset, run, config, overwrite=True)
+    assert (run / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_run_is_resumed_on_its_own_data(dataset, tmp_path, epochs):
+    run, other = tmp_path / "run", tmp_path / "other"
+    simulate(other, SimulateConfig(n=60, seed=5, workers=1))
+    config = small(calibrate=False, epochs=epochs, init="random" if epochs else "compact")
+    stage = "epoch" if epochs else "separation epoch"
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, run, config, reporter=Interrupting(stage))
+    with pytest.raises(UsageError, match="the run began on other data"):
+        train(other, run, config, resume=True)
+    assert len(train(dataset, run, config, resume=True).separation_history) == 2
+
+
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_interrupted_on_spoilt_weights_a_run_keeps_those_it_had(
     dataset, tmp_path, monkeypatch, epochs
