@@ -8,8 +8,9 @@ all noiseless light there.
 
 The claims of all sources at a pixel, and that of the leftover, which is 1, are normalised
 together: ``share = claim / (1 + Σ claims)``, a softmax over sources and leftover. So shares are
-exclusive, whatever sources a pixel has. A source's **model** is its share of the noiseless light,
-its **light** the same share of the data.
+exclusive, whatever sources a pixel has. Inside masks the leftover's claim is taken for a half,
+since what is there is seldom of a source that was not found. A source's **model** is its share of
+the noiseless light, its **light** the same share of the data.
 
 Everything is in units of the sky rms, one band at a time, so that one set of weights serves any
 number of bands.
@@ -59,6 +60,9 @@ PSF_TERMS, USUAL_FWHM = 3, 4.0
 
 DETAIL_SIGMA = 1.0
 """Detail is what differs from an average of this width, pixels."""
+
+LEFTOVER = 0.5
+"""Claim of what belongs to none where a source's mask is. Elsewhere, and in training, it is 1."""
 
 LOGIT_LIMIT = 12.0
 
@@ -374,6 +378,10 @@ def separate(
         )
     ]
     all_claims = np.ones(shape, dtype=np.float32)
+    # Large objects last: they have what would be left.
+    for index in [*np.flatnonzero(~large), *np.flatnonzero(large)]:
+        inside = masks[index].probability > 0
+        all_claims[masks[index].slices][inside] = 1.0 if large[index] else LEFTOVER
     # In one order, since sums depend on it.
     for index in sorted(seen):
         claim, (there, here) = seen[index][0], boxes[index]

@@ -28,14 +28,15 @@ def model():
 def separating(model):
     """With a small separation network that has learnt nothing: what must hold, holds for it, too.
 
-    It takes the flux for the sum of the model.
+    It takes the flux for the sum of the model, and is told nothing of the PSF, whose measured width
+    changes by roundings.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         network = SeparationNetwork((16, 16, 16))
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, 0, 0.08)
-        for parameter in network.summary[-1].parameters():
+        for parameter in (*network.summary[-1].parameters(), *network.psf.parameters()):
             torch.nn.init.zeros_(parameter)
     info = {k: v for k, v in model.info.items() if k != "separation"}
     return dataclasses.replace(model, separator=network.eval().requires_grad_(False), info=info)
