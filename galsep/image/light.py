@@ -21,8 +21,9 @@ single precision no sum of its square over a source."""
 GAP = 1e3
 """... if there is none within this factor of it."""
 
-DEEPEST = 1e9
-"""Rms in the brightest pixel of an image without noise."""
+DEEPEST = 1e5
+"""Rms in the brightest pixel of an image without noise: more than the networks have learnt, but not
+too much for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,10 @@ STATE_FILE = "state.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 BEST_FILE = "best.safetensors"
 CONFIG_FILE = "config.toml"
-METRICS_FILE, LOSSES_FILE = "metrics.csv", "losses.png"
-SEPARATION, JOINT = "separation_", "joint_"
+METRICS_FILE = "metrics.csv"
+LOSSES_FILE = "losses.png"
+SEPARATION = "separation_"
+JOINT = "joint_"
 """Begin the names of what belongs to the separation network, and to both networks together."""
 
 

@@ -130,7 +130,8 @@ def run(command):
 
 
 def extra(words):
-    options = shlex.split(SMALLER.get(words[1], ""))
+    # Of a field, the size is that of the page.
+    options = [] if "--field" in words else shlex.split(SMALLER.get(words[1], ""))
     asks = {"--output", "-o"} & set(words) or words[1] == "simulate"
     return [*options, *(["--overwrite"] if asks and "--skip-existing" not in words else [])]
 

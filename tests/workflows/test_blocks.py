@@ -88,9 +88,9 @@ def looks(monkeypatch):
     counts = []
     look = separation._look
 
-    def counted(network, crops, wanted):
+    def counted(network, crops, wanted, fwhm):
         counts.append(int(wanted.sum()))
-        return look(network, crops, wanted)
+        return look(network, crops, wanted, fwhm)
 
     monkeypatch.setattr(separation, "_look", counted)
     return counts

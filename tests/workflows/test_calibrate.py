@@ -119,7 +119,7 @@ def test_a_regression_is_fitted_to_what_it_is_given_later(tmp_path, monkeypatch)
         given.append(features)
         return 0.0, 0.0
 
-    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, keep, (0.0,)))
+    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, keep))
     list(find_sources(images, plain))
     rows = np.concatenate(fitted)[:, 4:]
     assert len(rows) >= 6

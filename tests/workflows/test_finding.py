@@ -254,8 +254,9 @@ def test_fluxes_are_in_the_images_unit(separating, binning):
     assert found.photometry.flux == pytest.approx(flux)
     assert (found.photometry.flux_err > 0).all()
     scaled = one(1000 * image, separating)
-    assert scaled.photometry.flux == pytest.approx(1000 * flux, rel=1e-3)
-    assert scaled.photometry.flux_err == pytest.approx(1000 * found.photometry.flux_err, rel=1e-3)
+    # By roundings, a pixel at the edge of a mask may belong to it or not.
+    assert scaled.photometry.flux == pytest.approx(1000 * flux, rel=2e-3)
+    assert scaled.photometry.flux_err == pytest.approx(1000 * found.photometry.flux_err, rel=2e-3)
 
 
 def test_neighbours_that_meet_are_separated_alike_in_the_same_and_another_image(separating):
@@ -275,7 +276,7 @@ def test_fluxes_are_told_the_psf_of_the_image_that_sources_are_found_in(pairs, m
         told.append(np.exp(features[-2]) if features[-1] else None)
         return 0.0, 0.0
 
-    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, look, (0.0,)))
+    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, look))
 
     def seen(binning=1, **more):
         told.clear()

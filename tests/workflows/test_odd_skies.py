@@ -185,8 +185,7 @@ def test_no_noise(found):
     image = galaxy(shape, 50, 60) + galaxy(shape, 100, 100)
     for row in both(found(image).catalog):
         assert row["segment_flux"] == pytest.approx(3000, rel=0.001)
-        # No network has learnt what a S/N of 10^10 is.
-        assert row["deblend_flux"] == pytest.approx(3000, rel=0.2)
+        assert row["deblend_flux"] == pytest.approx(3000, rel=0.01)
 
 
 def test_pixels_that_are_no_data(found):
