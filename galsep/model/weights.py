@@ -335,7 +335,7 @@ def _is_flux_fit(fit: Any) -> bool:
     if not isinstance(fit, dict) or not _rising(fit.get("snr"), 1e-3, 1e12):
         return False
     regression = fit.get("regression")
-    curves = [fit.get("log_ratio"), *([fit["log_rest"]] if "log_rest" in fit else [])]
+    curves = [fit.get("log_ratio"), *([] if regression is None else [fit.get("log_rest")])]
     return (
         all(
             isinstance(curve, list)

@@ -171,9 +171,9 @@ def calibrate_sources(
     Returns
     -------
     dict
-        ``flux_fit`` (``regression``: :class:`galsep.model.fluxes.FluxRegression`, if it helps;
-        ``snr``, ``log_ratio``: medians of S/N and, after it, of ln(true flux / flux) by true
-        S/N; ``spread``: half the width that holds 68 % of
+        ``flux_fit`` (``snr``, ``log_ratio``: medians of S/N and of ln(true flux / flux) by true
+        S/N; ``regression``: :class:`galsep.model.fluxes.FluxRegression`, if it helps, and
+        ``log_rest``: ``log_ratio`` after it; ``spread``: half the width that holds 68 % of
         (flux − truth) / error, errors as the regression has them), and of ``n_flux`` sources;
         ``class_fit`` (:class:`galsep.image.points.ClassFit`), ``None`` for fewer than 50 stars or
         galaxies.
@@ -284,9 +284,9 @@ def _fit_fluxes(rows: Values, reporter: Reporter) -> dict[str, Any]:
         regression = FluxRegression.from_dict(regression.to_dict())
         growth, widening = np.exp(flux_changes(regression, features)).T
         flux, error = flux * growth, error * growth * widening
-    snrs, log_ratio = _medians_by_true_snr(snr, first, np.log(truth / flux))
-    fit = FluxFit(tuple(snrs), tuple(log_ratio), 1.0, regression)
-    corrected = flux * np.array([fit.correction(one) for one in snr.tolist()])
+    snrs, log_ratio, log_rest = _medians_by_true_snr(snr, first, np.log(truth / flux))
+    fit = FluxFit(tuple(snrs), tuple(log_ratio), 1.0, regression, tuple(log_rest))
+    corrected = flux * np.array([fit.rest(one) for one in snr.tolist()])
     pull = (corrected - truth) / np.sqrt(error**2 + truth)
     spread = float(np.subtract(*np.percentile(pull, [84.13, 15.87])) / 2) if pull.size else 1.0
     reporter.info(
@@ -294,7 +294,9 @@ def _fit_fluxes(rows: Values, reporter: Reporter) -> dict[str, Any]:
         f"corrected {_size(corrected / truth - 1)}; errors times {spread:.2f}"
     )
     stored = {"snr": snrs, "log_ratio": log_ratio, "spread": spread}
-    return stored if regression is None else {**stored, "regression": regression.to_dict()}
+    if regression is None:
+        return stored
+    return {**stored, "regression": regression.to_dict(), "log_rest": log_rest}
 
 
 def _size(errors: Values) -> str:
@@ -331,28 +333,28 @@ def _uncorrected(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _medians_by_true_snr(
-    snr: Values, before: Values, after: Values
-) -> tuple[list[float], list[float]]:
-    """Medians of S/N and of ln(true flux / flux) in groups of equal number by true S/N.
+    snr: Values, log_ratio: Values, log_rest: Values
+) -> tuple[list[float], list[float], list[float]]:
+    """Medians of all three in groups of equal number by true S/N.
 
     By what was measured, those that noise has made brighter would be grouped with truly brighter
-    ones, and how many there are depends on the data set. 1 and 0 where there are too few sources.
+    ones, and how many there are depends on the data set. (1, 0, 0) where there are too few sources.
 
     Parameters
     ----------
     snr : (n,) float array
-    before, after : (n,) float arrays
+    log_ratio, log_rest : (n,) float arrays
         ln(true flux / flux), as the separation network gives it and after the regression.
     """
     groups = min(FLUX_GROUPS, len(snr) // FLUX_GROUP_SIZE)
     if not groups:
-        return [1.0], [0.0]
-    parts = np.array_split(np.argsort(np.log(snr) + before, kind="stable"), groups)
-    columns = np.stack([snr, after], axis=1)
+        return [1.0], [0.0], [0.0]
+    parts = np.array_split(np.argsort(np.log(snr) + log_ratio, kind="stable"), groups)
+    columns = np.stack([snr, log_ratio, log_rest], axis=1)
     medians = np.array([np.median(columns[part], axis=0) for part in parts])
     # They rise with the true S/N, but for chance.
-    snrs, ratios = medians[np.argsort(medians[:, 0], kind="stable")].T.tolist()
-    return snrs, ratios
+    snrs, ratios, rests = medians[np.argsort(medians[:, 0], kind="stable")].T.tolist()
+    return snrs, ratios, rests
 
 
 def _threshold(

@@ -170,7 +170,7 @@ def test_features_that_tell_nothing_give_no_regression():
 
 def test_the_regression_changes_the_flux_and_leaves_the_model():
     parts, light, usable = scene()
-    fit = FluxFit((1.0,), (0.0,), 2.0, regression(0.1, -0.5))
+    fit = FluxFit((1.0,), (0.0,), 2.0, regression(0.1, -0.5), (0.0,))
     first, second = fit.corrected(parts, light, usable, np.array([True, False]))
     assert first.flux == pytest.approx(np.exp(0.1) * parts[0].flux)
     assert first.flux_err == pytest.approx(2 * np.exp(0.1 - 0.5) * parts[0].flux_err)
@@ -178,17 +178,15 @@ def test_the_regression_changes_the_flux_and_leaves_the_model():
     assert second is parts[1]
 
 
-def test_what_the_regression_leaves_is_corrected():
+def test_models_and_fluxes_have_a_correction_each():
     parts, light, usable = scene()
-    fit = FluxFit((1.0,), (np.log(0.9),), 2.0, regression(0.1))
+    fit = FluxFit((1.0,), (np.log(1.2),), 2.0, regression(0.1), (np.log(0.9),))
     first, _ = fit.corrected(parts, light, usable, np.array([True, False]))
+    assert first.model.sum() == pytest.approx(np.sqrt(1.2) * parts[0].model.sum())
     assert first.flux == pytest.approx(0.9 * np.exp(0.1) * parts[0].flux)
-    # Earlier weights also had what fluxes were off by before the regression.
-    stored = {"snr": [1.0], "log_ratio": [0.3], "log_rest": [0.1], "spread": 2.0}
-    before = {**stored, "regression": regression(0.1).to_dict()}
-    assert FluxFit.from_dict(before).log_ratio == (0.1,)
-    del before["log_rest"]
-    assert FluxFit.from_dict(before).log_ratio == (0.3,)
+    fit = FluxFit((1.0,), (np.log(1.2),), 2.0)
+    first, _ = fit.corrected(parts, light, usable, np.array([True, False]))
+    assert first.flux == pytest.approx(1.2 * parts[0].flux)
 
 
 @pytest.mark.parametrize(

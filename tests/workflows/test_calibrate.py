@@ -119,7 +119,7 @@ def test_a_regression_is_fitted_to_what_it_is_given_later(tmp_path, monkeypatch)
         given.append(features)
         return 0.0, 0.0
 
-    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, keep))
+    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, keep, (0.0,)))
     list(find_sources(images, plain))
     rows = np.concatenate(fitted)[:, 4:]
     assert len(rows) >= 6
@@ -137,11 +137,11 @@ def test_fluxes_are_brought_to_the_truth():
     rows[:50, 4:] = np.nan
     fit = FluxFit.from_dict(calibrate._fit_fluxes(rows, Reporter()))
     ratio = [
-        fit.correction(row[3]) * np.exp(fit.regression(row[4:])[0]) * row[1] / row[0]
-        for row in rows[50:]
+        fit.rest(row[3]) * np.exp(fit.regression(row[4:])[0]) * row[1] / row[0] for row in rows[50:]
     ]
     assert np.median(ratio) == pytest.approx(1, abs=2e-3)
     assert np.std(ratio) == pytest.approx(0.02, rel=0.2)
+    assert np.log(fit.correction(100.0)) == pytest.approx(0.05, abs=0.01)
     # Too few for a regression, and none at all.
     assert "regression" not in calibrate._fit_fluxes(rows[:80], Reporter())
     assert calibrate._fit_fluxes(rows[:0], Reporter())["spread"] == 1

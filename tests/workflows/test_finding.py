@@ -276,7 +276,7 @@ def test_fluxes_are_told_the_psf_of_the_image_that_sources_are_found_in(pairs, m
         told.append(np.exp(features[-2]) if features[-1] else None)
         return 0.0, 0.0
 
-    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, look))
+    monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, look, (0.0,)))
 
     def seen(binning=1, **more):
         told.clear()
