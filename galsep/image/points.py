@@ -18,7 +18,15 @@ from galsep.image.psf import flat_top, pixel_sigma
 from galsep.planes import Planes
 from galsep.scene import SourceLight
 
-__all__ = ["PSF_ERROR", "TERMS", "ClassFit", "fit_columns", "logistic", "logit", "point_features"]
+__all__ = [
+    "TERMS",
+    "ClassFit",
+    "fit_columns",
+    "logistic",
+    "logit",
+    "point_features",
+    "told_fwhm",
+]
 
 NARROW, WIDE = 0.6, 2.0
 """Widths of the filters beside that of the PSF, in units of its own."""
@@ -142,6 +150,11 @@ def logit(probability: npt.NDArray[Any]) -> Values:
     """log(p / (1 − p)), finite also at 0 and 1."""
     low = 1e-6
     return np.asarray(np.log(np.clip(probability, low, 1) / np.clip(1 - probability, low, 1)))
+
+
+def told_fwhm(fwhm: float, rng: np.random.Generator) -> float:
+    """The FWHM of a PSF as an image's stars would tell it, with an error of :data:`PSF_ERROR`."""
+    return fwhm * math.exp(PSF_ERROR * rng.standard_normal())
 
 
 def logistic(value: Values) -> Values:

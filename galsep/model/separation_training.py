@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from galsep.config import DeblendConfig
 from galsep.conventions import STAMP_SIZE
 from galsep.image.background import estimate_background
-from galsep.image.points import PSF_ERROR
+from galsep.image.points import told_fwhm
 from galsep.model.examples import Example
 from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
@@ -193,7 +193,7 @@ def _told(fwhm: float | None, rng: np.random.Generator) -> float:
     """What the network is told of a PSF's width; NaN where it is not known, or not told."""
     if fwhm is None or rng.random() > TOLD:
         return math.nan
-    return fwhm * math.exp(PSF_ERROR * rng.standard_normal())
+    return told_fwhm(fwhm, rng)
 
 
 def _observed(example: Example, rng: np.random.Generator) -> Example:

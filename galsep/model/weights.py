@@ -172,13 +172,9 @@ def load_model(weights: Path | str = "", device: str = "auto") -> Model:
         own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(SEPARATION)}
         network.load_state_dict(tensors)
         if separator is not None:
-            lacking = {
-                name: torch.zeros_like(value)
-                for name, value in separator.state_dict().items()
-                if SEPARATION + name in ADDED and SEPARATION + name not in own
-            }
-            own = {k.removeprefix(SEPARATION): v for k, v in own.items()}
-            separator.load_state_dict(lacking | own)
+            # What earlier weights lack stays 0, as it is built.
+            given = {k.removeprefix(SEPARATION): v for k, v in own.items()}
+            separator.load_state_dict(separator.state_dict() | given)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged weights ({_first_line(error)})") from error
     for part in (network, separator):

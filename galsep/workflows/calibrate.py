@@ -5,7 +5,6 @@ The validation stamps go through the same functions as any image, so the figures
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from galsep.config import DeblendConfig
 from galsep.flags import Flag
 from galsep.image.light import Frame
-from galsep.image.points import PSF_ERROR, TERMS, logistic, logit
+from galsep.image.points import TERMS, logistic, logit, told_fwhm
 from galsep.io.dataset import Dataset
 from galsep.measure.calibration import outcomes
 from galsep.measure.matching import Match
@@ -205,7 +204,7 @@ def _as_seen(data: Dataset, blend: int) -> Frame:
     """A blend's image, its PSF known with an error, and now and then not all of its pixels."""
     image, fwhm, rng = data.detection_image(blend), data.fwhm(blend), np.random.default_rng(blend)
     if fwhm is not None:
-        fwhm *= math.exp(PSF_ERROR * rng.standard_normal())
+        fwhm = told_fwhm(fwhm, rng)
     rows = data.sources(blend)
     mask = np.zeros(image.shape, dtype=bool)
     if len(rows) and rng.random() < CUT:

@@ -309,9 +309,9 @@ def _measure(
     """
     image, binning = seen.image, seen.binning
     rows = _magnified(block.rows, binning)
-    light, rms = image.light[rows], image.rms[rows]
+    light, rms, hidden = image.light[rows], image.rms[rows], image.mask[rows]
     if model.separator is not None:
-        pixel_rms, hidden = seen.rms[block.rows], image.mask[rows]
+        pixel_rms = seen.rms[block.rows]
         parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
         if binning > 1:
             parts = _exclusive(parts, light.shape)
@@ -319,8 +319,7 @@ def _measure(
     photometry = measure(parts, light, rms, image.gain, noise, block.own, rows.start)
     # Of a source without any data, nothing is known: of one in another band, or another image.
     unseen = [
-        bool(image.mask[rows][mask.slices][mask.probability > 0].all())
-        for mask in block.masks[block.own]
+        bool(hidden[mask.slices][mask.probability > 0].all()) for mask in block.masks[block.own]
     ]
     photometry = replace(
         photometry,

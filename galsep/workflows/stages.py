@@ -416,7 +416,8 @@ def example_makers(
 
 def starting_info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, Any]:
     """What the weights say of themselves; where they stay as they are, what they said before."""
-    earlier = trained_on(given_info(config.init))
+    given = given_info(config.init)
+    earlier = trained_on(given)
     before = {"earlier_datasets": earlier} if earlier else {}
     if not config.epochs:
         info = read_info(find_weights(config.init))
@@ -431,7 +432,7 @@ def starting_info(config: TrainConfig, data: Dataset, origin: str) -> dict[str, 
         "psf_fwhm_range": [round(float(limit), 2) for limit in seen],
         "training": _settings(config),
         "dataset": about_data(data),
-        **_kept_classes(given_info(config.init)),
+        **_kept_classes(given),
         **before,
     }
 

@@ -141,10 +141,11 @@ def _train_on(
     reporter: Reporter,
 ) -> TrainResult:
     started = from_first(_has_begun(folder, resume=resume, overwrite=overwrite))
-    if started and resume:
+    resumed = started and resume
+    if resumed:
         _check_same(folder, config)
     own = {(folder / name).resolve() for name in (WEIGHTS_FILE, BEST_FILE)}
-    if not (started and resume) and find_weights(config.init).resolve() in own:
+    if not resumed and find_weights(config.init).resolve() in own:
         raise UsageError(
             f"init is {config.init}, which this run would replace; give it another folder"
         )
@@ -154,7 +155,7 @@ def _train_on(
         torch.set_num_threads(config.threads)
     keep_memory()
     data = load_splits(dataset)
-    if started and resume:
+    if resumed:
         _check_data(folder, config, data)
     network, origin = starting_network(config)
     if config.joint_epochs and not (config.separation_epochs or given_info(config.init)):
@@ -169,7 +170,7 @@ def _train_on(
             # The data set took its time to load.
             if started != _has_begun(folder, resume=resume, overwrite=overwrite):
                 raise OutputExistsError(f"{folder}: another training began there meanwhile")
-            run.prepare(anew=not (started and resume))
+            run.prepare(anew=not resumed)
         run.detector(detector)
         separator = run.separator(detector) if config.separation_epochs else None
         joint = run.joint(detector, separator) if config.joint_epochs else []
