@@ -35,6 +35,9 @@ class TrainConfig:
         Blends on its composed scenes, at most.
     separation_depth : float
         Magnitudes by which these are deeper than the data set, on average.
+    separation_consistency : float
+        Weight in its loss of saying the same of a crop that is turned; 0 to save the time. Worth it
+        for networks that have learnt most of what they can.
     joint_epochs : int
         Of both networks together.
     joint_rate : float
@@ -106,6 +109,7 @@ class TrainConfig:
     separation_rate: float = 1e-3
     separation_groups: int = 5
     separation_depth: float = 0.7
+    separation_consistency: float = 0.0
     joint_epochs: int = 0
     joint_rate: float = 1e-4
     epoch_size: int = 8_000
@@ -143,6 +147,7 @@ class TrainConfig:
         between("separation_rate", self.separation_rate, 1e-6, 1.0)
         at_least("separation_groups", self.separation_groups, 1)
         between("separation_depth", self.separation_depth, -5.0, 5.0)
+        at_least("separation_consistency", self.separation_consistency, 0.0)
         at_least("joint_epochs", self.joint_epochs, 0)
         between("joint_rate", self.joint_rate, 1e-6, 1.0)
         at_least("epoch_size", self.epoch_size, 1)

@@ -48,6 +48,12 @@ LOST, DOUBLED, MOVED, OUTLINED = 0.06, 0.04, 0.15, 0.08
 """Shares of sources that are dropped, given twice, moved by up to two pixels, or known by SEP's
 outline alone."""
 
+OTHER_BAND = 0.15
+"""Share of examples whose light is separated in another band than they were found in."""
+
+COLOUR, COLOUR_SCATTER = 0.5, 0.7
+"""How much fainter sources are there, in magnitudes beside the sky's noise, and the scatter."""
+
 TOLD = 0.7
 """Share of examples whose PSF the network is told, with the error of a measured one."""
 
@@ -60,6 +66,9 @@ SYSTEMATIC = 0.03
 FLUX_SYSTEMATIC = 0.01
 LIT = 0.5
 """Shares are learnt where all light exceeds this many sky rms."""
+
+ORIENTATIONS = ((1, False), (2, False), (0, True))
+"""Quarter turns, and whether to mirror after them, of crops on which the same is to be said."""
 
 _SEEN = 1
 """Tells what is drawn here from what the example itself was drawn with."""
@@ -137,6 +146,8 @@ class Separating:
     ----------
     model : Model
         Mask R-CNN with its score threshold; it stays as it is.
+    consistency : float
+        Weight of the same being said of crops that are turned.
     """
 
     parts: Mapping[str, str] = {
@@ -145,10 +156,12 @@ class Separating:
         "loss_claim": "the source's share of it",
         "loss_flux": "its flux",
         "loss_spread": "how far off the flux is",
+        "loss_consistency": "that turned crops give the same",
     }
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, consistency: float = 0.0) -> None:
         self._model = model
+        self._consistency = consistency
 
     def prepare(self, examples: list[Example]) -> list[Seen]:
         """Have examples seen as images are."""
@@ -164,7 +177,9 @@ class Separating:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             found = detect(self._model, images, len(batch), least)
         scenes = [make_scene(self._model, *pair) for pair in zip(batch, found, strict=True)]
-        return scene_losses(network, scenes, device, autocast=autocast)
+        return scene_losses(
+            network, scenes, device, autocast=autocast, consistency=self._consistency
+        )
 
 
 def make_scene(model: Model, seen: Seen, found: Found) -> Scene:
@@ -186,6 +201,8 @@ def make_scene(model: Model, seen: Seen, found: Found) -> Scene:
         if mask is not None:
             detected.append(Given(mask, found.shares[k].cropped(mask.footprint(0)), k))
     given = _disturbed(detected, rng)
+    if rng.random() < OTHER_BAND:
+        example = _in_another_band(example, rng)
     return _cut_scene(example, given, _told(example.fwhm, rng))
 
 
@@ -216,6 +233,23 @@ def _observed(example: Example, rng: np.random.Generator) -> Example:
         flux=example.flux / rms,
         total=example.total / np.float32(rms),
         electrons=example.electrons * rms,
+    )
+
+
+def _in_another_band(example: Example, rng: np.random.Generator) -> Example:
+    """An example as another band shows it: sources of other brightness, other noise."""
+    fainter = rng.normal(COLOUR, COLOUR_SCATTER, len(example.light))
+    growth = (10 ** (-0.4 * fainter)).astype(np.float32)
+    change = np.einsum("k,kyx->yx", growth - 1, example.light)
+    total = np.maximum(example.total + change, 0)
+    noise = rng.standard_normal(total.shape).astype(np.float32)
+    image = total + noise * np.sqrt(1 + total / np.float32(example.electrons))
+    return replace(
+        example,
+        image=normalise(np.where(example.usable, image, 0), 1.0),
+        light=example.light * growth[:, None, None],
+        flux=example.flux * growth,
+        total=total,
     )
 
 
@@ -309,6 +343,7 @@ def scene_losses(
     *,
     autocast: bool,
     layers_of: Callable[[int], Tensor] | None = None,
+    consistency: float = 0.0,
 ) -> dict[str, Tensor]:
     """Losses of several scenes together.
 
@@ -322,11 +357,13 @@ def scene_losses(
     layers_of : callable, optional
         Gives the layers ``FloatTensor[5, s, s]`` of a source by its number in all scenes, where
         they are to be learnt from; by default those of its crop.
+    consistency : float
+        Weight of ``loss_consistency``; with 0, crops are not turned.
 
     Returns
     -------
     dict of str to FloatTensor
-        ``loss_model``, ``loss_total``, ``loss_claim``, ``loss_flux``, ``loss_spread``.
+        By the names of :attr:`Separating.parts`.
     """
     crops = _joined([scene.crops for scene in scenes])
     which = np.repeat(np.arange(len(scenes)), [len(scene.light) for scene in scenes])
@@ -343,7 +380,7 @@ def scene_losses(
         # Nothing was found on any of them.
         nothing = torch.stack([p.sum() for p in network.parameters()]).sum() * 0
         return {name: batch_mean(nothing, count) for name in Separating.parts}
-    outs, index = [], []
+    outs, means, index = [], [], []
     for batch in crops.batches(256):
         side = int(crops.side[batch[0]])
         pixels = torch.from_numpy(np.stack([crops.light[k] for k in batch])).to(device)
@@ -352,77 +389,146 @@ def scene_losses(
         else:
             layers = torch.stack([layers_of(k) for k in batch.tolist()])
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            out = network(pixels, layers, torch.from_numpy(psf[batch]).to(device))
+            told = torch.from_numpy(psf[batch]).to(device)
+            out = network(pixels, layers, told)
+            if consistency:
+                means.append(_mean_of_turned(network, (pixels, layers.detach(), told), out))
         outs.append((batch, layers[:, 4].detach(), *out))
         offset = np.arange(side)
         rows = (which[batch] * reach + crops.y0[batch] + border)[:, None] + offset
         columns = crops.x0[batch][:, None] + border + offset
         index.append(torch.from_numpy(rows[:, :, None] * reach + columns[:, None, :]).to(device))
-    claimed = torch.cat([claims.flatten() for _, _, claims, _, _ in outs])
-    shares = exclusive(
-        claimed, torch.cat([i.flatten() for i in index]), len(scenes) * reach * reach
-    )
+    pixel = torch.cat([one.flatten() for one in index])
+    shares = _shares([claims for _, _, claims, _, _ in outs], pixel, len(scenes) * reach**2)
+    steady = _shares([claims for claims, _, _ in means], pixel, len(scenes) * reach**2)
     losses: dict[str, list[Tensor]] = {}
-    start = 0
-    for batch, usable, claims, estimate, summary in outs:
-        share = shares[start : start + claims.numel()].view(claims.shape)
-        start += claims.numel()
-        parts = _losses(
-            share * estimate * usable,
-            share,
-            estimate,
-            summary,
-            usable,
+    for number, (batch, usable, _, estimate, summary) in enumerate(outs):
+        truth = _Truth(
             torch.from_numpy(np.stack([light[k] for k in batch])).to(device),
             torch.from_numpy(np.stack([total[k] for k in batch])).to(device),
             torch.from_numpy(flux[batch]).float().to(device),
             torch.from_numpy(electrons[batch]).float().to(device),
         )
+        said = _Answer(shares[number], estimate, summary, usable)
+        parts = _losses(said, truth)
+        parts["loss_consistency"] = torch.zeros_like(parts["loss_flux"])
+        if consistency:
+            mean = _Answer(steady[number], *means[number][1:], usable)
+            parts["loss_consistency"] = consistency * _distance(said, mean, truth)
         for name, part in parts.items():
             losses.setdefault(name, []).append(part)
     return {name: batch_mean(torch.cat(parts).sum(), count) for name, parts in losses.items()}
 
 
-def _losses(
-    model: Tensor,
-    share: Tensor,
-    estimate: Tensor,
-    summary: Tensor,
-    usable: Tensor,
-    light: Tensor,
-    total: Tensor,
-    flux: Tensor,
-    electrons: Tensor,
-) -> dict[str, Tensor]:
-    """Losses of each of ``n`` sources on crops of one size."""
-    tolerance = torch.sqrt(1 + (SYSTEMATIC * total) ** 2 + total / electrons[:, None, None])
-    off = _huber((model - light) / tolerance, 3.0) * usable
-    off_total = _huber((estimate - total) / tolerance, 3.0) * usable
-    lit = (total > LIT).float() * usable
-    wanted = (light / total.clamp_min(1e-3)).clamp(0, 1)
+@torch.no_grad()
+def _mean_of_turned(
+    network: nn.Module, crops: tuple[Tensor, Tensor, Tensor], own: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Claims, light and summary: means of what is said of crops as they are and turned."""
+    light, layers, told = crops
+    answers = [own]
+    for turns, mirror in ORIENTATIONS:
+        turned = (_turned(part, turns, mirror) for part in (light, layers))
+        claims, total, summary = network(*turned, told)
+        answers.append((*(_turned_back(part, turns, mirror) for part in (claims, total)), summary))
+    claims, total, summary = (torch.stack(parts).mean(0) for parts in zip(*answers, strict=True))
+    return claims, total, summary
+
+
+def _turned(pixels: Tensor, turns: int, mirror: bool) -> Tensor:
+    turned = torch.rot90(pixels, turns, (-2, -1))
+    return (turned.flip(-1) if mirror else turned).contiguous()
+
+
+def _turned_back(pixels: Tensor, turns: int, mirror: bool) -> Tensor:
+    return torch.rot90(pixels.flip(-1) if mirror else pixels, -turns, (-2, -1))
+
+
+def _shares(claims: Sequence[Tensor], pixel: Tensor, size: int) -> list[Tensor]:
+    """Shares of several batches of crops together; see :func:`exclusive`."""
+    if not claims:
+        return []
+    joined = exclusive(torch.cat([one.flatten() for one in claims]), pixel, size)
+    parts = torch.split(joined, [one.numel() for one in claims])
+    return [part.view(one.shape) for part, one in zip(parts, claims, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """What is true of ``n`` sources on crops of one size."""
+
+    light: Tensor
+    total: Tensor
+    flux: Tensor
+    electrons: Tensor
+
+    @property
+    def tolerance(self) -> Tensor:
+        """Errors that count as one, ``[n, s, s]``."""
+        noise = self.total / self.electrons[:, None, None]
+        return torch.sqrt(1 + (SYSTEMATIC * self.total) ** 2 + noise)
+
+    @property
+    def noise(self) -> Tensor:
+        """The flux's error, were its profile known: what sky and own electrons allow."""
+        seen, power = self.light.sum((1, 2)), (self.light**2).sum((1, 2))
+        systematic = (FLUX_SYSTEMATIC * self.flux) ** 2
+        return torch.sqrt(
+            seen**2 / power.clamp_min(1.0) + self.flux / self.electrons + systematic + 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the network says of them, and which of their pixels have data."""
+
+    share: Tensor
+    total: Tensor
+    summary: Tensor
+    usable: Tensor
+
+    @property
+    def model(self) -> Tensor:
+        return self.share * self.total * self.usable
+
+    @property
+    def flux(self) -> Tensor:
+        return self.model.sum((1, 2)) * torch.exp(self.summary[:, 0])
+
+
+def _losses(said: _Answer, truth: _Truth) -> dict[str, Tensor]:
+    """Losses of each source, but that of consistency."""
+    usable, model, measured = said.usable, said.model, said.flux
+    off = _huber((model - truth.light) / truth.tolerance, 3.0) * usable
+    off_total = _huber((said.total - truth.total) / truth.tolerance, 3.0) * usable
+    lit = (truth.total > LIT).float() * usable
+    wanted = (truth.light / truth.total.clamp_min(1e-3)).clamp(0, 1)
     claim = F.binary_cross_entropy(
-        share.clamp(1e-6, 1 - 1e-6), wanted, weight=lit, reduction="none"
+        said.share.clamp(1e-6, 1 - 1e-6), wanted, weight=lit, reduction="none"
     )
-    # The flux's error, were its profile known: what the sky and its own electrons allow.
-    seen, power = light.sum((1, 2)), (light**2).sum((1, 2))
-    noise = torch.sqrt(
-        seen**2 / power.clamp_min(1.0) + flux / electrons + (FLUX_SYSTEMATIC * flux) ** 2 + 1
-    )
-    measured = model.sum((1, 2)) * torch.exp(summary[:, 0])
     fixed = measured.detach()
     own = model.detach()
     formal = own.sum((1, 2)) / torch.sqrt((own**2).sum((1, 2)).clamp_min(1e-2)) + 1
-    error = torch.sqrt((formal * torch.exp(summary[:, 1])) ** 2 + fixed / electrons)
-    pull = (fixed - flux) / error
+    error = torch.sqrt((formal * torch.exp(said.summary[:, 1])) ** 2 + fixed / truth.electrons)
+    pull = (fixed - truth.flux) / error
     # Student's t with four degrees of freedom: a few outliers do not widen the rest.
     spread = torch.log(error / formal) + 2.5 * torch.log1p(pull**2 / 4)
     return {
         "loss_model": torch.log1p(off.sum((1, 2)) / 20),
         "loss_total": 0.3 * torch.log1p(off_total.sum((1, 2)) / 40),
         "loss_claim": 0.5 * claim.sum((1, 2)) / lit.sum((1, 2)).clamp_min(1),
-        "loss_flux": 0.5 * torch.log1p(((measured - flux) / noise) ** 2 / 4),
+        "loss_flux": 0.5 * torch.log1p(((measured - truth.flux) / truth.noise) ** 2 / 4),
         "loss_spread": 0.1 * spread,
     }
+
+
+def _distance(said: _Answer, mean: _Answer, truth: _Truth) -> Tensor:
+    """How far models and fluxes are from others, weighed as their distances from the truth are."""
+    off = ((said.model - mean.model) / truth.tolerance) ** 2
+    from_truth = _huber((mean.model - truth.light) / truth.tolerance, 3.0) * said.usable
+    off_flux = ((said.flux - mean.flux) / truth.noise) ** 2
+    flux_from_truth = ((mean.flux - truth.flux) / truth.noise) ** 2
+    return off.sum((1, 2)) / (20 + from_truth.sum((1, 2))) + 0.5 * off_flux / (4 + flux_from_truth)
 
 
 def _huber(off: Tensor, limit: float) -> Tensor:

@@ -123,7 +123,9 @@ def rehearse(
             stages.append(replace(cost, seconds=cost.seconds + judged))
         if config.separation_epochs:
             own = separation_config(config)
-            objective = Separating(load_model(DEFAULT_WEIGHTS, str(device)))
+            objective = Separating(
+                load_model(DEFAULT_WEIGHTS, str(device)), own.separation_consistency
+            )
             trainer = Trainer(SeparationNetwork(), own, device, objective)
             makers = example_makers(data, own, config.separation_depth)
             stages.append(_measure("separation network", trainer, makers, reporter))

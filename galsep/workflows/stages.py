@@ -162,7 +162,7 @@ class Run:
         config = separation_config(self.config)
         torch.manual_seed(config.seed)
         from_first(None)  # Until then, the weights may not be there.
-        objective = Separating(self._model())
+        objective = Separating(self._model(), config.separation_consistency)
         trainer = Trainer(
             _given_separator(self.config.init) or SeparationNetwork(),
             config,

@@ -62,6 +62,7 @@ TOML_ONLY = {
         "separation_rate",
         "separation_groups",
         "separation_depth",
+        "separation_consistency",
         "validation_size",
         "f1_size",
         "calibrate",

@@ -154,25 +154,19 @@ def test_each_scene_is_told_its_own_psf(examples, network):
         alone = [training.scene_losses(network, [one], CPU, autocast=False) for one in scenes]
     for name, loss in together.items():
         each = [float(one[name]) for one in alone]
-        assert len(set(each)) == 3
+        assert len(set(each)) == (1 if name == "loss_consistency" else 3)
         assert float(loss) == pytest.approx(np.mean(each), rel=1e-5)
 
 
-def losses(light, model, share=None, estimate=None, summary=None, flux=None):
-    """Losses of one source on a crop of bare sky around it."""
-    light, model = torch.tensor(light)[None], torch.tensor(model)[None]
-    share = torch.ones_like(light) - 1e-6 if share is None else share
-    return training._losses(
-        model,
-        share,
-        light if estimate is None else torch.tensor(estimate)[None],
-        torch.zeros(1, 2) if summary is None else torch.tensor([summary]),
-        torch.ones_like(light),
-        light,
-        light,
-        light.sum((1, 2)) if flux is None else torch.tensor([flux]),
-        torch.tensor([100.0]),
+def losses(light, factor=1.0, share=1 - 1e-6, summary=(0.0, 0.0), flux=None):
+    """Losses of one source on a crop of bare sky around it, of which a multiple is said."""
+    light = torch.tensor(light)[None]
+    flux = light.sum((1, 2)) if flux is None else torch.tensor([flux])
+    truth = training._Truth(light, light, flux, torch.tensor([100.0]))
+    said = training._Answer(
+        torch.full_like(light, share), factor * light, torch.tensor([summary]), light > -1
     )
+    return training._losses(said, truth)
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +176,8 @@ def bump():
 
 
 def test_the_truth_costs_nothing(bump):
-    found = losses(bump, bump)
-    assert set(found) == set(Separating.parts)
+    found = losses(bump)
+    assert set(found) == set(Separating.parts) - {"loss_consistency"}
     for name in ("loss_model", "loss_total", "loss_flux"):
         assert float(found[name]) == pytest.approx(0, abs=1e-6)
     assert float(found["loss_claim"]) == pytest.approx(0, abs=1e-4)
@@ -191,20 +185,19 @@ def test_the_truth_costs_nothing(bump):
 
 @pytest.mark.parametrize("name", ["loss_model", "loss_flux", "loss_spread"])
 def test_the_farther_off_the_dearer(bump, name):
-    costs = [float(losses(bump, factor * bump)[name]) for factor in (1.0, 1.1, 1.3, 2.0)]
+    costs = [float(losses(bump, factor)[name]) for factor in (1.0, 1.1, 1.3, 2.0)]
     assert costs == sorted(costs)
     assert costs[0] < costs[-1]
 
 
 def test_light_given_away_costs(bump):
-    half = torch.full((1, 32, 32), 0.5)
-    assert float(losses(bump, bump, share=half)["loss_claim"]) > 0.2
+    assert float(losses(bump, share=0.5)["loss_claim"]) > 0.2
 
 
 def test_the_summary_makes_up_for_what_the_crop_lacks(bump):
     flux = 1.2 * float(bump.sum())
-    without = losses(bump, bump, flux=flux)["loss_flux"]
-    grown = losses(bump, bump, flux=flux, summary=[float(np.log(1.2)), 0.0])["loss_flux"]
+    without = losses(bump, flux=flux)["loss_flux"]
+    grown = losses(bump, flux=flux, summary=(float(np.log(1.2)), 0.0))["loss_flux"]
     assert float(grown) == pytest.approx(0, abs=1e-6)
     assert float(without) > 0.1
 
@@ -216,13 +209,77 @@ def test_the_best_error_is_about_as_wide_as_what_is_off(bump):
     costs = {}
     for spread in (-2.0, 0.0, 1.0, 2.0, 4.0):
         off = [
-            float(
-                losses(bump, bump, summary=[0.0, spread], flux=flux + 5 * formal * z)["loss_spread"]
-            )
+            float(losses(bump, summary=(0.0, spread), flux=flux + 5 * formal * z)["loss_spread"])
             for z in np.random.default_rng(1).normal(size=60)
         ]
         costs[spread] = np.mean(off)
     assert min(costs, key=costs.get) in (1.0, 2.0)
+
+
+class SameOfTurned(torch.nn.Module):
+    """Says of each pixel what that pixel holds."""
+
+    def forward(self, light, layers, psf):
+        return layers[:, 0], torch.relu(light), 0.1 * psf[:, :2]
+
+
+@pytest.mark.parametrize("orientation", training.ORIENTATIONS)
+def test_turned_crops_turn_back(orientation):
+    pixels = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4)
+    turned = training._turned(pixels, *orientation)
+    assert not torch.equal(turned, pixels)
+    assert torch.equal(training._turned_back(turned, *orientation), pixels)
+
+
+def test_saying_the_same_of_turned_crops_costs_nothing(examples, network):
+    scenes = [scene(example) for example in examples[:3]]
+
+    def loss(network, consistency):
+        found = training.scene_losses(network, scenes, CPU, autocast=False, consistency=consistency)
+        return {name: float(part) for name, part in found.items()}
+
+    with torch.no_grad():
+        assert loss(SameOfTurned(), 4.0)["loss_consistency"] == pytest.approx(0, abs=1e-9)
+        without, once, twice = (loss(network, consistency) for consistency in (0.0, 1.0, 2.0))
+    assert without.pop("loss_consistency") == 0
+    assert once.pop("loss_consistency") > 1e-3
+    assert twice.pop("loss_consistency") > 1e-3
+    # Nothing else is changed by it.
+    assert without == once == twice
+
+
+def test_a_network_learns_to_say_the_same(examples, network):
+    scenes = [scene(example) for example in examples[:3]]
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    history = []
+    for _ in range(12):
+        found = training.scene_losses(network, scenes, CPU, autocast=False, consistency=1.0)
+        optimizer.zero_grad()
+        found["loss_consistency"].backward()
+        optimizer.step()
+        history.append(float(found["loss_consistency"].detach()))
+    assert history[-1] < 0.5 * history[0]
+
+
+def test_another_band_shows_the_same_sources(examples):
+    example = dataclasses.replace(examples[0], usable=examples[0].usable.copy())
+    example.usable[:20] = False
+    rng = np.random.default_rng(5)
+    seen = [training._in_another_band(example, rng) for _ in range(60)]
+    growth = np.array([one.flux / example.flux for one in seen])
+    assert np.median(-2.5 * np.log10(growth)) == pytest.approx(training.COLOUR, abs=0.25)
+    for one, factors in zip(seen, growth, strict=True):
+        assert one.light == pytest.approx(example.light * factors[:, None, None], rel=1e-5)
+        assert one.total == pytest.approx(
+            example.total + one.light.sum(0) - example.light.sum(0), abs=1e-2
+        )
+        assert not one.image[:20].any()
+    # The noise is its own, as wide as the sky's.
+    sky = (example.total < 0.1) & example.usable
+    first, second = (np.sinh(one.image)[sky] for one in seen[:2])
+    assert first.std() == pytest.approx(1, abs=0.05)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    assert abs(np.corrcoef(first, np.sinh(example.image)[sky])[0, 1]) < 0.05
 
 
 def test_scenes_do_not_mix(examples, network):
