@@ -6,6 +6,7 @@
 pairs   N pairs of ``galsep simulate``'s default population: flux bias by magnitude, image error,
         cosine, against SEP's isophotal and Kron fluxes on the same sources
 untold  the first 1,000 of these without the PSF, which is told else, as in ``galsep evaluate``
+rivals  the first 1,000 of these, on the sources that SEP finds at each of its settings
 hst     the same for 500 pairs of unseen real galaxies (needs GALSEP_TEST_DATA)
 bands   500 pairs in g, r and i: colours
 real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
@@ -23,7 +24,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,13 @@ from galsep.image.light import Frame, without_background
 from galsep.io.atomic import write_text
 from galsep.io.dataset import Dataset, load_dataset
 from galsep.measure import recovery
+from galsep.measure.recovery import Recovery
 from galsep.model import separation as separation_model
 from galsep.model.separation import separate
 from galsep.plot.isolated import IsolatedRow, plot_isolated
 from galsep.sim.survey import load_survey
 from galsep.workflows import finding
-from galsep.workflows.baselines import SEP_SETTINGS, sep_fluxes
+from galsep.workflows.baselines import SEP_SETTINGS, SepSetting, sep_fluxes
 from galsep.workflows.judging import judge_light, sum_up_light, true_sources
 from galsep.workflows.preparing import run_network
 
@@ -63,15 +65,35 @@ def judged(
     bench: Bench, name: str, limit: int | None = None, *, psf: bool = True, **settings: Any
 ) -> dict[str, Any]:
     """Sum up how well light was recovered on the test split of a data set."""
+    data, blends = held_out(bench, name, limit, **settings)
+    rows = [
+        beside_sep(data, blend, found, RIVAL)
+        for blend, found in looked_at(bench, data, blends, psf=psf)
+    ]
+    return sum_up_light(rows, [true_sources(data, blend) for blend in blends]) or {}
+
+
+def held_out(
+    bench: Bench, name: str, limit: int | None = None, **settings: Any
+) -> tuple[Dataset, Sequence[int]]:
+    """Draw a data set, unless it is there, and give the blends of its test split."""
     config = SimulateConfig(workers=bench.workers, **settings)
     data = load_dataset(draw_held_out(bench.work / "data" / name, config, validation=False))
-    blends = data.split("test")[:limit]
+    return data, data.split("test")[:limit]
+
+
+def looked_at(
+    bench: Bench, data: Dataset, blends: Sequence[int], *, psf: bool = True
+) -> Iterator[tuple[int, finding.FoundSources]]:
     frames = (frame(data, blend, psf=psf) for blend in blends)
-    rows = []
-    for blend, found in zip(blends, finding.find_sources(frames, bench.model), strict=True):
-        sep = sep_fluxes(found.light, float(np.median(found.rms)), RIVAL)
-        rows.append(judge_light(data, blend, found, sep))
-    return sum_up_light(rows, [true_sources(data, blend) for blend in blends]) or {}
+    yield from zip(blends, finding.find_sources(frames, bench.model), strict=True)
+
+
+def beside_sep(
+    data: Dataset, blend: int, found: finding.FoundSources, setting: SepSetting
+) -> Recovery:
+    sep = sep_fluxes(found.light, float(np.median(found.rms)), setting)
+    return judge_light(data, blend, found, sep)
 
 
 def frame(data: Dataset, blend: int, *, psf: bool = True) -> Frame:
@@ -92,6 +114,22 @@ def pairs(bench: Bench, n: int) -> dict[str, Any]:
 
 def untold(bench: Bench, n: int) -> dict[str, Any]:
     return judged(bench, f"light-pairs-{n}", 1000, psf=False, n=20 * n, seed=21)
+
+
+def rivals(bench: Bench, n: int) -> dict[str, Any]:
+    data, blends = held_out(bench, f"light-pairs-{n}", 1000, n=20 * n, seed=21)
+    truth = [true_sources(data, blend) for blend in blends]
+    rows: dict[SepSetting, list[Recovery]] = {setting: [] for setting in SEP_SETTINGS.values()}
+    for blend, found in looked_at(bench, data, blends):
+        for setting, judgements in rows.items():
+            judgements.append(beside_sep(data, blend, found, setting))
+    summed = {setting: sum_up_light(judgements, truth) for setting, judgements in rows.items()}
+    return {
+        "sources": sum(map(len, truth)),
+        "rows": [
+            {"setting": s.label, **figures["sep"]} for s, figures in summed.items() if figures
+        ],
+    }
 
 
 def hst(bench: Bench) -> dict[str, Any]:
@@ -324,6 +362,7 @@ def drawn(
 PARTS: dict[str, Any] = {
     "pairs": pairs,
     "untold": untold,
+    "rivals": rivals,
     "hst": hst,
     "bands": bands,
     "real": real,
@@ -353,7 +392,7 @@ def main() -> None:
         if name in NEEDS_DATA and not os.environ.get("GALSEP_TEST_DATA"):
             print(f"\n{name}: left out (set GALSEP_TEST_DATA)")
             continue
-        size = [given.n] if name in ("pairs", "untold") else []
+        size = [given.n] if name in ("pairs", "untold", "rivals") else []
         done[name] = PARTS[name](bench, *size)
         write_text(file, json.dumps(done, indent=1) + "\n")
         show(name, done[name])

@@ -235,6 +235,11 @@ class SourceLights(Made[SourceLight]):
     def __len__(self) -> int:
         return len(self._shares)
 
+    @property
+    def bounds(self) -> npt.NDArray[np.int64]:
+        """``xmin, ymin, xmax, ymax`` of each crop, inclusive."""
+        return self._shares.bounds
+
     def one(self, index: int) -> SourceLight:
         """Element ``index``, from 0."""
         share, model = self._shares[index], self._models[index]

@@ -125,6 +125,7 @@ def deblend_plane(
     detection: Plane | None = None,
     bands: Mapping[str, Plane] | None = None,
     planes: Planes | None = None,
+    separate_bands: bool = True,
 ) -> tuple[FoundSources, Plane, "Table"]:
     """Find the sources of an image and measure them.
 
@@ -144,6 +145,8 @@ def deblend_plane(
         By their names, all of the same pixels.
     planes : Planes, optional
         Where whole-image arrays are to be; in memory by default.
+    separate_bands : bool
+        Give each source its own light in every band, too, and not only its flux.
 
     Returns
     -------
@@ -172,7 +175,7 @@ def deblend_plane(
         frame = _frame(plane, config)
     if detection is not None:
         frame = replace(_frame(detection, config), measured=frame, bands=frame.bands)
-    found = next(find_sources([frame], model, config, planes=planes))
+    found = next(find_sources([frame], model, config, planes=planes, separate_bands=separate_bands))
     return found, plane, catalog_table(found, plane, config, units)
 
 

@@ -5,7 +5,7 @@ background → SEP's blobs → cutouts → network → merge → split the light
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
 from galsep.image.binning import magnify
 from galsep.image.detect import Blobs
-from galsep.image.light import Frame
+from galsep.image.light import Frame, Light
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.points import fit_columns, point_features
 from galsep.image.psf import Domain
 from galsep.image.tiling import Tiling
+from galsep.measure.forced import forced_fluxes
 from galsep.measure.photometry import Photometry
 from galsep.model.inference import Found, calibrated, harden
 from galsep.model.weights import Model
@@ -90,7 +91,7 @@ class FoundSources:
     measured : Band
         What was measured in the image, or in the one to measure on.
     bands : mapping of str to Band
-        What was measured in further images.
+        What was measured in further images; without their separated light if it was not asked for.
     parents : Parents
     tiling : Tiling
     domain : Domain
@@ -145,6 +146,7 @@ def find_sources(
     *,
     threshold: float | None = None,
     planes: Planes | None = None,
+    separate_bands: bool = False,
 ) -> Iterator[FoundSources]:
     """Find and measure the sources of images, one result an image, in order.
 
@@ -161,6 +163,8 @@ def find_sources(
         has none, the one stored with the weights.
     planes : Planes, optional
         Where whole-image arrays are to be; in memory by default.
+    separate_bands : bool
+        Give each source its own light in every band, too, and not only its flux.
 
     Raises
     ------
@@ -171,7 +175,7 @@ def find_sources(
     if threshold is None:
         threshold = model.threshold if config.threshold is None else config.threshold
     for prepared, found in run_network(images, model, config, planes, threshold):
-        yield finish(prepared, found, model, config, threshold)
+        yield finish(prepared, found, model, config, threshold, separate_bands=separate_bands)
 
 
 def finish(
@@ -180,6 +184,8 @@ def finish(
     model: Model,
     config: DeblendConfig,
     threshold: float,
+    *,
+    separate_bands: bool = False,
 ) -> FoundSources:
     """Merge what the network found in an image's cutouts, split the light and measure it.
 
@@ -193,6 +199,8 @@ def finish(
         Of it, ``background_mesh`` is looked at.
     threshold : float
         Calibrated score from which a source counts.
+    separate_bands : bool
+        See :func:`find_sources`.
 
     Returns
     -------
@@ -214,11 +222,14 @@ def finish(
     missed_score = float(model.info.get("calibration", {}).get("missed", 0.5))
     sources = _sources(prepared, merged, masks, claims, candidates, class_star, missed_score)
     how = model, planes, prepared.domain.binning, config.background_mesh
-    # The PSF is that of the image in which sources are found; bands are all to be measured alike.
+    # The PSF is that of the image in which sources are found.
     fwhm = prepared.domain.point_fwhm
-    alone = measured is image and not prepared.bands
-    own = measure_light(measured, sources, *how, fwhm if alone else None)
-    bands = {name: measure_light(band, sources, *how) for name, band in prepared.bands.items()}
+    own = measure_light(measured, sources, *how, fwhm if measured is image else None)
+    bands = {}
+    if separate_bands or model.separator is None:
+        bands = {name: measure_light(band, sources, *how) for name, band in prepared.bands.items()}
+    if prepared.bands and model.separator is not None:
+        bands = _forced(own, prepared.bands, bands)
     photometry, detected = own.photometry, own
     if measured is not image and model.separator is not None:
         detected = measure_light(image, sources, *how, fwhm)
@@ -259,6 +270,21 @@ def finish(
         domain=prepared.domain,
         planes=planes,
     )
+
+
+def _forced(
+    own: Band, images: Mapping[str, Light], separated: Mapping[str, Band]
+) -> dict[str, Band]:
+    """Bands whose fluxes are those of the models in the image, with their light where it is."""
+    fluxes = forced_fluxes(own.separated, own.photometry, own.image, images)
+    return {
+        name: Band(
+            image,
+            separated[name].separated if name in separated else (),
+            replace(own.photometry, flux=fluxes[name][0], flux_err=fluxes[name][1]),
+        )
+        for name, image in images.items()
+    }
 
 
 def _candidates(

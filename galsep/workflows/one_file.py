@@ -161,8 +161,9 @@ class _File:
         for message in dict.fromkeys(line for one in read for line in one.messages):
             self.reporter.warn(message)
         found, plane, catalog = deblend_plane(
-            plane, self.model, config, detection=detection, bands=others, planes=planes
-        )
+            plane, self.model, config, detection=detection, bands=others, planes=planes,
+            separate_bands=config.isolated or config.residual,
+        )  # fmt: skip
         describe(catalog, plane, found, self.model, config, self.command)
         _report_image(name, plane, found, catalog, config, self.reporter)
         if targets is None:

@@ -278,17 +278,20 @@ def test_fluxes_are_told_the_psf_of_the_image_that_sources_are_found_in(pairs, m
 
     monkeypatch.setattr(Model, "flux_fit", FluxFit((1.0,), (0.0,), 1.0, look, (0.0,)))
 
-    def seen(binning=1, **more):
+    def seen(binning=1, separate_bands=False, **more):
         told.clear()
         pixels = np.kron(image, np.ones((binning, binning)))
-        one(Frame(pixels, np.zeros(pixels.shape, dtype=bool), **more), model)
+        frame = Frame(pixels, np.zeros(pixels.shape, dtype=bool), **more)
+        next(find_sources([frame], model, DeblendConfig(), separate_bands=separate_bands))
         return {value and round(value, 3) for value in told}
 
     other = Frame(image, np.zeros(image.shape, dtype=bool))
     band = without_background(other, 64)
     assert seen() == {None}
     assert seen(psf_fwhm=4.0) == {4.0}
-    assert seen(psf_fwhm=4.0, bands={"g": band}) == {None}
+    assert seen(psf_fwhm=4.0, bands={"g": band}) == {4.0}
+    # Of a band's PSF nothing is known.
+    assert seen(psf_fwhm=4.0, bands={"g": band}, separate_bands=True) == {4.0, None}
     assert seen(psf_fwhm=4.0, measured=other) == {None, 4.0}
     # Wider than the networks know, they see averages of 2×2 pixels.
     assert seen(2, psf_fwhm=14.0) == {7.0}
