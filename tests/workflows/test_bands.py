@@ -16,6 +16,7 @@ from galsep.planes import Planes
 from galsep.workflows.bands import band_files, check_names, combined_frame
 from galsep.workflows.deblend import deblend
 from galsep.workflows.files import deblend_files
+from galsep.workflows.finding import find_sources
 from galsep.workflows.reporting import Reporter
 
 SHAPE = (150, 140)
@@ -180,6 +181,28 @@ def test_fluxes_of_arrays_in_bands(model):
         image = result.bands[name].image
         parts = sum(result.light_of(label, name) for label in table["label"].tolist())
         assert image.background + parts + result.residual(name) == pytest.approx(data, abs=1e-3)
+
+
+def test_the_light_of_bands_is_separated_where_it_is_asked_for():
+    frames = {"g": frame(field()), "r": frame(field(brightness=3, rms=2, seed=2))}
+    combined = combined_frame(frames, 64, Planes())
+    default = load_model(device="cpu")
+    without, with_light = (
+        next(find_sources([combined], default, CPU, separate_bands=separate))
+        for separate in (False, True)
+    )
+    assert len(without.detections) >= len(PLACES)
+    for name in frames:
+        assert not without.bands[name].separated
+        assert len(with_light.bands[name].separated) == len(with_light.detections)
+        mine, theirs = (found.bands[name].photometry for found in (without, with_light))
+        assert np.array_equal(mine.flux, theirs.flux)
+        assert np.array_equal(mine.flux_err, theirs.flux_err)
+    flux = {name: band.photometry.flux for name, band in without.bands.items()}
+    assert flux["r"] == pytest.approx(3 * flux["g"], rel=0.1)
+    # The combination is the mean of both, weighted by 1 and 1/4.
+    mean = (flux["g"] + flux["r"] / 4) / 1.25
+    assert without.photometry.flux == pytest.approx(mean, rel=0.01)
 
 
 @pytest.mark.parametrize("separated", [True, False])

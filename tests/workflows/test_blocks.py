@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from galsep import planes as planes_module
 from galsep.config import DeblendConfig, SimulateConfig
-from galsep.image.light import Frame
+from galsep.image.light import Frame, without_background
 from galsep.model import separation
 from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import load_model
@@ -55,6 +55,11 @@ def assert_same(one, other):
         assert np.array_equal(mine.share, theirs.share)
         assert np.array_equal(mine.model, theirs.model)
         assert (mine.flux, mine.flux_err) == (theirs.flux, theirs.flux_err)
+    assert one.bands.keys() == other.bands.keys()
+    for mine, theirs in zip(one.bands.values(), other.bands.values(), strict=True):
+        for name in ("flux", "flux_err"):
+            fluxes = [getattr(band.photometry, name) for band in (mine, theirs)]
+            assert np.array_equal(*fluxes, equal_nan=True), name
     assert np.array_equal(one.parents.blobs.segm, other.parents.blobs.segm)
     assert np.array_equal(one.parents.blobs.x, other.parents.blobs.x)
     assert np.array_equal(one.parents.blobs.snr, other.parents.blobs.snr)
@@ -73,9 +78,12 @@ def test_blocks_change_nothing(field, model, tmp_path, monkeypatch, rows, separa
     image = fits.getdata(field).astype(np.float32)
     mask = ~np.isfinite(image)
     rms = 1 + np.linspace(0, 1, image.shape[1], dtype=np.float32) * np.ones_like(image)
-    frame = Frame(image, mask, rms if noise else None)
+    other = np.where(mask, 0, 0.7 * image) + 2 * np.random.default_rng(1).normal(size=image.shape)
+    bands = {"other": without_background(Frame(other, mask), 64)}
+    frame = Frame(image, mask, rms if noise else None, bands=bands)
     whole = next(find_sources([frame], model, CPU))
     assert len(whole.detections) > 100
+    assert np.isfinite(whole.bands["other"].photometry.flux).all()
     monkeypatch.setattr(preparing, "MANY_CUTOUTS", 3)
     parts = Planes(tmp_path, 400 * rows)
     assert_same(whole, next(find_sources([frame], model, CPU, planes=parts)))
