@@ -8,7 +8,7 @@ __all__ = ["at_least", "between", "finite"]
 
 
 def at_least(name: str, value: float, low: float) -> None:
-    """Refuse a value below a limit, or NaN.
+    """Refuse a value below a limit, NaN and infinity.
 
     Raises
     ------
@@ -16,6 +16,7 @@ def at_least(name: str, value: float, low: float) -> None:
     """
     if not value >= low:
         raise UsageError(f"{name} must be at least {low}, got {value}")
+    finite(name, value)
 
 
 def finite(name: str, value: float) -> None:

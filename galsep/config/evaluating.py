@@ -18,7 +18,7 @@ class EvaluateConfig:
     limit : int
         Test blends to judge; 0 for the whole test split.
     psf : bool
-        Stars are told from galaxies by the PSF that the data set gives; a stamp is too small to
+        The PSF that the data set gives is known, for stars and for fluxes; a stamp is too small to
         measure it on.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.

@@ -1,5 +1,6 @@
 """Settings of ``galsep train``, and its recipes."""
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class TrainConfig:
     separation_depth : float
         Magnitudes by which these are deeper than the data set, on average.
     separation_consistency : float
-        Weight in its loss of saying the same of a crop that is turned; 0 to save the time. Worth it
-        for networks that have learnt most of what they can.
+        Weight, in its own training, of saying the same of a crop that is turned; 0 for not looking.
+        Takes half as much time again.
     joint_epochs : int
         Of both networks together.
     joint_rate : float
@@ -85,7 +86,8 @@ class TrainConfig:
     tensorboard : bool
         Also write curves and pictures for TensorBoard.
     calibrate : bool
-        Choose the score threshold and calibrate scores, fluxes and classes on the validation split.
+        Choose the score threshold and calibrate scores on the validation split, fluxes and classes
+        on it and on blends of the training split.
     amp : bool
         Compute in bfloat16 where the device is faster with it.
     seed : int
@@ -173,7 +175,7 @@ class TrainConfig:
         if not self.stages:
             raise UsageError("stages lists at least one [heads|4+|all, last epoch, rate]")
         for part, last, rate in self.stages:
-            if part not in ("heads", "4+", "all") or last < 1 or rate <= 0:
+            if part not in ("heads", "4+", "all") or last < 1 or not 0 < rate < math.inf:
                 raise UsageError(
                     f"a stage is [heads|4+|all, last epoch, rate], got {[part, last, rate]}"
                 )

@@ -8,11 +8,12 @@ A ratio whose denominator is zero is undefined and given as ``None``: precision 
 found, recall where nothing was there, F1 where neither was. So nothing found among some true
 sources is recall 0, F1 0; some found on an empty sky is precision 0, F1 0.
 
-Everything is judged twice. For ``"all"`` every true source counts. For ``"detectable"`` (DESIGN.md
-section 4) the set ``D`` of detectable sources is matched first, alone; then the sources left over
-are matched to those outside ``D``, and these pairs drop out: with ``I`` of them and ``P`` sources
-found, ``FN = |D| − TP`` and ``FP = P − TP − I``. Finding a source too faint to count is neither
-right nor wrong; taking its light for a detectable one's second half is still wrong.
+Everything is judged twice. For ``"all"`` every true source counts. For ``"detectable"`` the set
+``D`` of detectable sources (S/N of its light alone ≥ 7, and a mask of 5 px) is matched first,
+alone; then the sources left over are matched to those outside ``D``, and these pairs drop out: with
+``I`` of them and ``P`` sources found, ``FN = |D| − TP`` and ``FP = P − TP − I``. Finding a source
+too faint to count is neither right nor wrong; taking its light for a detectable one's second half
+is still wrong.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +68,7 @@ class Truth:
     x, y, flux, magnitude : (n,) float arrays
         Pixels, the image's unit and AB, in the detection band.
     detectable, star : (n,) bool array
-        Whether a source is detectable (DESIGN.md section 4), and whether it is a star.
+        Whether a source is detectable, and whether it is a star.
     """
 
     footprints: Sequence[Footprint]

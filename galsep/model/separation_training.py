@@ -156,12 +156,13 @@ class Separating:
         "loss_claim": "the source's share of it",
         "loss_flux": "its flux",
         "loss_spread": "how far off the flux is",
-        "loss_consistency": "that turned crops give the same",
     }
 
     def __init__(self, model: Model, consistency: float = 0.0) -> None:
         self._model = model
         self._consistency = consistency
+        if consistency:
+            self.parts = {**self.parts, "loss_consistency": "that turned crops give the same"}
 
     def prepare(self, examples: list[Example]) -> list[Seen]:
         """Have examples seen as images are."""
@@ -358,12 +359,12 @@ def scene_losses(
         Gives the layers ``FloatTensor[5, s, s]`` of a source by its number in all scenes, where
         they are to be learnt from; by default those of its crop.
     consistency : float
-        Weight of ``loss_consistency``; with 0, crops are not turned.
+        Weight of the same being said of crops that are turned; with 0, none is turned.
 
     Returns
     -------
     dict of str to FloatTensor
-        By the names of :attr:`Separating.parts`.
+        By the names of :attr:`Separating.parts`, and ``loss_consistency`` where it has a weight.
     """
     crops = _joined([scene.crops for scene in scenes])
     which = np.repeat(np.arange(len(scenes)), [len(scene.light) for scene in scenes])
@@ -379,7 +380,8 @@ def scene_losses(
     if not len(crops.side):
         # Nothing was found on any of them.
         nothing = torch.stack([p.sum() for p in network.parameters()]).sum() * 0
-        return {name: batch_mean(nothing, count) for name in Separating.parts}
+        names = [*Separating.parts, *(["loss_consistency"] if consistency else [])]
+        return {name: batch_mean(nothing, count) for name in names}
     outs, means, index = [], [], []
     for batch in crops.batches(256):
         side = int(crops.side[batch[0]])
@@ -411,7 +413,6 @@ def scene_losses(
         )
         said = _Answer(shares[number], estimate, summary, usable)
         parts = _losses(said, truth)
-        parts["loss_consistency"] = torch.zeros_like(parts["loss_flux"])
         if consistency:
             mean = _Answer(steady[number], *means[number][1:], usable)
             parts["loss_consistency"] = consistency * _distance(said, mean, truth)

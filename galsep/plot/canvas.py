@@ -28,6 +28,8 @@ MASKED_COLOR = (0.42, 0.30, 0.62)
 STRIP = 1 << 22
 """Pixels of a large image that are averaged at once."""
 
+SCREEN_DPI = 80
+
 DARKEST = -1.5
 """What is black, in sky rms."""
 
@@ -99,11 +101,11 @@ def scale_counts(axes: "Axes") -> None:
     axes.set_ylim(bottom=0)
 
 
-def figure_pixels(figure: "Figure", dpi: int = 80) -> npt.NDArray[np.uint8]:
+def figure_pixels(figure: "Figure") -> npt.NDArray[np.uint8]:
     """Draw a figure to an array ``[height, width, 3]``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure.set_dpi(dpi)
+    figure.set_dpi(SCREEN_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

@@ -35,14 +35,14 @@ from galsep.workflows.judging import match_detectable
 from galsep.workflows.preparing import Prepared, run_network
 from galsep.workflows.reporting import Reporter
 
-__all__ = ["best_f1", "calibrate", "calibrate_sources"]
+__all__ = ["THRESHOLDS", "best_f1", "calibrate", "calibrate_sources", "spread"]
 
 Values = npt.NDArray[np.float64]
 
 LIMIT = 1000
 """At most so many validation blends are looked at."""
 
-THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
+THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 """Calibrated scores tried as threshold."""
 
 MASK_LEVELS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
@@ -96,7 +96,7 @@ def calibrate(model: Model, data: Dataset, reporter: Reporter | None = None) -> 
         and ``validation`` with the counts and scores at the threshold.
     """
     reporter = reporter or Reporter()
-    blends = _spread(data.split("validation"), LIMIT)
+    blends = spread(data.split("validation"), LIMIT)
     config = DeblendConfig()
     # What an earlier calibration left in the weights must not bear on this one.
     plain = {k: v for k, v in model.info.items() if k not in ("calibration", "mask_level")}
@@ -144,7 +144,7 @@ def best_f1(model: Model, data: Dataset, limit: int) -> tuple[float, float]:
     threshold, f1 : float
         F1 of detectable sources whose centroid is matched within 5 px; 0 where nothing is.
     """
-    blends = _spread(data.split("validation"), limit)
+    blends = spread(data.split("validation"), limit)
     images = (data.detection_image(blend) for blend in blends)
     seen = list(run_network(images, model, DeblendConfig()))
     threshold, figures, _ = _threshold(model, data, blends, seen)
@@ -179,8 +179,8 @@ def calibrate_sources(
     """
     reporter = reporter or Reporter()
     blends = [
-        *_spread(data.split("train"), SOURCE_LIMIT),
-        *_spread(data.split("validation"), LIMIT),
+        *spread(data.split("train"), SOURCE_LIMIT),
+        *spread(data.split("validation"), LIMIT),
     ]
     model = dataclasses.replace(model, info=_uncorrected(model.info))
     reporter.begin("correcting fluxes and classes", len(blends))
@@ -381,8 +381,14 @@ def _as_good(figures: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     return bool(missed + spurious <= np.sqrt(abs(missed) + abs(spurious)))
 
 
-def _spread(blends: range, limit: int) -> list[int]:
-    """At most so many blends, from all parts: data sets that are joined follow one another."""
+def spread(blends: range, limit: int) -> list[int]:
+    """Choose at most so many blends, from all parts: data sets that are joined follow one another.
+
+    Parameters
+    ----------
+    blends : range
+    limit : int
+    """
     chosen = np.linspace(0, len(blends), min(limit, len(blends)), endpoint=False, dtype=np.int64)
     return [blends[index] for index in chosen.tolist()]
 

@@ -43,6 +43,7 @@ from galsep.workflows.baselines import (
     run_baselines,
     sep_fluxes,
 )
+from galsep.workflows.calibrate import THRESHOLDS, spread
 from galsep.workflows.evaluation_report import Column, evaluation_case, write_evaluation
 from galsep.workflows.judging import (
     FLUX_RIVAL,
@@ -89,9 +90,6 @@ QUALITY_COLUMNS = (
     Column("flux_bias", "flux", "bias"),
 )
 """Columns of :func:`summary_rows`."""
-
-THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
-"""Score thresholds tried on the validation split, beside the stored one."""
 
 MAX_VALIDATION = 500
 """At most so many blends of the validation split are used."""
@@ -274,7 +272,7 @@ class _Network:
     reporter: Reporter
 
     def deblend(
-        self, blends: range, thresholds: Sequence[float], separated: int = 0
+        self, blends: Sequence[int], thresholds: Sequence[float], separated: int = 0
     ) -> Iterator[list[Any]]:
         """Give for each blend what is found at each threshold, as ``FoundSources``.
 
@@ -407,7 +405,7 @@ def _choose_threshold(
     """
     stored = network.model.threshold
     limit = min(config.limit or MAX_VALIDATION, MAX_VALIDATION)
-    blends = network.data.split("validation")[:limit]
+    blends = spread(network.data.split("validation"), limit)
     if not any(network.data.sources(blend)["detectable"].any() for blend in blends):
         return stored, None
     thresholds = sorted({*THRESHOLDS, stored})

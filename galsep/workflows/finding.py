@@ -38,6 +38,7 @@ __all__ = [
     "class_columns",
     "find_sources",
     "finish",
+    "with_hidden_neighbours",
 ]
 
 STATUSES = ("confirmed", "split", "missed", "rejected")
@@ -413,10 +414,8 @@ def _pixel_flags(
         xmin, ymin, xmax, ymax = footprint.bounds
         if xmin == 0 or ymin == 0 or xmax == width - 1 or ymax == height - 1:
             flags[index] |= Flag.IMAGE_EDGE
-        top, left = max(0, ymin - 1), max(0, xmin - 1)
-        box = slice(top, ymax + 2), slice(left, xmax + 2)
-        hidden = np.logical_or.reduce([mask[box] for mask in different])
-        if hidden.any() and _touches(footprint.shifted(-top, -left), hidden):
+        box, pixels = with_hidden_neighbours(footprint, different)
+        if any((mask[box] & pixels).any() for mask in different):
             flags[index] |= Flag.MASKED_PIXELS
         if (noverlap[footprint.slices][footprint.mask] > 1).any():
             flags[index] |= Flag.OVERLAPS
@@ -425,11 +424,36 @@ def _pixel_flags(
     return flags
 
 
-def _touches(footprint: Footprint, hidden: npt.NDArray[np.bool_]) -> bool:
-    """Whether a source has an unusable pixel, or one of its pixels a side in common with one."""
+def with_hidden_neighbours(
+    footprint: Footprint, hidden_in: Sequence[npt.NDArray[np.bool_]]
+) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
+    """Pixels of a source, and the unusable ones that have a side or a corner in common with one.
+
+    Parameters
+    ----------
+    footprint : Footprint
+        Inside the image.
+    hidden_in : sequence of (h, w) bool array
+        Unusable pixels, in any of several images.
+
+    Returns
+    -------
+    box : (slice, slice)
+        The footprint's crop and a pixel more on all sides, inside the image.
+    pixels : bool array
+        Which pixels of it.
+    """
     from scipy.ndimage import binary_dilation
 
-    return bool(binary_dilation(hidden)[footprint.slices][footprint.mask].any())
+    xmin, ymin, xmax, ymax = footprint.bounds
+    top, left = max(0, ymin - 1), max(0, xmin - 1)
+    box = slice(top, ymax + 2), slice(left, xmax + 2)
+    hidden = np.logical_or.reduce([mask[box] for mask in hidden_in])
+    pixels = np.zeros(hidden.shape, dtype=bool)
+    pixels[footprint.shifted(-top, -left).slices] = footprint.mask
+    if hidden.any():
+        pixels |= binary_dilation(pixels, np.ones((3, 3), dtype=bool)) & hidden
+    return box, pixels
 
 
 def _parents(blobs: Blobs, sources: Sources) -> Parents:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from galsep.config import DeblendConfig
 from galsep.errors import GalsepError, ImageError
 from galsep.image.detect import detect_blobs
 from galsep.image.light import Frame, without_background
@@ -124,7 +125,7 @@ class FileReport:
 
 
 def inspect_files(
-    paths: Sequence[Path], ext: str = "", *, mesh: int = 64, reporter: Reporter | None = None
+    paths: Sequence[Path], ext: str = "", *, reporter: Reporter | None = None
 ) -> list[FileReport]:
     """Look into FITS files.
 
@@ -135,8 +136,6 @@ def inspect_files(
     paths : sequence of Path
     ext : str
         Number, name or ``NAME,VERSION`` of an extension; by default all images.
-    mesh : int
-        Side of a cell of the background mesh, pixels.
     reporter : Reporter, optional
 
     Returns
@@ -148,13 +147,13 @@ def inspect_files(
     reporter.begin("reading", len(paths))
     reports = []
     for path in paths:
-        reports.append(_inspect_file(path, ext, mesh))
+        reports.append(_inspect_file(path, ext))
         reporter.advance(note=path.name)
     reporter.end()
     return reports
 
 
-def _inspect_file(path: Path, ext: str, mesh: int) -> FileReport:
+def _inspect_file(path: Path, ext: str) -> FileReport:
     try:
         contents = list_contents(path, ext)
     except GalsepError as error:
@@ -163,18 +162,19 @@ def _inspect_file(path: Path, ext: str, mesh: int) -> FileReport:
     errors: list[GalsepError] = [ImageError(contents.problem)] if contents.problem else []
     for number in contents.chosen:
         try:
-            images.append(_inspect_image(read_plane(path, str(number)), mesh))
+            images.append(_inspect_image(read_plane(path, str(number))))
         except GalsepError as error:
             errors.append(error)
     return FileReport(path, contents, tuple(images), tuple(errors))
 
 
-def _inspect_image(plane: Plane, mesh: int) -> ImageReport:
+def _inspect_image(plane: Plane) -> ImageReport:
     mask, valid = plane.mask, ~plane.mask
     shape = (mask.shape[0], mask.shape[1])
     background = rms = seeing = scale = None
     if valid.any():
         noise = None if plane.noise is None else plane.noise.rms
+        mesh = DeblendConfig().background_mesh
         found = without_background(Frame(plane.data, mask, noise), mesh)
         scale = found.noise_scale
         background = float(np.median(found.background[valid]))

@@ -12,7 +12,7 @@ from galsep.io.image import Plane
 from galsep.measure.photometry import pixel_variance
 from galsep.planes import BAND, footprint_bounds
 from galsep.scene import Footprint
-from galsep.workflows.finding import FoundSources
+from galsep.workflows.finding import FoundSources, with_hidden_neighbours
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -135,21 +135,9 @@ def _dq_bits(plane: Plane, footprints: Sequence[Footprint]) -> npt.NDArray[np.in
     found = np.zeros(len(footprints), dtype=np.int64)
     if plane.dq is None:
         return found
-    from scipy.ndimage import binary_dilation
-
-    bits, hidden = plane.dq.bits, plane.mask
-    around = np.ones((3, 3), dtype=bool)
     for index, footprint in enumerate(footprints):
-        xmin, ymin, xmax, ymax = footprint.bounds
-        top, left = max(0, ymin - 1), max(0, xmin - 1)
-        box = slice(top, ymax + 2), slice(left, xmax + 2)
-        own = np.zeros(bits[box].shape, dtype=bool)
-        height, width = footprint.mask.shape
-        y, x = footprint.y0 - top, footprint.x0 - left
-        own[y : y + height, x : x + width] = footprint.mask
-        if hidden[box].any():
-            own |= binary_dilation(own, around) & hidden[box]
-        found[index] = np.bitwise_or.reduce(bits[box][own], initial=0)
+        box, pixels = with_hidden_neighbours(footprint, [plane.mask])
+        found[index] = np.bitwise_or.reduce(plane.dq.bits[box][pixels], initial=0)
     return found
 
 

@@ -82,9 +82,10 @@ def train(
     three names where they belong to the separation network or to both; ``best.safetensors`` is Mask
     R-CNN as it was after the epoch of the best F1. Score threshold and calibration are chosen on
     the validation split as soon as Mask R-CNN is trained, and anew once both are trained together;
-    at the end, fluxes and classes are corrected there. A run that was stopped in any way and
-    resumed goes on as if it had not been: on a CPU and with as many threads, to the last bit. With
-    nothing to train, scores, fluxes and classes of the starting weights are calibrated anew.
+    at the end, fluxes and classes are corrected there and on training blends. A run that was
+    stopped in any way and resumed goes on as if it had not been: on a CPU and with as many threads,
+    to the last bit. With nothing to train, scores, fluxes and classes of the starting weights are
+    calibrated anew.
 
     Processes that ``torchrun`` has started train together, each on its share of every batch, on
     their own devices; the first of them writes the files.

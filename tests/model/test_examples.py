@@ -1,11 +1,13 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from galsep.conventions import SMALL_SIDES, STAMP_SIZE
-from galsep.model.examples import ExampleMaker, _cut, _Placed, collate, turn
+from galsep.model import examples
+from galsep.model.examples import ExampleMaker, Planned, _cut, _Placed, collate, turn
 from galsep.model.heads import GALAXY, STAR
 
 
@@ -183,30 +185,92 @@ def test_a_part_of_a_batch_is_a_batch_of_its_examples(pairs):
         assert part.truths.real.sum() == alone.truths.real.sum()
 
 
-def test_composed_scenes_differ_in_depth_and_some_are_empty(pairs):
+def test_some_composed_scenes_are_empty_and_masks_are_those_of_the_light(pairs):
     maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=2)
-    examples = list(epoch(maker, 200, np.random.default_rng(5)))
-    brightest = np.array([example.total.max() for example in examples])
+    made = list(epoch(maker, 200, np.random.default_rng(5)))
+    brightest = np.array([example.total.max() for example in made])
     assert 0 < np.count_nonzero(brightest == 0) < 20
-    for example in examples:
+    for example in made:
         for light, footprint in zip(example.light, example.footprints, strict=False):
             assert np.count_nonzero(light > 1.5) == footprint.area
             assert (light**2).sum() >= 49
 
 
+@pytest.mark.parametrize("depth", [0.0, 1.5])
+def test_composed_scenes_differ_in_depth(pairs, depth):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True, depth=depth)
+    made = epoch(maker, 300, np.random.default_rng(5))
+    # Electrons behind one rms of the sky, which is what depth changes.
+    deeper = 2.5 * np.log10([one.electrons / pairs.meta.detection_rms for one in made])
+    assert np.mean(deeper) == pytest.approx(depth, abs=0.15)
+    assert np.std(deeper) == pytest.approx(examples.DEPTH_SCATTER, rel=0.2)
+
+
 def test_saturated_cores_are_flat_or_hidden(pairs, monkeypatch):
-    monkeypatch.setattr("galsep.model.examples.SATURATION", (20.0, 20.001))
+    monkeypatch.setattr(examples, "SATURATION", (20.0, 20.001))
+    # Nothing else is without data.
+    monkeypatch.setattr(examples, "_hidden", lambda _, side: np.zeros((side, side), dtype=bool))
     maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=2)
-    flat = hidden = 0
-    for example in epoch(maker, 100, np.random.default_rng(5)):
-        core = example.total > 40
-        light = np.sinh(example.image)
-        flat += core.any() and light.max() < 25
-        hidden += ((example.total == 0) & (example.light.max(0, initial=0) == 0)).any() and (
-            (light == 0).any()
-        )
-    assert flat > 10
-    assert hidden > 10
+    bright = flat = hidden = 0
+    for example in epoch(maker, 150, np.random.default_rng(5)):
+        if not ((example.total > 40).any() or not example.usable.all()):
+            continue
+        bright += 1
+        hidden += not example.usable.all()
+        flat += example.usable.all() and np.sinh(example.image).max() < 25
+    assert bright > 30
+    # Seven in ten are saturated at all, and half of these hidden.
+    assert hidden / bright == pytest.approx(0.35, abs=0.15)
+    assert flat / bright == pytest.approx(0.35, abs=0.15)
+
+
+def test_some_companions_are_dimmed(pairs, monkeypatch):
+    def light(texture):
+        monkeypatch.setattr(examples, "TEXTURE", texture)
+        maker = ExampleMaker(pairs, "train", augment=True, compose=True, max_groups=6)
+        made = epoch(maker, 100, np.random.default_rng(3))
+        return np.sum([np.minimum(one.total, 20).sum() for one in made])
+
+    assert light(1.0) < 0.75 * light(0.0)
+
+
+def test_companions_have_nearly_the_same_seeing():
+    rng = np.random.default_rng(1)
+    seeing = rng.uniform(0.5, 1.3, 600)
+    dataset = SimpleNamespace(
+        split=lambda _: range(100, 600),
+        meta=SimpleNamespace(detection_rms=1.0),
+        psf_fwhm=seeing,
+        pixel_scale=np.full(600, 0.2),
+    )
+    maker = ExampleMaker(dataset, "train", augment=True, compose=True, max_groups=8)
+    off = []
+    for position in range(200):
+        first, *others = maker._companions(Planned(position, side=STAMP_SIZE), rng) or [0]
+        assert not others or first == 100 + position
+        off += (seeing[others] - seeing[first]).tolist()
+    assert len(off) > 200
+    assert np.abs(off).max() < 0.06
+
+
+def test_noise_is_of_unit_rms_and_now_and_then_correlated():
+    rng = np.random.default_rng(2)
+    noise = [examples._noise(rng, 120) for _ in range(300)]
+    assert np.std(noise, axis=(1, 2)) == pytest.approx(np.ones(300), abs=0.03)
+    beside = [np.mean(one[:, 1:] * one[:, :-1]) for one in noise]
+    assert np.mean(np.array(beside) > 0.1) == pytest.approx(0.15, abs=0.06)
+
+
+def test_the_background_is_off_a_little(pairs):
+    maker = ExampleMaker(pairs, "train", augment=True, compose=True)
+    sky = []
+    for example in epoch(maker, 150, np.random.default_rng(4)):
+        empty = (example.total < 0.02) & example.usable
+        if empty.sum() > 5000:
+            sky.append(np.sinh(example.image)[empty].mean())
+    # The noise alone leaves 0.01.
+    assert len(sky) > 80
+    assert np.std(sky) == pytest.approx(0.075, abs=0.03)
 
 
 def test_a_cut_galaxy_ends_at_a_square(monkeypatch):

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from galsep.model import separation_training as training
 from galsep.model.examples import ExampleMaker
+from galsep.model.inference import Found
 from galsep.model.separation import SeparationNetwork
 from galsep.model.separation_training import Given, Separating
 from galsep.model.weights import load_model
@@ -154,7 +156,7 @@ def test_each_scene_is_told_its_own_psf(examples, network):
         alone = [training.scene_losses(network, [one], CPU, autocast=False) for one in scenes]
     for name, loss in together.items():
         each = [float(one[name]) for one in alone]
-        assert len(set(each)) == (1 if name == "loss_consistency" else 3)
+        assert len(set(each)) == 3
         assert float(loss) == pytest.approx(np.mean(each), rel=1e-5)
 
 
@@ -177,7 +179,7 @@ def bump():
 
 def test_the_truth_costs_nothing(bump):
     found = losses(bump)
-    assert set(found) == set(Separating.parts) - {"loss_consistency"}
+    assert set(found) == set(Separating.parts)
     for name in ("loss_model", "loss_total", "loss_flux"):
         assert float(found[name]) == pytest.approx(0, abs=1e-6)
     assert float(found["loss_claim"]) == pytest.approx(0, abs=1e-4)
@@ -241,9 +243,9 @@ def test_saying_the_same_of_turned_crops_costs_nothing(examples, network):
     with torch.no_grad():
         assert loss(SameOfTurned(), 4.0)["loss_consistency"] == pytest.approx(0, abs=1e-9)
         without, once, twice = (loss(network, consistency) for consistency in (0.0, 1.0, 2.0))
-    assert without.pop("loss_consistency") == 0
-    assert once.pop("loss_consistency") > 1e-3
-    assert twice.pop("loss_consistency") > 1e-3
+    first, second = (found.pop("loss_consistency") for found in (once, twice))
+    assert second == pytest.approx(2 * first)
+    assert first > 1e-3
     # Nothing else is changed by it.
     assert without == once == twice
 
@@ -326,6 +328,31 @@ def test_training_on_one_batch_lowers_its_loss(examples, network):
     # What is behind the zeros that residuals begin with is reached from the second step on.
     assert {"stem.weight", "out.weight", "summary.2.weight"} <= set(reached)
     assert history[-1] < history[0] - 0.3
+
+
+def test_the_weight_of_consistency_arrives(examples, network):
+    model = load_model(device="cpu")
+    for weight in (0.0, 3.0):
+        objective = Separating(model, weight)
+        with torch.no_grad():
+            found = objective(network, objective.prepare(examples[:2]), CPU, autocast=False)
+        assert found.keys() == objective.parts.keys()
+        assert ("loss_consistency" in found) == (weight > 0)
+
+
+def test_some_scenes_are_of_another_band(examples):
+    model = load_model(device="cpu")
+    example = examples[0]
+    seen = training.Seen(example, np.random.default_rng(0))
+    found = Found([], [], np.zeros(0), np.zeros(0))
+    shown = []
+    with mock.patch.object(training, "_cut_scene", lambda one, *_: shown.append(one)):
+        for seed in range(400):
+            training.make_scene(
+                model, dataclasses.replace(seen, rng=np.random.default_rng(seed)), found
+            )
+    other = np.mean([one is not example for one in shown])
+    assert other == pytest.approx(training.OTHER_BAND, abs=0.05)
 
 
 def test_the_detector_says_what_is_seen(examples, network):

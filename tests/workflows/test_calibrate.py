@@ -1,15 +1,20 @@
 """The choice of the score threshold, and of what it is chosen on."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from galsep.config import SimulateConfig
+from galsep.flags import Flag
+from galsep.image.points import logistic, logit
 from galsep.io.dataset import load_dataset
+from galsep.measure.matching import Match
 from galsep.measure.metrics import scores
 from galsep.model.fluxes import FLUX_FEATURES, FluxFit
 from galsep.model.weights import Model, load_model
+from galsep.scene import SoftMask
 from galsep.workflows import calibrate
 from galsep.workflows.finding import find_sources
 from galsep.workflows.judging import match_detectable
@@ -44,8 +49,62 @@ def test_purity_that_costs_nothing_is_taken(monkeypatch, errors, expected):
 
 
 def test_all_parts_of_joined_data_sets_are_looked_at():
-    assert calibrate._spread(range(100, 1100), 4) == [100, 350, 600, 850]
-    assert calibrate._spread(range(3), 1000) == [0, 1, 2]
+    assert calibrate.spread(range(100, 1100), 4) == [100, 350, 600, 850]
+    assert calibrate.spread(range(3), 1000) == [0, 1, 2]
+
+
+def test_scores_are_fitted_to_the_share_of_real_sources():
+    rng = np.random.default_rng(5)
+    raw = logistic(rng.normal(0, 2, 20_000))
+    chance = logistic(0.6 * logit(raw) - 0.8)
+    slope, intercept = calibrate._platt(raw, rng.random(20_000) < chance)
+    assert (slope, intercept) == pytest.approx((0.6, -0.8), abs=0.05)
+    # A network that has learnt nothing, and nothing to learn from.
+    assert calibrate._platt(raw, rng.random(20_000) < 1 - chance) == (1.0, 0.0)
+    assert calibrate._platt(raw, np.ones(20_000, dtype=bool)) == (1.0, 0.0)
+
+
+def image(monkeypatch, flags, pairs, ignored=()):
+    """One image's sources with such flags, of which these are matched with true ones."""
+    spurious = sorted(set(range(len(flags))) - {j for _, j in pairs} - set(ignored))
+    match = Match(*(np.array(part, dtype=np.int64) for part in (pairs, [], spurious, ignored)))
+    monkeypatch.setattr(calibrate, "match_detectable", lambda *_: match)
+    detections = SimpleNamespace(scores=np.arange(1, len(flags) + 1) / 10)
+    return SimpleNamespace(flags=np.array(flags), detections=detections)
+
+
+MISSED, LARGE = int(Flag.NETWORK_MISSED), int(Flag.LARGER_THAN_CUTOUT)
+
+
+def test_outlines_of_sep_do_not_count_among_scores(monkeypatch):
+    here = image(monkeypatch, [0, MISSED, 0, LARGE, 0], [(0, 0), (1, 1)], ignored=[4])
+    values, real = calibrate._outcomes(None, [7], [here])
+    assert values == pytest.approx([0.1, 0.3])
+    assert real.tolist() == [True, False]
+
+
+def test_how_many_of_the_missed_are_real(monkeypatch):
+    flags = [0, MISSED, MISSED, MISSED, MISSED, 0]
+    here = image(monkeypatch, flags, [(0, 0), (1, 1), (2, 3)], ignored=[4])
+    # Two of three, and Laplace's one more of each.
+    assert calibrate._missed_share(None, [7], [here]) == pytest.approx(3 / 5)
+    assert calibrate._missed_share(None, [], []) == 0.5
+
+
+@pytest.mark.parametrize("level", [0.4, 0.2])
+def test_masks_end_where_they_agree_best_with_the_true_ones(monkeypatch, level):
+    rows, columns = np.indices((40, 40))
+    soft = SoftMask(0, 0, np.exp(-((rows - 20) ** 2 + (columns - 20) ** 2) / 90).astype(np.float32))
+    data = SimpleNamespace(footprints=lambda _: [soft.footprint(level + 1e-3)])
+    image(monkeypatch, [0], [(0, 0)])
+
+    def finish(_, __, model, *_more):
+        detections = SimpleNamespace(footprints=[soft.footprint(model.mask_level)])
+        return SimpleNamespace(detections=detections)
+
+    monkeypatch.setattr(calibrate, "finish", finish)
+    model = load_model("compact", "cpu")
+    assert calibrate._mask_level(model, data, [7], [(None, None)]) == level
 
 
 def test_classes_are_fitted_where_there_are_enough_of_both():
