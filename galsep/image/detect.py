@@ -30,6 +30,9 @@ MIN_BLOCKS, MAX_BLOCKS = 100, 40_000
 CORRELATED = 1.2
 """Noise of sums over that of independent noise from which it is taken for correlated."""
 
+SCATTER = 0.6745
+"""Median of the absolute values of a Gaussian, in sigma."""
+
 PEAK_SNR = 5.5
 """Correlated noise makes peaks of lower S/N that look like sources: 45 of the 49 on 3000×3000 px,
 smoothed by a Gaussian of 0.6 px. Of what is detectable in independent noise, 1.5 mag shallower than
@@ -152,7 +155,11 @@ def noise_correlation(
         values.append(image[:height, :width].reshape(shape)[y, :, x, :])
         planes.release()
     unit = values[0] / values[1]
-    pixel, block = _scatter(unit), _scatter(unit.sum(axis=(1, 2)))
+    sums = unit.sum(axis=(1, 2))
+    pixel, block = _scatter(unit), _scatter(sums)
+    if pixel < SCATTER / 2 * min(1.0, float(unit.std())):
+        # Pixels of few different values: half of them and more may have one.
+        pixel, block = float(unit.std()), float(sums.std())
     return max(1.0, block / (BLOCK * pixel)) if pixel > 0 else 1.0
 
 

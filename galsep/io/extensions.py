@@ -36,13 +36,17 @@ __all__ = [
 
 _AUXILIARY = re.compile(
     r"VAR(IANCE|IMG)?|ERR(ORS?)?|STD(DEV)?|SIGMA|NOISE|RMS|UNC(ERT(AINTY)?)?"
-    r"|W(EIGHTS?|HT|GT|T)|INVVAR|IVAR|INVERSEVARIANCE|MA?SK|BPM|DQF?|FLAGS?"
+    r"|W(EIGHTS?|HT|GT|T)|INVVAR|IVAR|INVERSEVARIANCE|MA?SK|BPM|DQF?|FLA?GS?"
     r"|CONF(IDENCE)?|EXPMAP|COVERAGE"
 )
 """Words that mark an extension as a variance, error, weight or mask plane."""
 
-_AUXILIARY_NAMES = ("AREA", "CON", "CTX", "EXP", "EXPTIME", "PSFIMAGE", "SAMP", "TIME")
-"""Names of planes of HST, JWST and CCDData files that are none of these and no image of the sky."""
+_AUXILIARY_NAMES = (
+    *("AREA", "CON", "CTX", "D2IMARR", "EXP", "EXPTIME", "OBJMASK", "PSFIMAGE"),
+    *("QUAL", "SAMP", "STAT", "TIME", "WCSDVARR"),
+)
+"""Names of planes of HST, JWST, Gemini, ESO and CCDData files that are none of these and no image
+of the sky."""
 
 _GZIP, _BZIP2, _ZIP, _XZ, _COMPRESS = b"\x1f\x8b", b"BZh", b"PK", b"\xfd7zXZ", b"\x1f\x9d"
 _COMPRESSED = (_GZIP, _BZIP2, _ZIP, _XZ, _COMPRESS)
@@ -362,7 +366,7 @@ def choose_extensions(
     images = sky_images(extensions)
     if ext:
         images = [one for one in extensions if one.is_2d and one.name == ext.strip().upper()]
-    if len(images) < 2:
+    if not images:
         return [choose_extension(path, extensions, ext)]
     return [choose_extension(path, extensions, str(image.index)) for image in images]
 

@@ -19,6 +19,7 @@ __all__ = [
     "image_axes",
     "largest_offset",
     "sky_place",
+    "usable_wcs",
     "wcs_keywords",
 ]
 
@@ -117,15 +118,44 @@ def celestial_wcs(
 
     with quiet_astropy(), np.errstate(all="ignore"):
         try:
-            wcs = WCS(header, fobj=hdus)
+            axes = image_axes(header)
+            # Distortions are of two axes; of a cube of one plane these may be all there is.
+            wcs = WCS(header, fobj=hdus, naxis=2 if axes == (1, 2) else None)
             if not wcs.has_celestial:
                 return None, ""
             if wcs.naxis != 2:
-                wcs = wcs.sub(list(image_axes(header)))
+                wcs = wcs.sub(list(axes))
             problem = _problem(wcs, shape)
         except _WCS_ERRORS as error:
             return None, one_line(error)
     return (None, problem) if problem else (wcs, "")
+
+
+def usable_wcs(wcs: "WCS", shape: tuple[int, int]) -> tuple["WCS | None", str]:
+    """Take a WCS that was given for an image, if it is one of the sky.
+
+    Parameters
+    ----------
+    wcs : astropy WCS
+    shape : (int, int)
+        Height and width of the image.
+
+    Returns
+    -------
+    wcs : astropy WCS or None
+        Its two celestial axes; ``None`` where there are none, or they give no coordinates.
+    problem : str
+        Why it cannot be used; empty otherwise.
+    """
+    if not wcs.has_celestial:
+        return None, "it has no celestial axes"
+    with quiet_astropy(), np.errstate(all="ignore"):
+        try:
+            flat = wcs if wcs.naxis == 2 else wcs.celestial
+            problem = _problem(flat, shape)
+        except _WCS_ERRORS as error:
+            return None, one_line(error)
+    return (None, problem) if problem else (flat, "")
 
 
 def largest_offset(wcs: "WCS", other: "WCS", shape: tuple[int, int]) -> float:

@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +118,8 @@ def forced_fluxes(
     # Of what is known of a source, the part that is not about its own noise is common to all bands.
     number, variance = reference
     number = np.where(number > 0, number, 1.0)
-    common = (photometry.flux_err / photometry.flux) ** 2 - variance / number**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        common = (photometry.flux_err / photometry.flux) ** 2 - variance / number**2
     fluxes = {}
     for name, band in bands.items():
         found, error2 = _amplitudes(models, own, band, _blur(models, bright, own, band))
@@ -282,27 +283,42 @@ def _seen(
     light, usable = band.light[box].astype(np.float64), ~band.mask[box]
     if blur > 0:
         models = blurred(models, blur)
+        usable = usable & _whole(own.mask, box, blur)
     elif blur < 0:
-        light, usable = _smooth_light(band, box, -blur)
+        light = _smoothed(band.light, box, -blur, beyond=0.0)
+        usable = _whole(band.mask, box, -blur)
     told = models[0] ** 2 / variance
     seen = float((told * usable).sum()) / max(float(told.sum()), np.finfo(np.float64).tiny)
     weight = usable / variance
     return _Window(models.reshape(len(models), -1), light.ravel(), weight.ravel(), seen)
 
 
-def _smooth_light(
-    band: Pixels, box: tuple[slice, slice], blur: float
-) -> tuple[Values, npt.NDArray[np.bool_]]:
-    """Light of a band on a crop, smoothed, and which of it comes of pixels with data."""
+def _smoothed(
+    plane: npt.NDArray[Any], box: tuple[slice, slice], blur: float, beyond: float
+) -> Values:
+    """A part of a plane, smoothed as the whole is, with a value beyond the image's edges."""
     reach = _steps(blur)
-    wide = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in box)
-    inner = tuple(
-        slice(part.start - more.start, part.stop - more.start)
-        for part, more in zip(box, wide, strict=True)
-    )
-    pair = np.stack([band.light[wide], band.mask[wide]]).astype(np.float64)
-    light, hidden = blurred(pair, blur)[:, *inner]
-    return light, hidden < HIDDEN
+    rows, columns = (slice(max(part.start - reach, 0), part.stop + reach) for part in box)
+    there = plane[rows, columns]
+    top, left = rows.start - box[0].start + reach, columns.start - box[1].start + reach
+    shape = tuple(part.stop - part.start + 2 * reach for part in box)
+    wide = np.full(shape, beyond)
+    wide[top : top + there.shape[0], left : left + there.shape[1]] = there
+    return blurred(wide, blur)[reach : shape[0] - reach, reach : shape[1] - reach]
+
+
+def _whole(
+    mask: npt.NDArray[np.bool_], box: tuple[slice, slice], blur: float
+) -> npt.NDArray[np.bool_]:
+    """Pixels that are smoothed from such as have data."""
+    reach = _steps(blur)
+    rows, columns = (slice(max(part.start - reach, 0), part.stop + reach) for part in box)
+    if not mask[rows, columns].any() and all(
+        part.start >= reach and part.stop + reach <= size
+        for part, size in zip(box, mask.shape, strict=True)
+    ):
+        return np.ones(tuple(part.stop - part.start for part in box), dtype=bool)
+    return _smoothed(mask, box, blur, beyond=1.0) < HIDDEN
 
 
 def _amplitudes(models: _Models, own: Pixels, band: Pixels, blur: float) -> tuple[Values, Values]:
@@ -310,10 +326,16 @@ def _amplitudes(models: _Models, own: Pixels, band: Pixels, blur: float) -> tupl
     numbers, variances = np.full((2, len(models)), np.nan)
     for k in range(len(models)):
         box = models.window(k)
-        window = _seen(models.about(k), box, own, band, blur)
-        try:
-            found, gradient = window.fit()
-        except np.linalg.LinAlgError:
+        layers = models.about(k)
+        # Of what ends at the image's edge, there may be no data but as they are.
+        for smoothing in dict.fromkeys((blur, 0.0)):
+            window = _seen(layers, box, own, band, smoothing)
+            try:
+                found, gradient = window.fit()
+                break
+            except np.linalg.LinAlgError:
+                continue
+        else:
             continue
         noise = None if band.noise is None else band.noise[box].ravel()
         variance = pixel_variance(window.sum(found), band.rms[box].ravel(), band.gain, noise)

@@ -15,7 +15,7 @@ from galsep.planes import Planes
 
 __all__ = ["band_files", "check_names", "combined_frame", "combined_plane", "read_bands"]
 
-NAME = re.compile(r"(?!err(_|$))\w{1,16}", re.ASCII)
+NAME = re.compile(r"(?!err(_|$))\w{1,16}", re.ASCII | re.IGNORECASE)
 """Names that make columns and HDUs of FITS, and none that is there already."""
 
 BRIGHT = 5

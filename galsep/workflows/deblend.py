@@ -1,5 +1,6 @@
 """Find and separate the sources of one image: a file, or an array in Python."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from galsep.errors import (
 from galsep.image.light import Frame
 from galsep.io.companions import Noise, PlaneOptions, split_reference
 from galsep.io.image import Plane, read_plane, read_plane_like
+from galsep.io.wcs import usable_wcs
 from galsep.model.weights import Model, load_model
 from galsep.planes import Planes
 from galsep.workflows.bands import (
@@ -249,6 +251,14 @@ def _plane_of_array(image: Any, wcs: "WCS | None", rms: npt.NDArray[Any] | None)
         with np.errstate(invalid="ignore"):
             mask |= ~(np.isfinite(noise.rms) & (noise.rms > 0))
     values[mask] = np.nan
+    if wcs is not None:
+        wcs, problem = usable_wcs(wcs, (data.shape[0], data.shape[1]))
+        if problem:
+            warnings.warn(
+                f"the WCS is not usable ({problem}); ra and dec will be NaN",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return Plane(values, mask, fits.Header(), wcs, 0, "", "", 0.0, (), noise)
 
 

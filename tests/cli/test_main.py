@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 import typer
@@ -153,6 +154,50 @@ def test_dumped_settings_can_be_read_back(galsep, name, tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text(dumped.out)
     assert galsep(name, "--config", file, "--dump-config").out == dumped.out
+
+
+GIVEN = {
+    "background_mesh": 32, "band": ["g=g.fits", "r=r.fits"], "bands": ["g", "r"],
+    "baselines": False, "batch_size": 7, "catalog": "galaxies.fits", "catalog_format": "csv",
+    "classes": "classes.csv", "coco": "coco.json", "cosmos": "cosmos", "dask": "tcp://here:8786",
+    "density": 40.0, "depth": 0.5, "detect": "deep.fits", "device": "cpu", "epoch_size": 99,
+    "epochs": 3, "ext": "SCI", "field": "900x700", "gain": 2.5, "galaxies": "1-3",
+    "images": "image_*.fits", "init": "compact", "isolated": True, "jobs": 3, "joint_epochs": 2,
+    "labels": "labels.fits", "light": "light.fits", "limit": 12, "mask": "mask.fits",
+    "mask_bits": "SAT,CR", "max_mag": 24.5, "max_shift": 1.5, "n": 40, "patience": 4,
+    "preview": True, "psf": False, "psf_fwhm": 3.5, "recipe": "paper", "regions": True,
+    "report": True, "residual": True, "rms": "rms.fits", "seed": 11, "seeing": "0.6-0.9",
+    "separation_epochs": 5, "split": "80/10/10", "stars": 0.25, "survey": "HSC",
+    "tensorboard": True, "threads": 2, "threshold": 0.4, "variance": "var.fits", "varied": True,
+    "weight": "weight.fits", "weights": "mine.safetensors", "workers": 2, "zeropoint": 27.0,
+}  # fmt: skip
+"""A value for each setting that has an option."""
+
+ELSEWHERE = {("simulate", "pixel_scale"): "0.2-0.3", ("import", "pixel_scale"): 0.3,
+             ("import", "seeing"): 0.8}  # fmt: skip
+BESIDE = {"density": ["--field", "900x700"], "mask_bits": ["--mask", "mask.fits"]}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_option_is_a_setting(galsep, name):
+    params = {param.name: param for param in get_command(cli.app).commands[name].params}
+    for field in dataclasses.fields(CONFIGS[name]):
+        param = params.get(OTHER_NAMES.get(field.name, field.name))
+        if param is None or param.param_type_name == "argument":
+            continue
+        value = ELSEWHERE.get((name, field.name), GIVEN.get(field.name))
+        option = max(
+            [*param.opts, *param.secondary_opts] if value is False else param.opts, key=len
+        )
+        if isinstance(value, bool):
+            given = [option]
+        elif field.name == "band":
+            given = [part for one in value for part in (option, one)]
+        else:
+            given = [option, ",".join(value) if isinstance(value, list) else value]
+        outcome = galsep(name, *given, *BESIDE.get(field.name, ()), "--dump-config")
+        assert outcome.code == 0, outcome.err
+        assert tomllib.loads(outcome.out)[field.name] == value, field.name
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -64,6 +64,17 @@ def test_correlated_noise_lowers_the_significance_of_blobs():
     assert factors[1] > 1.8
 
 
+@pytest.mark.parametrize("scatter", [0.8, 0.6, 0.4])
+def test_coarse_steps_are_no_correlation(scatter):
+    """Half of the pixels and more have one value; their sums scatter as they would."""
+    rng = np.random.default_rng(3)
+    steps = np.round(rng.normal(0, scatter, (400, 400))).astype(np.float32)
+    rms = np.full(steps.shape, steps.std(), dtype=np.float32)
+    nothing = np.zeros(steps.shape, dtype=bool)
+    factor = noise_correlation(steps, rms, nothing, nothing.astype(np.int32))
+    assert factor == pytest.approx(1, abs=0.2)
+
+
 def test_a_source_does_not_count_as_correlated_noise():
     rng = np.random.default_rng(3)
     light = rng.normal(0, 1, (200, 200)).astype(np.float32)

@@ -13,6 +13,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from galsep.errors import ImageError
+from galsep.io.extensions import choose_extensions, list_extensions, sky_images
 from galsep.io.header import header_number, quiet_astropy
 from galsep.io.image import Plane, input_stem, read_plane
 from galsep.io.labels import read_light
@@ -215,6 +216,34 @@ def test_auxiliary_planes_are_passed_over(tmp_path):
     assert (plane.ext, plane.extname) == (1, "SCI")
     # ... unless they are asked for.
     assert read_plane(path, "dq").ext == 3
+
+
+def test_tables_of_distortion_and_masks_of_observatories_are_no_images(tmp_path):
+    names = ("ERR", "DQ", "D2IMARR", "WCSDVARR", "OBJMASK", "STAT", "1-1.FLG", "QUAL")
+    path = write(tmp_path / "a.fits", fits.PrimaryHDU(), sci("SCI"), *map(sci, names))
+    with fits.open(path) as hdus:
+        assert [one.name for one in sky_images(list_extensions(hdus))] == ["SCI"]
+
+
+def test_of_a_name_the_only_image_is_taken(tmp_path):
+    cube = fits.ImageHDU(np.ones((3, 4, 5), np.float32), name="SCI")
+    path = write(tmp_path / "a.fits", fits.PrimaryHDU(), cube, sci("SCI"))
+    with fits.open(path) as hdus:
+        chosen = choose_extensions(path, list_extensions(hdus), "sci")
+    assert [one.index for one in chosen] == [2]
+
+
+def test_distortions_of_a_cube_of_one_plane(tmp_path):
+    flat = sci(CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP", CRVAL1=40.0, CRVAL2=-2.0,
+               CRPIX1=3.0, CRPIX2=3.0, CDELT1=-1e-4, CDELT2=1e-4, A_ORDER=2, B_ORDER=2,
+               A_2_0=1e-3, B_0_2=-2e-3)  # fmt: skip
+    cube = fits.ImageHDU(IMAGE[None, None], flat.header.copy())
+    cube.header["CTYPE3"], cube.header["CTYPE4"] = "FREQ", "STOKES"
+    paths = [
+        write(tmp_path / f"{k}.fits", fits.PrimaryHDU(), hdu) for k, hdu in enumerate((flat, cube))
+    ]
+    one, two = (read_plane(path).wcs.pixel_to_world(1, 2) for path in paths)
+    assert one.separation(two).arcsec < 1e-6
 
 
 def test_a_file_of_auxiliary_planes_only_is_refused(tmp_path):

@@ -108,6 +108,27 @@ def test_bands_of_another_psf(field, blur):
     assert found == pytest.approx(BAND_FLUX, rel=0.015)
 
 
+@pytest.mark.parametrize("blur", [-0.4, 0.5])
+@pytest.mark.parametrize("place", [(30.0, 1.0), (30.0, 3.5), (0.0, 0.0)])
+def test_bands_of_another_psf_at_the_edge_of_the_image(place, blur):
+    """Light beyond the edge is not known; nothing flows out of the image, or into it."""
+
+    def light(y, x, flux, blur):
+        rows, columns = np.indices((SHAPE[0] + 40, SHAPE[1] + 40), dtype=np.float64) - 20
+        profile = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 8) / (8 * np.pi)
+        return flux * blurred(profile, blur)[20:-20, 20:-20]
+
+    sources = [(*place, 5000.0), (60.0, 110.0, 20_000.0)]
+    models = [light(*source, max(-blur, 0)) for source in sources]
+    own = image(sum(models))
+    band = image(0.5 * sum(light(*source, max(blur, 0)) for source in sources))
+    parts = [part(model, *source[:2]) for model, source in zip(models, sources, strict=True)]
+    known = photometry([float(model.sum()) for model in models], [50.0, 50.0])
+    found = forced_fluxes(parts, known, own, {"g": band})["g"][0]
+    # In a corner, the colour is that of the core as it is.
+    assert found == pytest.approx(0.5 * known.flux, rel=0.2 if place == (0.0, 0.0) else 0.03)
+
+
 def test_smoothing_widens_by_what_it_says():
     point = np.zeros((2, 61, 61))
     point[:, 30, 30] = 1

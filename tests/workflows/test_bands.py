@@ -71,7 +71,7 @@ def test_what_is_no_name_and_file(entry):
         band_files([entry])
 
 
-@pytest.mark.parametrize("name", ["g r", "g-r", "ġ", "a" * 17, "err", "err_g", ""])
+@pytest.mark.parametrize("name", ["g r", "g-r", "ġ", "a" * 17, "err", "err_g", "ERR", "Err_g", ""])
 def test_names_that_make_no_columns(name):
     with pytest.raises(UsageError, match="letters, digits and _"):
         check_names(["i", name])

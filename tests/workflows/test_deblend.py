@@ -6,6 +6,7 @@ import pytest
 import torch
 from astropy.io import fits
 from astropy.table import Table
+from astropy.wcs import WCS
 
 import galsep
 from galsep.config import DeblendConfig, SimulateConfig
@@ -134,6 +135,26 @@ def test_python_gives_the_same_as_the_files(products, field):
 def test_arrays_that_are_no_image(image):
     with pytest.raises(ImageError, match="2-D array"):
         deblend(image, CPU)
+
+
+def test_arrays_with_a_wcs_that_is_none_of_the_sky():
+    image = np.random.default_rng(1).normal(size=(60, 70)).astype(np.float32)
+    image[25:32, 30:37] += 40
+    flat = WCS(naxis=2)
+    flat.wcs.ctype, flat.wcs.crval = ("RA---TAN", "DEC--TAN"), (40.0, -2.0)
+    flat.wcs.cdelt, flat.wcs.crpix = (-1e-4, 1e-4), (30.0, 30.0)
+    deep = WCS(naxis=3)
+    deep.wcs.ctype, deep.wcs.crval = ("RA---TAN", "DEC--TAN", "FREQ"), (40.0, -2.0, 1e9)
+    deep.wcs.cdelt, deep.wcs.crpix = (-1e-4, 1e-4, 1e6), (30.0, 30.0, 1.0)
+    known, in_cube = (deblend(image, CPU, wcs=wcs).catalog for wcs in (flat, deep))
+    assert len(known) == 1
+    assert np.isfinite(known["ra"][0])
+    assert (in_cube["ra"][0], in_cube["dec"][0]) == (known["ra"][0], known["dec"][0])
+    for nothing in (WCS(fits.Header()), WCS(naxis=2)):
+        with pytest.warns(RuntimeWarning, match="ra and dec will be NaN"):
+            catalog = deblend(image, CPU, wcs=nothing).catalog
+        assert len(catalog) == 1
+        assert np.isnan(catalog["ra"][0])
 
 
 def test_an_empty_sky_gives_an_empty_catalogue_with_its_columns(tmp_path):
