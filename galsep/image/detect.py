@@ -157,8 +157,8 @@ def noise_correlation(
     unit = values[0] / values[1]
     sums = unit.sum(axis=(1, 2))
     pixel, block = _scatter(unit), _scatter(sums)
-    if pixel < SCATTER / 2 * min(1.0, float(unit.std())):
-        # Pixels of few different values: half of them and more may have one.
+    if pixel < SCATTER / 2 and unit.std() > 0.5:
+        # There is noise, but of few different values: half of the pixels and more may have one.
         pixel, block = float(unit.std()), float(sums.std())
     return max(1.0, block / (BLOCK * pixel)) if pixel > 0 else 1.0
 

@@ -11,6 +11,7 @@ from galsep.errors import UsageError
 from galsep.image.background import sampled
 from galsep.image.light import Frame, Light, without_background
 from galsep.io.image import Plane, read_plane_like
+from galsep.measure.photometry import pixel_variance
 from galsep.planes import Planes
 
 __all__ = ["band_files", "check_names", "combined_frame", "combined_plane", "read_bands"]
@@ -128,8 +129,9 @@ def _combined_gain(
 ) -> float:
     """Electrons per unit of the combination, 0 if no band's are known.
 
-    The Poisson variance of Σ w b is Σ w² b / gain; for bands ``b`` in the proportions that they
-    have where there is light, that is the combination over this gain.
+    The Poisson variance of Σ w b is Σ w² b / gain, or what the bands' noise planes have over the
+    sky's; for bands ``b`` in the proportions that they have where there is light, that is the
+    combination over this gain.
     """
     bright = sampled(total) > BRIGHT * sampled(noise)
     if not bright.any():
@@ -139,9 +141,11 @@ def _combined_gain(
     for light in lights:
         here = np.where(sampled(light.mask), 0, sampled(noise) / sampled(light.rms))[bright]
         weight = here.astype(np.float64) ** 2
-        own = float((weight**2 * sampled(light.light)[bright]).sum())
-        if light.gain > 0:
-            variance += max(0.0, own) / light.gain
+        rms = sampled(light.rms)[bright]
+        known = None if light.noise is None else sampled(light.noise)[bright]
+        if light.gain > 0 or known is not None:
+            own = pixel_variance(sampled(light.light)[bright], rms, light.gain, known)
+            variance += float((weight**2 * (own - rms.astype(np.float64) ** 2)).sum())
     return all_light / variance if variance > 0 else 0.0
 
 

@@ -222,14 +222,14 @@ def test_tables_of_distortion_and_masks_of_observatories_are_no_images(tmp_path)
     names = ("ERR", "DQ", "D2IMARR", "WCSDVARR", "OBJMASK", "STAT", "1-1.FLG", "QUAL")
     path = write(tmp_path / "a.fits", fits.PrimaryHDU(), sci("SCI"), *map(sci, names))
     with fits.open(path) as hdus:
-        assert [one.name for one in sky_images(list_extensions(hdus))] == ["SCI"]
+        assert [one.name for one in sky_images(list_extensions(path, hdus))] == ["SCI"]
 
 
 def test_of_a_name_the_only_image_is_taken(tmp_path):
     cube = fits.ImageHDU(np.ones((3, 4, 5), np.float32), name="SCI")
     path = write(tmp_path / "a.fits", fits.PrimaryHDU(), cube, sci("SCI"))
     with fits.open(path) as hdus:
-        chosen = choose_extensions(path, list_extensions(hdus), "sci")
+        chosen = choose_extensions(path, list_extensions(path, hdus), "sci")
     assert [one.index for one in chosen] == [2]
 
 

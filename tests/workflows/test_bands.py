@@ -144,6 +144,19 @@ def test_the_gain_of_the_combination_gives_its_poisson_noise():
     assert combined_frame(frames, 64, Planes()).gain == 0
 
 
+def test_poisson_noise_of_the_bands_planes_is_in_the_combination():
+    frames = {}
+    for name, gain, seed in (("g", 4.0, 1), ("r", 4.0, 2)):
+        image = field(seed=seed)
+        noise = np.sqrt(1 + np.maximum(field(rms=0.0), 0) / gain).astype(np.float32)
+        frames[name] = dataclasses.replace(frame(image), noise=noise)
+    combined = combined_frame(frames, 64, Planes())
+    # Of a mean of two, twice the electrons.
+    assert combined.gain == pytest.approx(8, rel=0.1)
+    flat = {k: dataclasses.replace(v, noise=np.ones_like(v.noise)) for k, v in frames.items()}
+    assert combined_frame(flat, 64, Planes()).gain == 0
+
+
 @pytest.mark.parametrize("unit", [1e-28, 1e25])
 def test_units_do_not_matter(unit):
     images = {"g": field(), "r": field(seed=2, rms=3)}

@@ -12,6 +12,7 @@ from galsep.config import DeblendConfig
 from galsep.flags import Flag
 from galsep.model.weights import load_model
 from galsep.workflows.files import deblend_files
+from galsep.workflows.reporting import Reporter
 
 CONFIG = DeblendConfig(device="cpu", batch_size=2)
 
@@ -220,3 +221,28 @@ def test_units_are_handed_on_as_they_are(tmp_path, unit):
         assert columns["deblend_flux"].unit == ("adu" if unit == "ADU" else None)
         described = str(hdus["CATALOG"].header)
     assert ("furlong" in described) == (unit == "furlong")
+
+
+class Warned(Reporter):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+@pytest.mark.parametrize(("border", "said"), [(30, True), (0, False)])
+def test_a_border_of_zeros_is_told_of(tmp_path, border, said):
+    image = np.pad(sky(), border).astype(np.float32)
+    fits.writeto(tmp_path / "a.fits", image)
+    reporter = Warned()
+    deblend_files([tmp_path / "a.fits"], tmp_path / "out", CONFIG, reporter=reporter)
+    assert [("% of the image is exactly 0" in line) for line in reporter.warnings] == [True] * said
+
+
+def test_a_border_without_data_is_none(found):
+    plain = both(found(sky()).catalog)
+    framed = found(np.pad(sky(), 40, constant_values=np.nan)).catalog
+    assert len(framed) == 2
+    for row, (y, x) in zip(plain, ((90, 100), (140, 140)), strict=True):
+        assert near(framed, y, x)["deblend_flux"] == pytest.approx(row["deblend_flux"], rel=0.03)
