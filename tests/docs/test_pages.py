@@ -60,6 +60,20 @@ def test_options_that_pages_name_exist(page):
         if "galsep " in line or "`--" in line:
             for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
                 assert option in known, f"{page.name}: {option}"
+    for name, command in top.commands.items():
+        own = {"--config", "--quiet", "--verbose"}
+        for param in (*command.params, *top.params):
+            own.update(param.opts, param.secondary_opts)
+        for given in called(page.read_text(), name):
+            for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", given):
+                assert option in own, f"{page.name}: galsep {name} {option}"
+
+
+def called(text, name):
+    """What follows ``galsep NAME`` in code, lines that end with a backslash joined."""
+    code = " ".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+    joined = code.replace("\\\n", " ")
+    return re.findall(rf"\bgalsep {name}\b([^\n|;&`$#]*)", joined)
 
 
 def test_the_map_of_the_tree_is_true():

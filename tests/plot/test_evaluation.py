@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 
+from galsep.plot import evaluation
 from galsep.plot.evaluation import (
     MIN_SIDE,
     Example,
@@ -134,3 +135,22 @@ def test_pyplot_is_not_touched(tmp_path):
     before = "matplotlib.pyplot" in sys.modules
     plot_examples([example()], 1.0, tmp_path / "page.png", success=True)
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """Panels of the figures that are drawn in place of being written."""
+    drawn = []
+    monkeypatch.setattr(evaluation, "save_figure", lambda figure, _: drawn.extend(figure.axes))
+    return drawn
+
+
+def test_precision_over_recall_is_what_is_drawn(panels, tmp_path):
+    curve = np.linspace(1.0, 0.0, 11)
+    plot_precision_recall({"one": curve}, {"one": {"precision": 0.7, "recall": 0.4}}, tmp_path)
+    (axes,) = panels
+    line, point = axes.get_lines()
+    expected = np.column_stack([np.linspace(0, 0.9, 10), np.linspace(1, 0.1, 10)])
+    assert line.get_xydata() == pytest.approx(expected)
+    assert point.get_xydata().tolist() == [[0.4, 0.7]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall", "precision")

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 
 from galsep.measure.calibration import reliability
 from galsep.measure.classes import class_scores
+from galsep.plot import scores
 from galsep.plot.scores import plot_classes, plot_reliability
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -28,3 +30,20 @@ def test_classes(tmp_path):
     for number, case in enumerate(cases):
         plot_classes(class_scores(*case, [20.0, 22.0, 24.0]), tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").read_bytes()[:8] == PNG
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """Panels of the figures that are drawn in place of being written."""
+    drawn = []
+    monkeypatch.setattr(scores, "save_figure", lambda figure, _: drawn.extend(figure.axes))
+    return drawn
+
+
+def test_reliability_shows_the_share_of_real_sources(panels, tmp_path):
+    scores_, real = [0.05, 0.05, 0.05, 0.05, 0.85, 0.85], [0, 0, 0, 1, 1, 1]
+    plot_reliability(both(scores_, real), tmp_path / "a.png")
+    _, *curves = panels[0].get_lines()
+    assert len(curves) == 2
+    for curve in curves:
+        assert curve.get_xydata() == pytest.approx(np.array([[0.05, 0.25], [0.85, 1.0]]))

@@ -14,6 +14,8 @@ from galsep.io.dataset import load_dataset
 from galsep.model.fluxes import FluxFit
 from galsep.model.separation import SeparationNetwork
 from galsep.model.weights import Model, load_model
+from galsep.scene import Footprint
+from galsep.workflows import finding
 from galsep.workflows.finding import STATUSES, find_sources
 from galsep.workflows.judging import match_detectable
 from galsep.workflows.simulate import simulate
@@ -378,3 +380,16 @@ def test_without_a_separation_network_classes_are_the_detectors(stars, model):
     bare = dataclasses.replace(plain, info={**model.info, "class_fit": None})
     one, other = (classes(stars, given, psf_fwhm=stars.fwhm(0))[1] for given in (plain, bare))
     assert np.array_equal(one, other)
+
+
+def test_unusable_pixels_at_a_corner_belong_to_a_source():
+    one = Footprint(0, 3, np.ones((2, 2), dtype=bool))
+    for (y, x), touches in (((2, 5), True), ((2, 3), True), ((0, 4), True), ((3, 4), False)):
+        hidden = np.zeros((8, 9), dtype=bool)
+        hidden[y, x] = True
+        box, pixels = finding.with_hidden_neighbours(one, [hidden, np.zeros_like(hidden)])
+        whole = np.zeros(hidden.shape, dtype=bool)
+        whole[box] = pixels
+        assert whole[y, x] == touches
+        whole[y, x] = False
+        assert whole.sum() == 4 - (y < 2)
