@@ -8,6 +8,7 @@ pairs   N pairs of ``galsep simulate``'s default population: flux bias by magnit
 untold  the first 1,000 of these without the PSF, which is told else, as in ``galsep evaluate``
 rivals  the first 1,000 of these, on the sources that SEP finds at each of its settings
 hst     the same for 500 pairs of unseen real galaxies (needs GALSEP_TEST_DATA)
+sums    sums of models over the true light of the same pixels, of pairs and of the real ones
 bands   500 pairs in g, r and i: colours
 real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
         the masks, is what the models leave noise
@@ -48,7 +49,12 @@ from galsep.plot.isolated import IsolatedRow, plot_isolated
 from galsep.sim.survey import load_survey
 from galsep.workflows import finding
 from galsep.workflows.baselines import SEP_SETTINGS, SepSetting, sep_fluxes
-from galsep.workflows.judging import judge_light, sum_up_light, true_sources
+from galsep.workflows.judging import (
+    judge_light,
+    match_detectable,
+    sum_up_light,
+    true_sources,
+)
 from galsep.workflows.preparing import run_network
 
 SCARLET_SECONDS = 0.45
@@ -135,6 +141,23 @@ def rivals(bench: Bench, n: int) -> dict[str, Any]:
 def hst(bench: Bench) -> dict[str, Any]:
     folder = Path(os.environ["GALSEP_TEST_DATA"])
     return judged(bench, "hst-unseen", **unseen_real_pairs(folder, bench.work))
+
+
+def sums(bench: Bench, n: int) -> dict[str, Any]:
+    settings = {f"light-pairs-{n}": {"n": 20 * n, "seed": 21}}
+    if folder := os.environ.get("GALSEP_TEST_DATA"):
+        settings["hst-unseen"] = unseen_real_pairs(Path(folder), bench.work)
+    rows = []
+    for name, given in settings.items():
+        data, blends = held_out(bench, name, 500, **given)
+        ratios = []
+        for blend, found in looked_at(bench, data, blends):
+            light = data.stack(blend)
+            for i, j in match_detectable(data, blend, found.detections).pairs.tolist():
+                part = found.separated[j]
+                ratios.append(part.model.sum() / light[i][part.slices].sum())
+        rows.append({"blends of": name, "sources": len(ratios), "median": float(np.median(ratios))})
+    return {"rows": rows}
 
 
 def bands(bench: Bench) -> dict[str, Any]:
@@ -364,6 +387,7 @@ PARTS: dict[str, Any] = {
     "untold": untold,
     "rivals": rivals,
     "hst": hst,
+    "sums": sums,
     "bands": bands,
     "real": real,
     "edges": edges,
@@ -392,7 +416,7 @@ def main() -> None:
         if name in NEEDS_DATA and not os.environ.get("GALSEP_TEST_DATA"):
             print(f"\n{name}: left out (set GALSEP_TEST_DATA)")
             continue
-        size = [given.n] if name in ("pairs", "untold", "rivals") else []
+        size = [given.n] if name in ("pairs", "untold", "rivals", "sums") else []
         done[name] = PARTS[name](bench, *size)
         write_text(file, json.dumps(done, indent=1) + "\n")
         show(name, done[name])
