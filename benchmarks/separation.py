@@ -9,7 +9,8 @@ untold  the first 1,000 of these without the PSF, which is told else, as in ``ga
 rivals  the first 1,000 of these, on the sources that SEP finds at each of its settings
 hst     the same for 500 pairs of unseen real galaxies (needs GALSEP_TEST_DATA)
 sums    sums of models over the true light of the same pixels, of pairs and of the real ones
-bands   500 pairs in g, r and i: colours
+bands   500 pairs in g, r and i, found in i: colours
+colours a field of such pairs, found in the mean of its bands: colours and the bands' fluxes
 real    real and peer-made images (needs GALSEP_TEST_DATA): is light conserved, how much is left in
         the masks, is what the models leave noise
 edges   fluxes of the brighter galaxy of 400 pairs where the image ends some pixels beyond its
@@ -35,13 +36,16 @@ import galsim
 import numpy as np
 import torch
 from astropy.io import fits
+from astropy.table import Table
 from model_card import Bench, draw_held_out, unseen_real_pairs
 
+import galsep
 from galsep.config import DeblendConfig, SimulateConfig
 from galsep.image.light import Frame, without_background
 from galsep.io.atomic import write_text
 from galsep.io.dataset import Dataset, load_dataset
 from galsep.measure import recovery
+from galsep.measure.matching import centroid_distances, match_centroids
 from galsep.measure.recovery import Recovery
 from galsep.model import separation as separation_model
 from galsep.model.separation import separate
@@ -162,6 +166,34 @@ def sums(bench: Bench, n: int) -> dict[str, Any]:
 
 def bands(bench: Bench) -> dict[str, Any]:
     return judged(bench, "light-bands", bands=("g", "r", "i"), n=10_000, seed=22)
+
+
+def colours(bench: Bench) -> dict[str, Any]:
+    names = ("g", "r", "i")
+    settings = {"field": "2400x2400", "density": 12.5, "bands": names, "seed": 8}
+    folder = bench.field("colours", **settings)
+    truth = Table.read(folder / "truth.fits")
+    images = {name: folder / f"field_{name}.fits" for name in names}
+    catalog = galsep.deblend(images, DeblendConfig(device="cpu"), model=bench.model).catalog
+    distance = centroid_distances(
+        (np.asarray(truth["x"]), np.asarray(truth["y"])),
+        (np.asarray(catalog["x_centroid"]), np.asarray(catalog["y_centroid"])),
+    )
+    i, j = match_centroids(distance).pairs.T
+    true = np.asarray(truth["flux"])[i].T
+    flux, error = (
+        np.array([catalog[f"deblend_flux{kind}_{name}"][j] for name in names])
+        for kind in ("", "_err")
+    )
+    off = -np.diff(-2.5 * np.log10(np.maximum(flux / true, 1e-9)), axis=0)
+    low, high = np.percentile((flux - true) / error, [15.87, 84.13], axis=1)
+    return {
+        "sources": len(i),
+        "color_error": np.median(np.abs(off), axis=1).tolist(),
+        "color_bias": np.median(off, axis=1).tolist(),
+        "flux_error": np.median(np.abs(flux / true - 1), axis=1).tolist(),
+        "pull_width": ((high - low) / 2).tolist(),
+    }
 
 
 def real(bench: Bench) -> dict[str, Any]:
@@ -389,6 +421,7 @@ PARTS: dict[str, Any] = {
     "hst": hst,
     "sums": sums,
     "bands": bands,
+    "colours": colours,
     "real": real,
     "edges": edges,
     "cost": cost,
