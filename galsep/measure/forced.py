@@ -50,8 +50,8 @@ MOST_BLUR = 4.0
 STEP = 0.2
 """Largest blur, and largest in one step of the smoothing, px²."""
 
-ROUNDS = 3
-"""Times that the blur is found anew, at the one found before."""
+ROUNDS, CLOSE = 3, 0.02
+"""Times, at most, that the blur is found anew at the one found before, and how close is enough."""
 
 HIDDEN = 0.02
 """Smoothed pixels of which more than this share has no data are left out."""
@@ -153,12 +153,11 @@ def _steps(blur: float) -> int:
 
 
 def _second_difference(pixels: Values, axis: int) -> Values:
-    padding = [(0, 0)] * pixels.ndim
-    padding[axis] = (1, 1)
-    wide = np.pad(pixels, padding)
-    n = pixels.shape[axis]
-    lower, upper = (np.take(wide, range(start, start + n), axis) for start in (0, 2))
-    return np.asarray(lower + upper - 2 * pixels)
+    change = -2.0 * pixels
+    along, values = (np.moveaxis(one, axis, 0) for one in (change, pixels))
+    along[1:] += values[:-1]
+    along[:-1] += values[1:]
+    return change
 
 
 class _Models:
@@ -365,7 +364,9 @@ def _blur(models: _Models, bright: Sequence[int], own: Pixels, band: Pixels) -> 
         weights = np.append(1 / (seen[:, 1] + OWN_BLUR**2), USUAL_BLUR**-2)
         order = np.argsort(values, kind="stable")
         middle = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
-        blur = min(max(blur + float(values[order][middle]), -MOST_BLUR), MOST_BLUR)
+        before, blur = blur, min(max(blur + float(values[order][middle]), -MOST_BLUR), MOST_BLUR)
+        if abs(blur - before) < CLOSE:
+            break
     return blur
 
 
