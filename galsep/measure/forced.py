@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.measure.photometry import Photometry, pixel_variance
+from galsep.planes import Planes
 from galsep.scene import SourceLight
 
 __all__ = ["Pixels", "blurred", "forced_fluxes"]
@@ -59,6 +60,9 @@ HIDDEN = 0.02
 LEAST_SEEN = 0.05
 """A band of which less than this share of a source's light, squared, has data tells nothing."""
 
+FEW_SOURCES = 256
+"""Large images are let go of after so many."""
+
 CELL = 128
 KEPT = 2048
 """Side of the cells that sources are looked up by, pixels; models that are kept in memory."""
@@ -93,6 +97,7 @@ def forced_fluxes(
     photometry: Photometry,
     own: Pixels,
     bands: Mapping[str, Pixels],
+    planes: Planes | None = None,
 ) -> dict[str, tuple[Values, Values]]:
     """Measure sources in further bands by their models in one image.
 
@@ -106,13 +111,15 @@ def forced_fluxes(
         That image.
     bands : mapping of str to Pixels
         Images of the same ``h`` × ``w`` pixels.
+    planes : Planes, optional
+        Where the images are.
 
     Returns
     -------
     dict of str to ((n,) float array, (n,) float array)
         Flux and its error in each band's unit, NaN where the band, or the image, tells nothing.
     """
-    models = _Models(parts)
+    models = _Models(parts, planes or Planes())
     bright = _bright(photometry)
     reference = _amplitudes(models, own, own, _blur(models, bright, own, own))
     # Of what is known of a source, the part that is not about its own noise is common to all bands.
@@ -163,8 +170,8 @@ def _second_difference(pixels: Values, axis: int) -> Values:
 class _Models:
     """Models of sources, and which of them meet."""
 
-    def __init__(self, parts: Sequence[SourceLight]) -> None:
-        self._parts = parts
+    def __init__(self, parts: Sequence[SourceLight], planes: Planes) -> None:
+        self._count, self._planes = len(parts), planes
         self.bounds = _bounds(parts)
         self._cells: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for k, cells in enumerate(map(_cells_of, self.bounds.tolist())):
@@ -174,10 +181,13 @@ class _Models:
         self.one = functools.lru_cache(KEPT)(lambda k: parts[k].model)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return self._count
 
     def window(self, k: int) -> tuple[slice, slice]:
         """Where in the image the crop of a source lies."""
+        if k % FEW_SOURCES == 0:
+            # What was looked at of large images need not stay in memory.
+            self._planes.release()
         x0, y0, x1, y1 = self.bounds[k].tolist()
         return slice(y0, y1 + 1), slice(x0, x1 + 1)
 

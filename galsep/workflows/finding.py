@@ -230,7 +230,7 @@ def finish(
     if separate_bands or model.separator is None:
         bands = {name: measure_light(band, sources, *how) for name, band in prepared.bands.items()}
     if prepared.bands and model.separator is not None:
-        bands = _forced(own, prepared.bands, bands)
+        bands = _forced(own, prepared.bands, bands, planes)
     photometry, detected = own.photometry, own
     if measured is not image and model.separator is not None:
         detected = measure_light(image, sources, *how, fwhm)
@@ -274,10 +274,10 @@ def finish(
 
 
 def _forced(
-    own: Band, images: Mapping[str, Light], separated: Mapping[str, Band]
+    own: Band, images: Mapping[str, Light], separated: Mapping[str, Band], planes: Planes
 ) -> dict[str, Band]:
     """Bands whose fluxes are those of the models in the image, with their light where it is."""
-    fluxes = forced_fluxes(own.separated, own.photometry, own.image, images)
+    fluxes = forced_fluxes(own.separated, own.photometry, own.image, images, planes)
     return {
         name: Band(
             image,

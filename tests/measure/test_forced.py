@@ -6,7 +6,7 @@ import pytest
 from galsep.measure import forced
 from galsep.measure.forced import blurred, forced_fluxes
 from galsep.measure.photometry import Photometry
-from galsep.planes import SourceLights
+from galsep.planes import Planes, SourceLights
 from galsep.scene import SourceLight
 
 SHAPE = (90, 150)
@@ -102,7 +102,7 @@ def test_bands_of_another_psf(field, blur):
         ]
         own = image(in_band(wide, FLUX))
     known = photometry(FLUX, [20.0] * 3)
-    models = forced._Models(parts)
+    models = forced._Models(parts, Planes())
     assert forced._blur(models, [0, 1, 2], own, band) == pytest.approx(blur, abs=0.05)
     found = forced_fluxes(parts, known, own, {"g": band})["g"][0]
     assert found == pytest.approx(BAND_FLUX, rel=0.015)
@@ -227,6 +227,6 @@ def test_neighbours_are_those_whose_light_is_there():
     """However far apart sources begin, and across the cells that they are looked up by."""
     places = [(45.0, 20.0), (45.0, 62.0), (45.0, 127.0), (45.0, 133.0)]
     parts = [part(gaussian(*place, 100.0, 3.0), *place, 30) for place in places]
-    models = forced._Models(parts)
+    models = forced._Models(parts, Planes())
     assert [len(models.about(k)) for k in range(4)] == [1, 1, 2, 2]
     assert np.array_equal(models.about(2)[1][:, 6:], parts[3].model[:, : 30 - 6])
