@@ -14,7 +14,7 @@ from galsep.model.separation_training import Separating
 from galsep.model.weights import load_model, read_info, sha256
 from galsep.settings import resolve
 from galsep.workflows import stages
-from galsep.workflows.calibrate import best_f1, calibrate
+from galsep.workflows.calibrate import THRESHOLDS, best_f1, calibrate
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.simulate import simulate
 from galsep.workflows.train import train
@@ -143,7 +143,7 @@ def test_the_best_epoch_is_kept_and_without_a_better_one_training_ends(dataset, 
 def test_f1_is_that_of_the_threshold(dataset):
     """Of the packaged weights, which find nearly all."""
     threshold, f1 = best_f1(load_model(device="cpu"), load_dataset(dataset), 2)
-    assert 0.2 <= threshold <= 0.7
+    assert threshold in THRESHOLDS
     assert 0.5 < f1 <= 1
 
 
