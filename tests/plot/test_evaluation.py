@@ -137,15 +137,8 @@ def test_pyplot_is_not_touched(tmp_path):
     assert ("matplotlib.pyplot" in sys.modules) == before
 
 
-@pytest.fixture
-def panels(monkeypatch):
-    """Panels of the figures that are drawn in place of being written."""
-    drawn = []
-    monkeypatch.setattr(evaluation, "save_figure", lambda figure, _: drawn.extend(figure.axes))
-    return drawn
-
-
-def test_precision_over_recall_is_what_is_drawn(panels, tmp_path):
+def test_precision_over_recall_is_what_is_drawn(panels_of, tmp_path):
+    panels = panels_of(evaluation)
     curve = np.linspace(1.0, 0.0, 11)
     plot_precision_recall({"one": curve}, {"one": {"precision": 0.7, "recall": 0.4}}, tmp_path)
     (axes,) = panels

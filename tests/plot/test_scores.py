@@ -32,15 +32,8 @@ def test_classes(tmp_path):
         assert (tmp_path / f"{number}.png").read_bytes()[:8] == PNG
 
 
-@pytest.fixture
-def panels(monkeypatch):
-    """Panels of the figures that are drawn in place of being written."""
-    drawn = []
-    monkeypatch.setattr(scores, "save_figure", lambda figure, _: drawn.extend(figure.axes))
-    return drawn
-
-
-def test_reliability_shows_the_share_of_real_sources(panels, tmp_path):
+def test_reliability_shows_the_share_of_real_sources(panels_of, tmp_path):
+    panels = panels_of(scores)
     scores_, real = [0.05, 0.05, 0.05, 0.05, 0.85, 0.85], [0, 0, 0, 1, 1, 1]
     plot_reliability(both(scores_, real), tmp_path / "a.png")
     _, *curves = panels[0].get_lines()
