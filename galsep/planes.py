@@ -289,12 +289,12 @@ class Footprints(Made[Footprint]):
         return self._masks[index].footprint(0)
 
 
-def crop_bounds(masks: Sequence[SoftMask]) -> npt.NDArray[np.int64]:
-    """Bounds of the crops of masks; masks in a file are not read for it.
+def crop_bounds(parts: Sequence[SoftMask] | Sequence[SourceLight]) -> npt.NDArray[np.int64]:
+    """Bounds of the crops of masks or of sources' light; what is in a file is not read for it.
 
     Parameters
     ----------
-    masks : sequence of SoftMask
+    parts : sequence of SoftMask or of SourceLight
 
     Returns
     -------
@@ -302,12 +302,12 @@ def crop_bounds(masks: Sequence[SoftMask]) -> npt.NDArray[np.int64]:
         ``xmin, ymin, xmax, ymax`` in pixels, inclusive; whether the mask is 0 at its crop's edge
         does not matter.
     """
-    bounds: npt.NDArray[np.int64] | None = getattr(masks, "bounds", None)
+    bounds: npt.NDArray[np.int64] | None = getattr(parts, "bounds", None)
     if bounds is not None:
         return bounds
     boxes = [
-        (one.x0, one.y0, one.x0 + one.probability.shape[1] - 1, one.y0 + len(one.probability) - 1)
-        for one in masks
+        (columns.start, rows.start, columns.stop - 1, rows.stop - 1)
+        for rows, columns in (one.slices for one in parts)
     ]
     return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 

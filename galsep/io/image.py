@@ -49,6 +49,9 @@ __all__ = ["Images", "Plane", "input_stem", "list_images", "read_plane", "read_p
 _ENDINGS = re.compile(r"(?:\.(?:fits|fit|fts))?(?:\.(?:gz|fz|bz2|xz|zip|Z))?$", re.IGNORECASE)
 
 
+ODD_ZEROS, ZERO_BLOCK = 0.01, 8
+"""More than this share of an image in squares of zeros, of this side in pixels, may be a border."""
+
 MOST_OFFSET = 0.5
 """Pixels by which the corners of an image may lie elsewhere than those of one it goes with."""
 
@@ -279,13 +282,21 @@ def _read_plane(
         check_shape(path, noise.rms.shape, shape, "the noise")
     if dq is not None:
         check_shape(path, dq.bits.shape, shape, "the mask")
-    for rows in planes.blocks(shape):
+    zeros = 0
+    for rows in planes.blocks(shape, ZERO_BLOCK):
         mask = plane.mask[rows]
         if noise is not None:
             mask |= np.isnan(noise.rms[rows])
         if dq is not None:
             mask |= dq.hidden_pixels(rows)
         plane.data[rows][mask] = np.nan
+        zeros += _pixels_in_zeros(plane.data[rows])
+    empty = zeros / plane.data.size
+    if ODD_ZEROS < empty < 1 - ODD_ZEROS:
+        messages.append(
+            f"{path}: {empty:.0%} of the image is exactly 0 and counts as data; where nothing was "
+            "seen, it should be NaN, or hidden by a mask"
+        )
     return replace(plane, noise=noise, dq=dq, messages=tuple(messages))
 
 
@@ -322,6 +333,14 @@ def _read_image(path: Path, hdus: "fits.HDUList", extension: Extension, planes: 
         gain=_gain(header) or _gain(inherited),
         messages=tuple(messages),
     )
+
+
+def _pixels_in_zeros(data: npt.NDArray[Any]) -> int:
+    """Pixels in squares that are 0 all over, as borders are that have no data."""
+    height, width = (side // ZERO_BLOCK * ZERO_BLOCK for side in data.shape)
+    shape = (height // ZERO_BLOCK, ZERO_BLOCK, width // ZERO_BLOCK, ZERO_BLOCK)
+    squares = (data[:height, :width] == 0).reshape(shape).all(axis=(1, 3))
+    return ZERO_BLOCK**2 * int(np.count_nonzero(squares))
 
 
 def _shape(data: npt.NDArray[Any]) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.measure.photometry import Photometry, pixel_variance
-from galsep.planes import Planes
+from galsep.planes import Planes, crop_bounds
 from galsep.scene import SourceLight
 
 __all__ = ["Pixels", "blurred", "forced_fluxes"]
@@ -121,9 +121,8 @@ def forced_fluxes(
     """
     models = _Models(parts, planes or Planes())
     bright = _bright(photometry)
-    reference = _amplitudes(models, own, own, _blur(models, bright, own, own))
+    number, variance = _amplitudes(models, own, own, _blur(models, bright, own, own))
     # Of what is known of a source, the part that is not about its own noise is common to all bands.
-    number, variance = reference
     number = np.where(number > 0, number, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         common = (photometry.flux_err / photometry.flux) ** 2 - variance / number**2
@@ -172,7 +171,7 @@ class _Models:
 
     def __init__(self, parts: Sequence[SourceLight], planes: Planes) -> None:
         self._count, self._planes = len(parts), planes
-        self.bounds = _bounds(parts)
+        self.bounds = crop_bounds(parts)
         self._cells: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for k, cells in enumerate(map(_cells_of, self.bounds.tolist())):
             for cell in cells:
@@ -213,16 +212,6 @@ class _Models:
                 )
                 layers.append(layer)
         return np.stack(layers)
-
-
-def _bounds(parts: Sequence[SourceLight]) -> npt.NDArray[np.int64]:
-    """Bounds ``xmin, ymin, xmax, ymax`` of crops, inclusive."""
-    known: npt.NDArray[np.int64] | None = getattr(parts, "bounds", None)
-    if known is not None:
-        return known
-    boxes = [(one.x0, one.y0, *one.model.shape) for one in parts]
-    x0, y0, height, width = np.array(boxes, dtype=np.int64).reshape(-1, 4).T
-    return np.stack([x0, y0, x0 + width - 1, y0 + height - 1], axis=1)
 
 
 def _cells_of(bounds: Sequence[int]) -> list[tuple[int, int]]:
@@ -307,7 +296,7 @@ def _smoothed(
 ) -> Values:
     """A part of a plane, smoothed as the whole is, with a value beyond the image's edges."""
     reach = _steps(blur)
-    rows, columns = (slice(max(part.start - reach, 0), part.stop + reach) for part in box)
+    rows, columns = _grown(box, reach)
     there = plane[rows, columns]
     top, left = rows.start - box[0].start + reach, columns.start - box[1].start + reach
     shape = tuple(part.stop - part.start + 2 * reach for part in box)
@@ -316,18 +305,34 @@ def _smoothed(
     return blurred(wide, blur)[reach : shape[0] - reach, reach : shape[1] - reach]
 
 
+def _grown(box: tuple[slice, slice], reach: int) -> tuple[slice, slice]:
+    """A part of an image with so many pixels more on all sides, as far as it goes."""
+    rows, columns = (slice(max(part.start - reach, 0), part.stop + reach) for part in box)
+    return rows, columns
+
+
 def _whole(
     mask: npt.NDArray[np.bool_], box: tuple[slice, slice], blur: float
 ) -> npt.NDArray[np.bool_]:
     """Pixels that are smoothed from such as have data."""
     reach = _steps(blur)
-    rows, columns = (slice(max(part.start - reach, 0), part.stop + reach) for part in box)
-    if not mask[rows, columns].any() and all(
+    if not mask[_grown(box, reach)].any() and all(
         part.start >= reach and part.stop + reach <= size
         for part, size in zip(box, mask.shape, strict=True)
     ):
         return np.ones(tuple(part.stop - part.start for part in box), dtype=bool)
     return _smoothed(mask, box, blur, beyond=1.0) < HIDDEN
+
+
+def _fitted(
+    models: Values, box: tuple[slice, slice], own: Pixels, band: Pixels, blur: float
+) -> tuple[_Window, Values, Values] | None:
+    """What is fitted about a source and what :meth:`_Window.fit` gives, if the pixels tell it."""
+    window = _seen(models, box, own, band, blur)
+    try:
+        return window, *window.fit()
+    except np.linalg.LinAlgError:
+        return None
 
 
 def _amplitudes(models: _Models, own: Pixels, band: Pixels, blur: float) -> tuple[Values, Values]:
@@ -336,16 +341,13 @@ def _amplitudes(models: _Models, own: Pixels, band: Pixels, blur: float) -> tupl
     for k in range(len(models)):
         box = models.window(k)
         layers = models.about(k)
-        # Of what ends at the image's edge, there may be no data but as they are.
-        for smoothing in dict.fromkeys((blur, 0.0)):
-            window = _seen(layers, box, own, band, smoothing)
-            try:
-                found, gradient = window.fit()
-                break
-            except np.linalg.LinAlgError:
-                continue
-        else:
+        fitted = _fitted(layers, box, own, band, blur)
+        if fitted is None and blur:
+            # Of what ends at the image's edge, there may be no data but as they are.
+            fitted = _fitted(layers, box, own, band, 0.0)
+        if fitted is None:
             continue
+        window, found, gradient = fitted
         noise = None if band.noise is None else band.noise[box].ravel()
         variance = pixel_variance(window.sum(found), band.rms[box].ravel(), band.gain, noise)
         numbers[k], variances[k] = found[0], float((gradient**2 * variance).sum())
@@ -384,12 +386,10 @@ def _wider(
     models: _Models, k: int, own: Pixels, band: Pixels, blur: float
 ) -> tuple[float, float] | None:
     """How much more blur suits a source, and the variance of that."""
-    box = models.window(k)
-    window = _seen(models.about(k), box, own, band, blur)
-    try:
-        numbers, _ = window.fit()
-    except np.linalg.LinAlgError:
+    fitted = _fitted(models.about(k), models.window(k), own, band, blur)
+    if fitted is None:
         return None
+    window, numbers, _ = fitted
     light = window.sum(numbers).reshape(models.one(k).shape)
     change = _second_difference(light, -2).ravel() + _second_difference(light, -1).ravel()
     # Apart from what other numbers would do.

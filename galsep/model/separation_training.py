@@ -6,6 +6,7 @@ that its mask agrees with best.
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -454,7 +455,7 @@ def _shares(claims: Sequence[Tensor], pixel: Tensor, size: int) -> list[Tensor]:
     return [part.view(one.shape) for part, one in zip(parts, claims, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Truth:
     """What is true of ``n`` sources on crops of one size."""
 
@@ -463,13 +464,13 @@ class _Truth:
     flux: Tensor
     electrons: Tensor
 
-    @property
+    @functools.cached_property
     def tolerance(self) -> Tensor:
         """Errors that count as one, ``[n, s, s]``."""
         noise = self.total / self.electrons[:, None, None]
         return torch.sqrt(1 + (SYSTEMATIC * self.total) ** 2 + noise)
 
-    @property
+    @functools.cached_property
     def noise(self) -> Tensor:
         """The flux's error, were its profile known: what sky and own electrons allow."""
         seen, power = self.light.sum((1, 2)), (self.light**2).sum((1, 2))
@@ -479,7 +480,7 @@ class _Truth:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Answer:
     """What the network says of them, and which of their pixels have data."""
 
@@ -488,11 +489,11 @@ class _Answer:
     summary: Tensor
     usable: Tensor
 
-    @property
+    @functools.cached_property
     def model(self) -> Tensor:
         return self.share * self.total * self.usable
 
-    @property
+    @functools.cached_property
     def flux(self) -> Tensor:
         return self.model.sum((1, 2)) * torch.exp(self.summary[:, 0])
 

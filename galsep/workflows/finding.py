@@ -414,8 +414,8 @@ def _pixel_flags(
         xmin, ymin, xmax, ymax = footprint.bounds
         if xmin == 0 or ymin == 0 or xmax == width - 1 or ymax == height - 1:
             flags[index] |= Flag.IMAGE_EDGE
-        box, pixels = with_hidden_neighbours(footprint, different)
-        if any((mask[box] & pixels).any() for mask in different):
+        _, pixels, hidden = with_hidden_neighbours(footprint, different)
+        if (pixels & hidden).any():
             flags[index] |= Flag.MASKED_PIXELS
         if (noverlap[footprint.slices][footprint.mask] > 1).any():
             flags[index] |= Flag.OVERLAPS
@@ -426,7 +426,7 @@ def _pixel_flags(
 
 def with_hidden_neighbours(
     footprint: Footprint, hidden_in: Sequence[npt.NDArray[np.bool_]]
-) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
+) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Pixels of a source, and the unusable ones that have a side or a corner in common with one.
 
     Parameters
@@ -440,8 +440,8 @@ def with_hidden_neighbours(
     -------
     box : (slice, slice)
         The footprint's crop and a pixel more on all sides, inside the image.
-    pixels : bool array
-        Which pixels of it.
+    pixels, hidden : bool arrays
+        Which pixels of it, and which of all there are unusable.
     """
     from scipy.ndimage import binary_dilation
 
@@ -453,7 +453,7 @@ def with_hidden_neighbours(
     pixels[footprint.shifted(-top, -left).slices] = footprint.mask
     if hidden.any():
         pixels |= binary_dilation(pixels, np.ones((3, 3), dtype=bool)) & hidden
-    return box, pixels
+    return box, pixels, hidden
 
 
 def _parents(blobs: Blobs, sources: Sources) -> Parents:

@@ -57,9 +57,6 @@ weights set limits to it and it is known, and the planes beside the image."""
 ODD_SCALE = 4.0
 """A noise plane that is given, and off by this factor, may be of another kind or image."""
 
-ODD_ZEROS, ZERO_BLOCK = 0.01, 8
-"""More than this share of an image in squares of zeros, of this side in pixels, may be a border."""
-
 
 def deblend_file(
     path: Path,
@@ -273,27 +270,10 @@ def _report_image(
             "used, but it may be another kind of plane, or another image's"
         )
     _report_domain(name, found.domain, reporter)
-    empty = _share_of_zeros(plane, found.planes)
-    if ODD_ZEROS < empty < 1 - ODD_ZEROS:
-        reporter.warn(
-            f"{name}: {empty:.0%} of the image is exactly 0 and counts as data; where nothing was "
-            "seen, it should be NaN, or hidden by a mask (--mask)"
-        )
     if plane.mask.all():
         reporter.warn(f"{name}: no valid pixel; the catalogue is empty")
     elif not len(catalog):
         reporter.warn(f"{name}: no sources found; the catalogue is empty")
-
-
-def _share_of_zeros(plane: Plane, planes: Planes) -> float:
-    """Share of an image that is 0 over whole squares, as borders are that have no data."""
-    height, width = (side // ZERO_BLOCK * ZERO_BLOCK for side in plane.data.shape)
-    zeros = 0
-    for rows in planes.blocks((height, width), ZERO_BLOCK):
-        here = (plane.data[rows, :width] == 0) & ~plane.mask[rows, :width]
-        shape = (len(here) // ZERO_BLOCK, ZERO_BLOCK, width // ZERO_BLOCK, ZERO_BLOCK)
-        zeros += int(here.reshape(shape).all(axis=(1, 3)).sum())
-    return zeros * ZERO_BLOCK**2 / plane.data.size
 
 
 def _report_domain(name: str, domain: Domain, reporter: Reporter) -> None:

@@ -136,7 +136,7 @@ def _dq_bits(plane: Plane, footprints: Sequence[Footprint]) -> npt.NDArray[np.in
     if plane.dq is None:
         return found
     for index, footprint in enumerate(footprints):
-        box, pixels = with_hidden_neighbours(footprint, [plane.mask])
+        box, pixels, _ = with_hidden_neighbours(footprint, [plane.mask])
         found[index] = np.bitwise_or.reduce(plane.dq.bits[box][pixels], initial=0)
     return found
 

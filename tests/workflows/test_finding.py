@@ -387,7 +387,7 @@ def test_unusable_pixels_at_a_corner_belong_to_a_source():
     for (y, x), touches in (((2, 5), True), ((2, 3), True), ((0, 4), True), ((3, 4), False)):
         hidden = np.zeros((8, 9), dtype=bool)
         hidden[y, x] = True
-        box, pixels = finding.with_hidden_neighbours(one, [hidden, np.zeros_like(hidden)])
+        box, pixels, _ = finding.with_hidden_neighbours(one, [hidden, np.zeros_like(hidden)])
         whole = np.zeros(hidden.shape, dtype=bool)
         whole[box] = pixels
         assert whole[y, x] == touches
