@@ -14,6 +14,7 @@ An inclusive pixel range ``(xmin, xmax)`` therefore is the torchvision interval
 ``(xmin, xmax + 1)``, and a position ``x`` of ours is ``x + 0.5`` there and ``x + 1`` in FITS.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ import numpy.typing as npt
 __all__ = [
     "DETECTABLE_MIN_AREA",
     "DETECTABLE_SNR",
+    "FWHM_PER_SIGMA",
     "MASK_THRESHOLD",
     "MATCH_RADIUS",
     "MAX_PIXEL",
+    "PIXEL_VARIANCE",
     "SMALL_SIDES",
     "STAMP_SIZE",
     "bounds_to_boxes",
@@ -52,6 +55,13 @@ MATCH_RADIUS = 5.0
 MAX_PIXEL = 1e30
 """Pixel values of this size and beyond count as no data, like IRAF's INDEF (1.6e38): single
 precision holds no sum of their squares."""
+
+PIXEL_VARIANCE = 1 / 12
+"""Second moment of a pixel, pix², which the image adds to that of the PSF."""
+
+FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2)) / 1.055
+"""FWHM of a seeing disc (Kolmogorov) over the σ of the Gaussian that fits it best: its wings
+widen that Gaussian by 5.5 %."""
 
 
 def to_fits(position: npt.ArrayLike) -> npt.NDArray[np.float64]:

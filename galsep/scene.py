@@ -244,7 +244,8 @@ class Blend:
         Background-subtracted, noisy image.
     sources : sequence of Source
     psf_fwhm : float
-        Seeing in arcsec.
+        Seeing in arcsec, as images are measured: that of the seeing disc that the same Gaussian
+        fits best.
     pixel_scale : float
         Arcsec per pixel; NaN where it is not known.
     """

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import FWHM_PER_SIGMA, PIXEL_VARIANCE
 from galsep.image.detect import Blobs
 from galsep.planes import Planes
 
@@ -55,13 +56,6 @@ MAX_SPAN = 8 * RADIUS
 
 START_SIGMA = 2.0
 ITERATIONS = 15
-
-PIXEL_VARIANCE = 1 / 12
-"""Second moment of a pixel, pix², which the image adds to that of the PSF."""
-
-FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2)) / 1.055
-"""FWHM of a seeing disc (Kolmogorov) over the σ of the Gaussian that fits it best: its wings
-widen that Gaussian by 5.5 %."""
 
 LOCUS_WIDTH = 1.12
 """Point sources differ in measured size by no more than about this factor."""

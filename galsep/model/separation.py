@@ -10,7 +10,8 @@ The claims of all sources at a pixel, and that of the leftover, which is 1, are 
 together: ``share = claim / (1 + Σ claims)``, a softmax over sources and leftover. So shares are
 exclusive, whatever sources a pixel has. Inside masks the leftover's claim is taken for a half,
 since what is there is seldom of a source that was not found. A source's **model** is its share of
-the noiseless light, its **light** the same share of the data.
+the noiseless light, but for what looks otherwise turned by half and may be noise
+(:mod:`galsep.model.symmetry`); its **light** is the same share of the data.
 
 Everything is in units of the sky rms, one band at a time, so that one set of weights serves any
 number of bands.
@@ -29,6 +30,7 @@ from galsep.model.convolution import Conv2d
 from galsep.model.device import fast_bfloat16, in_batches, uploaded
 from galsep.model.fluxes import FluxFit
 from galsep.model.network import contrast, smoothed
+from galsep.model.symmetry import steadied
 from galsep.scene import SoftMask, SourceLight
 
 __all__ = [
@@ -398,7 +400,7 @@ def separate(
             continue
         claim, total, summary = seen[index]
         share = claim[here] / all_claims[there]
-        model = share * total[here] * usable[there]
+        model = steadied(share * total[here] * usable[there], usable[there])
         flux, error = _flux(model, float(summary[0]), float(summary[1]))
         parts.append(SourceLight(there[0].start, there[1].start, share, model, flux, error))
     return parts if fit is None else fit.corrected(parts, light, usable, ~large, fwhm)

@@ -26,6 +26,7 @@ from galsep.model.inference import Found, calibrated, detect, harden
 from galsep.model.network import normalise
 from galsep.model.parallel import batch_mean
 from galsep.model.separation import SIDES, Crops, cut_crops, exclusive, psf_terms, window
+from galsep.model.symmetry import steadied_crops
 from galsep.model.weights import Model
 from galsep.scene import SoftMask
 
@@ -491,7 +492,7 @@ class _Answer:
 
     @functools.cached_property
     def model(self) -> Tensor:
-        return self.share * self.total * self.usable
+        return steadied_crops(self.share * self.total * self.usable, self.usable)
 
     @functools.cached_property
     def flux(self) -> Tensor:

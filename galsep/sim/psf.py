@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from galsep.conventions import FWHM_PER_SIGMA, PIXEL_VARIANCE
 from galsep.sim.survey import Band, Survey
 
 if TYPE_CHECKING:
     import galsim
 
-__all__ = ["PsfShape", "band_psf"]
+__all__ = ["PsfShape", "band_psf", "seeing_width"]
 
 MAX_SHEAR = 0.06
 """Largest shear |g| of a PSF of varied shape."""
@@ -88,3 +89,29 @@ def _round_psf(survey: Survey, band: Band, fwhm: float, moffat_beta: float) -> "
     if fwhm <= 1.05 * diffraction:
         return airy
     return galsim.Convolve(airy, galsim.Gaussian(fwhm=math.sqrt(fwhm**2 - diffraction**2)))
+
+
+def seeing_width(psf: "galsim.GSObject", pixel_scale: float) -> float | None:
+    """FWHM of the seeing disc that the same Gaussian fits best, as images are measured; arcsec.
+
+    Of a Kolmogorov profile that is its own, of a Moffat profile with wide wings up to a tenth more.
+
+    Parameters
+    ----------
+    psf : galsim.GSObject
+    pixel_scale : float
+        Arcsec.
+
+    Returns
+    -------
+    float or None
+        ``None`` where no Gaussian fits.
+    """
+    import galsim
+
+    drawn = psf.drawImage(scale=pixel_scale, dtype=np.float64)
+    moments = galsim.hsm.FindAdaptiveMom(drawn, strict=False)
+    variance = moments.moments_sigma**2 - PIXEL_VARIANCE
+    if moments.moments_status or variance <= 0:
+        return None
+    return FWHM_PER_SIGMA * math.sqrt(variance) * pixel_scale

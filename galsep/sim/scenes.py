@@ -28,7 +28,7 @@ from galsep.sim.population import (
     SourceModel,
     Stars,
 )
-from galsep.sim.psf import PsfShape, band_psf
+from galsep.sim.psf import PsfShape, band_psf, seeing_width
 from galsep.sim.survey import Survey
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ class SceneMaker:
 
     def _observe(self, rng: np.random.Generator) -> "_Observation":
         """Draw what all sources of a scene share."""
+        import galsim
+
         detection = self.survey.bands[self.survey.detection_band]
         seeing, scale = None, self.survey.pixel_scale
         if self.config.seeing:
@@ -169,7 +171,11 @@ class SceneMaker:
                 scale = float(rng.uniform(low, high))
         shape = PsfShape.draw(rng) if self.config.varied else None
         psfs = [band_psf(self.survey, band, seeing, shape) for band in self.survey.bands]
-        return _Observation(psfs, seeing or detection.psf_fwhm, scale)
+        fwhm = seeing or detection.psf_fwhm
+        psf = psfs[self.survey.detection_band]
+        if psf != galsim.Kolmogorov(fwhm=fwhm):
+            fwhm = seeing_width(psf, scale) or fwhm
+        return _Observation(psfs, fwhm, scale)
 
     def _render(
         self,

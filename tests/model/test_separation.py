@@ -11,6 +11,7 @@ from galsep.model.separation import (
     psf_terms,
     separate,
 )
+from galsep.model.symmetry import steadied
 from galsep.scene import SoftMask
 
 
@@ -69,6 +70,22 @@ def test_inside_masks_the_leftover_counts_half():
     large = SoftMask(0, 0, np.ones((230, 230), np.float32))
     small, whole = separate(network, light, usable, [masks[0], large], [claims[0], None])
     assert (small.share + whole.share[small.slices])[inside] == pytest.approx(1)
+
+
+def test_a_faint_model_is_the_same_turned_by_half():
+    network = SeparationNetwork((16, 16, 16))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    light, usable, masks, claims = scene()
+    light /= 10
+    (part,) = separate(network.eval(), light, usable, masks[1:2], claims[1:2])
+    # Such a network says that all noiseless light is the data.
+    plain = part.share * torch.nn.functional.softplus(torch.from_numpy(light), beta=5).numpy()[
+        part.slices
+    ]
+    np.testing.assert_array_equal(part.model, steadied(plain, usable[part.slices]))
+    assert abs(part.model - plain).max() > 0.01
 
 
 def test_a_softmax_over_sources_and_leftover():

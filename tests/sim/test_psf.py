@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from galsep.sim.psf import MAX_SHEAR, MOFFAT_BETA, PsfShape, band_psf
+from galsep.sim.psf import MAX_SHEAR, MOFFAT_BETA, PsfShape, band_psf, seeing_width
 from galsep.sim.survey import load_survey
 
 SURVEY = load_survey("LSST", ("g", "i"))
@@ -51,3 +51,20 @@ def test_diffraction_stays_under_a_shear():
     euclid = load_survey("Euclid_VIS", ("IE",))
     psf = band_psf(euclid, euclid.bands[0], None, PsfShape(moffat_beta=3.0, g1=0.02))
     assert psf == band_psf(euclid, euclid.bands[0]).shear(g1=0.02)
+
+
+def test_the_width_is_that_of_the_seeing_disc_which_the_same_gaussian_fits():
+    import galsim
+
+    for psf in (band_psf(SURVEY, BAND, 0.8), band_psf(SURVEY, BAND, 0.8, PsfShape(g1=0.05))):
+        assert seeing_width(psf, 0.2) == pytest.approx(0.8, rel=0.005)
+    wide = band_psf(SURVEY, BAND, 0.8, PsfShape(moffat_beta=2.5))
+    assert seeing_width(wide, 0.2) == pytest.approx(0.886, abs=0.005)
+    # Wings widen the disc's Gaussian by 5.5 %.
+    assert seeing_width(galsim.Gaussian(fwhm=0.8), 0.2) == pytest.approx(0.8 / 1.055, rel=0.002)
+
+
+def test_without_a_gaussian_there_is_no_width():
+    import galsim
+
+    assert seeing_width(galsim.Gaussian(sigma=0.02), 0.2) is None

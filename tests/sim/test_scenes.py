@@ -5,6 +5,7 @@ import pytest
 
 from galsep.config import SimulateConfig
 from galsep.errors import UsageError
+from galsep.image.psf import RADIUS, _adaptive_sigma, pixel_sigma
 from galsep.scene import Blend, Source
 from galsep.sim.population import Drawn, Parameters, Population, VariedPopulation
 from galsep.sim.scenes import MAX_FFT, SceneMaker, _convolved, truth_columns
@@ -101,6 +102,20 @@ def test_ranges_of_galaxies_and_seeing_are_kept():
     fwhm = np.array([blend.psf_fwhm for blend in blends])
     assert 0.6 <= fwhm.min() < 0.7
     assert 0.8 < fwhm.max() <= 0.9
+
+
+def test_the_stored_width_of_a_psf_with_wings_is_what_its_stars_show():
+    scene = maker(Fixed(star(17.0)), galaxies="1", seeing="0.8-0.8001", varied=True)
+    widths = []
+    for seed in range(12):
+        blend = scene.blend(np.random.default_rng(seed))
+        y, x = np.unravel_index(blend.image[0].argmax(), (120, 120))
+        around = blend.image[:, y - RADIUS : y + RADIUS + 1, x - RADIUS : x + RADIUS + 1]
+        measured = _adaptive_sigma(np.ascontiguousarray(around))[0]
+        assert measured == pytest.approx(pixel_sigma(blend.psf_fwhm / 0.2), rel=0.02)
+        widths.append(blend.psf_fwhm)
+    assert min(widths) == pytest.approx(0.8, rel=0.01)
+    assert max(widths) > 0.83
 
 
 def test_seeing_widens_the_light():
