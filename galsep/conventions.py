@@ -30,6 +30,7 @@ __all__ = [
     "PIXEL_VARIANCE",
     "SMALL_SIDES",
     "STAMP_SIZE",
+    "TINY",
     "bounds_to_boxes",
     "to_fits",
 ]
@@ -55,6 +56,9 @@ MATCH_RADIUS = 5.0
 MAX_PIXEL = 1e30
 """Pixel values of this size and beyond count as no data, like IRAF's INDEF (1.6e38): single
 precision holds no sum of their squares."""
+
+TINY = float(np.finfo(np.float32).tiny)
+"""Noise is less than this in no unit: what may be 0 is made so large before it divides."""
 
 PIXEL_VARIANCE = 1 / 12
 """Second moment of a pixel, pix², which the image adds to that of the PSF."""

@@ -66,12 +66,22 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
             # A shorter or longer cosine run is still one stage.
             epochs = _coerce("epochs", values["epochs"], int)
             values["stages"] = (("all", max(1, epochs), 1e-3),)
+        elif options.get("epochs") is not None:
+            values["stages"] = _lengthened(values["stages"], int(values["epochs"]))
     _check_names(cls, values)
     hints = typing.get_type_hints(cls)
     checked = {}
     for key, value in values.items():
         checked[key] = _coerce(key, value, hints[key])
     return cls(**checked)
+
+
+def _lengthened(stages: Any, epochs: int) -> Any:
+    """Have the only stage of a file end with the epochs that are asked for."""
+    match stages:
+        case [[part, int(), rate]]:
+            return ((part, max(1, epochs), rate),)
+    return stages
 
 
 def _check_names(cls: type[Any], values: Mapping[str, Any], where: str = "") -> None:

@@ -148,6 +148,7 @@ def test_a_missing_file_is_refused(tmp_path):
         (TrainConfig, {"stages": [["all", 12]]}, "stages: expected 3 values"),
         (TrainConfig, {"stages": []}, "stages lists at least one"),
         (TrainConfig, {"stages": [["all", 3, 1e-3]]}, "the last stage ends with epoch 3, "),
+        (TrainConfig, {"epochs": 5, "stages": [["all", 9, 0.1], ["heads", 5, 0.1]]}, "one after"),
         (TrainConfig, {"ema": 1.0}, "ema must lie between"),
         (TrainConfig, {"seed": -1}, "seed must be at least 0, got -1"),
         (TrainConfig, {"weight_decay": -0.1}, "weight_decay must be at least 0"),
@@ -187,6 +188,17 @@ def test_another_length_of_a_cosine_run_is_one_stage():
     for epochs in (3, 30):
         config = resolve(TrainConfig, None, {"epochs": epochs})
         assert config.epochs == config.stages[-1][1] == epochs
+
+
+def test_the_only_stage_of_a_file_ends_with_the_epochs_asked_for(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('epochs = 3\nstages = [["all", 3, 0.0005]]\n')
+    assert resolve(TrainConfig, file, {}).stages == (("all", 3, 5e-4),)
+    for epochs in (2, 7):
+        assert resolve(TrainConfig, file, {"epochs": epochs}).stages == (("all", epochs, 5e-4),)
+    file.write_text('epochs = 3\nstages = [["heads", 1, 0.1], ["all", 3, 0.0005]]\n')
+    with pytest.raises(UsageError, match="the last stage ends with epoch 3, but epochs = 7"):
+        resolve(TrainConfig, file, {"epochs": 7})
 
 
 @pytest.mark.parametrize(

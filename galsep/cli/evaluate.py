@@ -75,7 +75,11 @@ def evaluate(
     limit: Annotated[
         int | None,
         _setting(
-            "limit", "Judge this many test blends", metavar="N", group=_JUDGING, default="all"
+            "limit",
+            "Judge as many test blends, validate on as many",
+            metavar="N",
+            group=_JUDGING,
+            default="all",
         ),
     ] = None,
     no_psf: Annotated[

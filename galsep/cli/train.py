@@ -117,7 +117,9 @@ def train(
     ] = None,
     init: Annotated[
         str | None,
-        _by_recipe("init", "Starting weights: random, coco or a file", "random|coco|FILE"),
+        _by_recipe(
+            "init", "Starting weights: random, coco, a name or a file", "random|coco|NAME|FILE"
+        ),
     ] = None,
     epochs: Annotated[
         int | None, _by_recipe("epochs", "Epochs of Mask R-CNN; 0 leaves it as --init has it", "N")

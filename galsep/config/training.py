@@ -179,6 +179,9 @@ class TrainConfig:
                 raise UsageError(
                     f"a stage is [heads|4+|all, last epoch, rate], got {[part, last, rate]}"
                 )
+        ends = [last for _, last, _ in self.stages]
+        if ends != sorted(set(ends)):
+            raise UsageError(f"stages end one after the other, got {ends}")
         if self.stages[-1][1] < self.epochs:
             raise UsageError(
                 f"the last stage ends with epoch {self.stages[-1][1]}, but epochs = {self.epochs}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import TINY
 from galsep.planes import Planes
 
 __all__ = ["Background", "bright_pixels", "estimate_background", "sampled", "with_neighbours"]
@@ -149,7 +150,7 @@ def bright_pixels(
     inside = excess[:height, :width]
     # A constant image has no noise, and nothing stands out of it.
     with np.errstate(over="ignore", invalid="ignore"):
-        np.divide(light, np.maximum(rms, np.float32(1e-30)), out=inside)
+        np.divide(light, np.maximum(rms, np.float32(TINY)), out=inside)
         inside[mask] = 0
         blocks = excess[::2, ::2] + excess[1::2, ::2] + excess[::2, 1::2] + excess[1::2, 1::2]
     grown = blocks > 4 * SOURCE_LEVEL

@@ -96,7 +96,7 @@ def detect_blobs(
     """
     planes = planes or Planes()
     found = find_blobs(light, rms, mask, threshold=THRESHOLD, min_area=MIN_AREA, planes=planes)
-    noise = np.sqrt(np.maximum(found.variance, 1e-30))
+    noise = np.sqrt(np.maximum(found.variance, np.finfo(np.float64).tiny))
     correlation = noise_correlation(light, rms, mask, found.segm, planes)
     return Blobs(
         segm=found.segm,

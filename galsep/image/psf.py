@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from galsep.conventions import FWHM_PER_SIGMA, PIXEL_VARIANCE
+from galsep.conventions import FWHM_PER_SIGMA, PIXEL_VARIANCE, TINY
 from galsep.image.detect import Blobs
 from galsep.planes import Planes
 
@@ -265,7 +265,7 @@ def _adaptive_sigma(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]
         # Moments 0, 1, 2 along x of every row, then along y.
         powers = np.stack([across, across * dx, across * dx**2], axis=2)
         rows = np.matmul(windows, powers).astype(np.float64)
-        flux = np.maximum((rows[:, :, 0] * down).sum(axis=1), 1e-30)
+        flux = np.maximum((rows[:, :, 0] * down).sum(axis=1), TINY)
         mean_x = (rows[:, :, 1] * down).sum(axis=1) / flux
         mean_y = (rows[:, :, 0] * down * dy).sum(axis=1) / flux
         square = (rows[:, :, 2] * down).sum(axis=1) + (rows[:, :, 0] * down * dy**2).sum(axis=1)

@@ -147,6 +147,10 @@ def usable_wcs(wcs: "WCS", shape: tuple[int, int]) -> tuple["WCS | None", str]:
     problem : str
         Why it cannot be used; empty otherwise.
     """
+    from astropy.wcs import WCS
+
+    if not isinstance(wcs, WCS):
+        return None, f"it is no astropy.wcs.WCS, but a {type(wcs).__name__}"
     if not wcs.has_celestial:
         return None, "it has no celestial axes"
     with quiet_astropy(), np.errstate(all="ignore"):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import PIXEL_VARIANCE
 from galsep.scene import SoftMask, SourceLight
 
 __all__ = ["Photometry", "measure", "pixel_variance", "split_light"]
@@ -188,7 +189,7 @@ def pixel_variance(
     """
     variance: npt.NDArray[np.float64] = rms.astype(np.float64) ** 2
     if gain > 0:
-        variance += np.maximum(light, 0) / gain
+        variance += np.maximum(light, 0).astype(np.float64) / gain
     if noise is not None:
         np.maximum(variance, noise.astype(np.float64) ** 2, out=variance)
     return variance
@@ -197,18 +198,22 @@ def pixel_variance(
 def _moments(light: npt.NDArray[np.float64]) -> tuple[float, float, float, float, float]:
     """Centroid, rms along the axes, and the major axis's angle of non-negative light.
 
-    A pixel's own width (1/12 px²) is part of the second moments, so no axis is zero.
+    As SExtractor has it, what is thinner than a pixel is given a pixel's own width, so no axis is
+    zero. Angles are from above −90° to 90°.
     """
     rows, columns = np.indices(light.shape)
     total = light.sum()
     x, y = (light * columns).sum() / total, (light * rows).sum() / total
     dx, dy = columns - x, rows - y
-    xx = (light * dx**2).sum() / total + 1 / 12
-    yy = (light * dy**2).sum() / total + 1 / 12
+    xx, yy = (light * dx**2).sum() / total, (light * dy**2).sum() / total
     xy = (light * dx * dy).sum() / total
+    if xx * yy - xy**2 < PIXEL_VARIANCE**2:
+        xx, yy = xx + PIXEL_VARIANCE, yy + PIXEL_VARIANCE
     spread = np.hypot((xx - yy) / 2, xy)
     mean = (xx + yy) / 2
-    angle = np.degrees(0.5 * np.arctan2(2 * xy, xx - yy))
+    angle = np.float32(np.degrees(0.5 * np.arctan2(2 * xy, xx - yy)))
+    if angle <= -90:
+        angle = np.float32(90)
     return float(x), float(y), float(np.sqrt(mean + spread)), float(
         np.sqrt(max(mean - spread, 0.0))
     ), float(angle)  # fmt: skip

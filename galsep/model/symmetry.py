@@ -1,7 +1,7 @@
 """Galaxies look the same turned by half about their centres, but for noise.
 
-What a model and the same turned by half differ by is part noise, part the galaxy's own. So much of it
-is kept as stands out of what noise leaves: the positive part of James & Stein (1961).
+What a model and the same turned by half differ by is part noise, part the galaxy's own. So much of
+it is kept as stands out of what noise leaves: the positive part of James & Stein (1961).
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["steadied", "steadied_crops"]
 
 NOISE, SYSTEMATIC = 2.0, 0.01
-"""What separation leaves there: a sum of squares of so many sky rms, and this share of the model."""
+"""What noise leaves there: a sum of squares of so many sky rms, and this share of the model."""
 
 LEAST_SEEN = 0.9
 """A model is left as it is where less of it, in squares, has a counterpart that is usable."""

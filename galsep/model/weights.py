@@ -451,7 +451,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
-            f"{path}: not a torch state dict that is safe to load ({_first_line(error)})"
+            f"{path}: neither .safetensors nor a torch state dict that is safe to load"
         ) from error
     if not isinstance(state, dict):
         raise WeightsError(f"{path}: holds a {type(state).__name__}, not a state dict")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import TINY
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -72,7 +74,7 @@ class Shown:
         if len(self.bands) != 3:
             return shade(light, rms, top)
         picture = _lupton(
-            [binned(band, factor) * (factor / max(noise, 1e-30)) for band, noise in self.bands],
+            [binned(band, factor) * (factor / max(noise, TINY)) for band, noise in self.bands],
             top,
         )
         picture[np.isnan(light)] = MASKED_COLOR
@@ -128,7 +130,7 @@ def stretch(image: npt.NDArray[Any], rms: float, top: float = 0.0) -> npt.NDArra
     -------
     (h, w) float array
     """
-    scaled = _finite(np.asarray(image, dtype=np.float64) / max(rms, 1e-30))
+    scaled = _finite(np.asarray(image, dtype=np.float64) / max(rms, TINY))
     low, high = np.arcsinh(DARKEST), np.arcsinh(top or _top(scaled))
     return np.asarray(np.clip((np.arcsinh(scaled) - low) / (high - low), 0, 1))
 

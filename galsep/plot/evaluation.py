@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import TINY
 from galsep.plot.canvas import new_figure, save_figure, stretch
 from galsep.plot.colors import outline_color
 from galsep.scene import Detections, Footprint
@@ -211,7 +212,7 @@ def _show_window(
 ) -> None:
     """Show a part of an image, stretched so that its brightest pixel is just white."""
     left, right, bottom, top = (round(edge + 0.5) for edge in window)
-    peak = float(np.nanmax(image[bottom:top, left:right], initial=0.0)) / max(rms, 1e-30)
+    peak = float(np.nanmax(image[bottom:top, left:right], initial=0.0)) / max(rms, TINY)
     light = stretch(image, rms, max(peak, 10.0))
     axes.imshow(light, origin="lower", cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import TINY
 from galsep.planes import footprint_bounds
 from galsep.plot.canvas import shade
 from galsep.plot.embed import image_uri, outline_path
@@ -144,7 +145,7 @@ def blend_panels(
         True outlines, dashed.
     """
     here = np.asarray(light[window.slices], dtype=np.float64)
-    top = max(10.0, float(np.nanmax(here, initial=0.0)) / max(rms, 1e-30))
+    top = max(10.0, float(np.nanmax(here, initial=0.0)) / max(rms, TINY))
     parts = {source.label: _crop(source, window) for source in sources}
     rest = here - sum(parts.values(), np.zeros_like(here))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from galsep.conventions import TINY
 from galsep.flags import Flag
 from galsep.plot.canvas import Shown, new_figure, save_figure
 from galsep.plot.colors import MISSED_COLOR, outline_color
@@ -176,7 +177,7 @@ def _draw_region(axes: "Axes", preview: Preview, x0: int, y0: int) -> None:
     """Draw a region with its outlines, four screen pixels a pixel."""
     zoom = 4
     shown = preview.image.cut(slice(y0, y0 + REGION), slice(x0, x0 + REGION))
-    top = float(np.nanmax(shown.light, initial=0.0)) / max(shown.rms, 1e-30)
+    top = float(np.nanmax(shown.light, initial=0.0)) / max(shown.rms, TINY)
     overlay = _magnified(shown.picture(top=max(top, 10.0)), zoom)
     for index in Window(x0, y0, REGION, REGION).touched(preview.footprints):
         color = outline_color(index, missed=bool(preview.missed[index]))

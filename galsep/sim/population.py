@@ -37,6 +37,9 @@ __all__ = [
 BRIGHTEST_MAG = 18.0
 """Nothing brighter is drawn: such sources are rare and larger than a stamp."""
 
+LEAST_RANGE = 1.0
+"""Magnitudes between the faintest and the brightest source, at least."""
+
 BRIGHTEST_VARIED_STAR = 15.0
 """Stars reach to here in varied scenes: their wings fill the stamp."""
 
@@ -166,8 +169,9 @@ def draw_magnitude(
     slope : float
         Dex per magnitude, not 0.
     faintest, brightest : float
-        Limits, magnitudes.
+        Limits, magnitudes; the brighter one is at least :data:`LEAST_RANGE` above the fainter.
     """
+    brightest = min(brightest, faintest - LEAST_RANGE)
     low = 10 ** (slope * (brightest - faintest))
     return faintest + math.log10(low + (1 - low) * rng.random()) / slope
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from galsep.conventions import FWHM_PER_SIGMA, PIXEL_VARIANCE
+from galsep.conventions import FWHM_PER_SIGMA
 from galsep.sim.survey import Band, Survey
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ MAX_SHEAR = 0.06
 
 MOFFAT_BETA = (2.5, 4.5)
 """Range of the exponents of Moffat PSFs: the smaller, the wider the wings."""
+
+FINE, REACH = 8, 4
+"""A PSF is measured on so many points to its FWHM, out to so many of these from its centre."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def _round_psf(survey: Survey, band: Band, fwhm: float, moffat_beta: float) -> "
     return galsim.Convolve(airy, galsim.Gaussian(fwhm=math.sqrt(fwhm**2 - diffraction**2)))
 
 
-def seeing_width(psf: "galsim.GSObject", pixel_scale: float) -> float | None:
+def seeing_width(psf: "galsim.GSObject", fwhm: float) -> float:
     """FWHM of the seeing disc that the same Gaussian fits best, as images are measured; arcsec.
 
     Of a Kolmogorov profile that is its own, of a Moffat profile with wide wings up to a tenth more.
@@ -99,19 +102,12 @@ def seeing_width(psf: "galsim.GSObject", pixel_scale: float) -> float | None:
     Parameters
     ----------
     psf : galsim.GSObject
-    pixel_scale : float
-        Arcsec.
-
-    Returns
-    -------
-    float or None
-        ``None`` where no Gaussian fits.
+    fwhm : float
+        Its own, about, in arcsec.
     """
     import galsim
 
-    drawn = psf.drawImage(scale=pixel_scale, dtype=np.float64)
-    moments = galsim.hsm.FindAdaptiveMom(drawn, strict=False)
-    variance = moments.moments_sigma**2 - PIXEL_VARIANCE
-    if moments.moments_status or variance <= 0:
-        return None
-    return FWHM_PER_SIGMA * math.sqrt(variance) * pixel_scale
+    scale = fwhm / FINE
+    side = 2 * FINE * REACH + 1
+    drawn = psf.drawImage(nx=side, ny=side, scale=scale, method="no_pixel", dtype=np.float64)
+    return FWHM_PER_SIGMA * scale * float(galsim.hsm.FindAdaptiveMom(drawn).moments_sigma)

@@ -147,9 +147,8 @@ class SceneMaker:
             size = int(rng.integers(low, high + 1))
             offsets = np.zeros((1, 2)) if high == 1 else rng.uniform(-shift, shift, (size, 2))
             for dx, dy in offsets[:size]:
-                x = float(np.clip(centre[0] + dx, 0, shape[1] - 1))
-                y = float(np.clip(centre[1] + dy, 0, shape[0] - 1))
-                yield x, y
+                # What would lie beyond an edge lies as far within.
+                yield _reflected(centre[0] + dx, shape[1]), _reflected(centre[1] + dy, shape[0])
 
     def _draw_source(self, rng: np.random.Generator) -> Drawn:
         if self.config.stars and rng.random() < self.config.stars:
@@ -173,8 +172,8 @@ class SceneMaker:
         psfs = [band_psf(self.survey, band, seeing, shape) for band in self.survey.bands]
         fwhm = seeing or detection.psf_fwhm
         psf = psfs[self.survey.detection_band]
-        if psf != galsim.Kolmogorov(fwhm=fwhm):
-            fwhm = seeing_width(psf, scale) or fwhm
+        if not isinstance(psf, galsim.Kolmogorov):
+            fwhm = seeing_width(psf, fwhm)
         return _Observation(psfs, fwhm, scale)
 
     def _render(
@@ -252,6 +251,13 @@ class SceneMaker:
         for index, band in enumerate(self.survey.bands):
             noisy[index] = rng.poisson(image[index] + band.sky_level) - band.sky_level
         return noisy
+
+
+def _reflected(place: float, size: int) -> float:
+    """A place between the first and the last pixel's centre, as in a mirror at either."""
+    last = size - 1
+    turn = place % (2 * last) if last else 0.0
+    return float(min(turn, 2 * last - turn))
 
 
 def _convolved(drawn: Drawn, psf: "galsim.GSObject", pixel_scale: float) -> "galsim.GSObject":

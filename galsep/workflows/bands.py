@@ -1,5 +1,6 @@
 """Several bands of one field: found in their combination, measured in each."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -94,7 +95,8 @@ def read_bands(files: Mapping[str, str], first: Plane, planes: Planes) -> dict[s
 def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Frame:
     """Mean of the bands without their backgrounds, weighted by inverse variance.
 
-    A pixel is usable where any band is.
+    A pixel is usable where any band is. A band of one value everywhere does not count, if another
+    one varies.
 
     Parameters
     ----------
@@ -105,8 +107,9 @@ def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Fr
         Where arrays are to be.
     """
     bands = {name: without_background(frame, mesh, planes) for name, frame in frames.items()}
-    lights = list(bands.values())
-    shape = lights[0].light.shape
+    shape = next(iter(bands.values())).light.shape
+    # What does not vary has no noise that could weigh it.
+    lights = [light for light in bands.values() if _varies(light, planes)] or [*bands.values()]
     # Weights are relative to it: single precision does not hold the squares of every unit.
     unit = min(np.median(sampled(light.rms)) for light in lights)
     total, weight = planes.new(shape, np.float32), planes.new(shape, np.float32)
@@ -122,6 +125,17 @@ def combined_frame(frames: Mapping[str, Frame], mesh: int, planes: Planes) -> Fr
         total[rows] /= some
         noise[rows] = unit / np.sqrt(some)
     return Frame(total, mask, noise, bands=bands, gain=_combined_gain(lights, total, noise))
+
+
+def _varies(light: Light, planes: Planes) -> bool:
+    """Whether the usable pixels of a band differ from each other."""
+    low, high = math.inf, -math.inf
+    for rows in planes.blocks(light.light.shape):
+        seen = light.light[rows][~light.mask[rows]]
+        low, high = min(low, seen.min(initial=low)), max(high, seen.max(initial=high))
+        if low < high:
+            return True
+    return False
 
 
 def _combined_gain(

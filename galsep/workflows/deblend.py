@@ -1,9 +1,11 @@
 """Find and separate the sources of one image: a file, or an array in Python."""
 
+import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,9 @@ from galsep.workflows.bands import (
     read_bands,
 )
 from galsep.workflows.finding import FoundSources, find_sources
+from galsep.workflows.reporting import Reporter
 from galsep.workflows.tables import catalog_table, parents_table
+from galsep.workflows.telling import tell_of_planes, tell_of_result
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -54,8 +58,9 @@ def deblend(
     ----------
     image : path, (h, w) array, or mapping of str to either
         A FITS file, or pixels in any unit. Pixels that are not finite, or masked in a masked
-        array, are left out. A mapping names several bands of one field on one grid: sources are
-        found in their combination.
+        array, are left out. Of astropy's containers ``CCDData`` and ``NDData`` the mask, the WCS,
+        the uncertainty and the unit count, of a ``Quantity`` the unit. A mapping names several
+        bands of one field on one grid: sources are found in their combination.
     config : DeblendConfig, optional
         Options of ``galsep deblend``, such as ``galsep.config.DeblendConfig(threshold=0.8)``.
     model : Model, optional
@@ -63,9 +68,9 @@ def deblend(
     wcs : astropy.wcs.WCS, optional
         Of an array or of arrays, for ``ra`` and ``dec``; a file has its own.
     rms : (h, w) array, or mapping of str to it, optional
-        Noise of each pixel of an array, at any scale; where it is not positive and finite, the
-        pixel is left out. Of several bands a mapping of their names to it. A file has its own, or
-        the one that ``config`` names.
+        Noise of each pixel of an array, at any scale; where it is masked, or not positive and
+        finite, the pixel is left out. Of several bands a mapping of their names to it. A file has
+        its own, or the one that ``config`` names.
 
     Returns
     -------
@@ -80,6 +85,12 @@ def deblend(
         or ``rms`` are given for a file.
     WeightsError, DeviceError
         When the weights or the device are not usable.
+
+    Warns
+    -----
+    RuntimeWarning
+        Of what ``galsep deblend`` warns of, too: a WCS that is not usable, noise that is of another
+        size than was measured, a PSF that is too narrow, bands of different units, no valid pixel.
 
     Examples
     --------
@@ -112,11 +123,28 @@ def deblend(
         bands = {}
         plane, detection = _plane_of_array(image, wcs, rms), None
     model = model or load_model(config.weights, config.device)
+    name = str(image) if isinstance(image, str | Path) else "image"
+    heard = _Heard()
+    read = [*(bands.values() or [plane]), *([] if detection is None else [detection])]
+    tell_of_planes(name, read, bands, heard)
     found, plane, catalog = deblend_plane(
         plane, model, config, detection=detection, bands=bands, planes=planes
     )
     describe(catalog, plane, found, model, config)
+    tell_of_result(name, plane, found, config, heard)
+    for line in heard.lines:
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
     return _result(found, catalog)
+
+
+class _Heard(Reporter):
+    """Keeps the lines of warnings."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def deblend_plane(
@@ -222,6 +250,8 @@ def _given_bands(
         return read_bands(files, read_plane(path, ext or config.ext), planes)
     if files:
         raise UsageError("bands are all files or all arrays")
+    if config.ext:
+        raise UsageError("ext is for files, and bands are arrays")
     if rms is not None and not (isinstance(rms, Mapping) and rms.keys() <= images.keys()):
         raise UsageError(f"rms is a mapping of the bands' names ({', '.join(images)}) to arrays")
     noise = rms or {}
@@ -232,34 +262,79 @@ def _given_bands(
     return bands
 
 
-def _plane_of_array(image: Any, wcs: "WCS | None", rms: npt.NDArray[Any] | None) -> Plane:
+def _plane_of_array(image: Any, wcs: "WCS | None", rms: Any) -> Plane:
     from astropy.io import fits
 
-    data = np.ma.getdata(image)
+    given = _unpacked(image)
+    data, mask = given.pixels, given.mask
     if data.ndim != 2 or data.size == 0 or data.dtype.kind not in "iuf":
         raise ImageError(
             f"an image is a 2-D array of numbers, got shape {data.shape} of {data.dtype}"
         )
     kind = np.float32 if data.dtype == np.float32 else np.float64
     values: npt.NDArray[np.floating[Any]] = np.array(data, dtype=kind)
-    mask = np.ma.getmaskarray(image) | ~(np.abs(values) < MAX_PIXEL)
+    mask = mask | ~(np.abs(values) < MAX_PIXEL)
     noise = None
-    if rms is not None:
-        if np.shape(rms) != data.shape:
-            raise ImageError(f"rms has the shape {np.shape(rms)}, the image {data.shape}")
-        noise = Noise(np.asarray(rms, dtype=np.float32), "array")
+    uncertain = given.rms if rms is None else _unpacked(rms)
+    if uncertain is not None:
+        if uncertain.pixels.shape != data.shape:
+            raise ImageError(f"rms has the shape {uncertain.pixels.shape}, the image {data.shape}")
+        noise = Noise(np.asarray(uncertain.pixels, dtype=np.float32), "array")
         with np.errstate(invalid="ignore"):
-            mask |= ~(np.isfinite(noise.rms) & (noise.rms > 0))
+            mask |= uncertain.mask | ~(np.isfinite(noise.rms) & (noise.rms > 0))
     values[mask] = np.nan
+    messages: tuple[str, ...] = ()
+    wcs = given.wcs if wcs is None else wcs
     if wcs is not None:
         wcs, problem = usable_wcs(wcs, (data.shape[0], data.shape[1]))
         if problem:
-            warnings.warn(
-                f"the WCS is not usable ({problem}); ra and dec will be NaN",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return Plane(values, mask, fits.Header(), wcs, 0, "", "", 0.0, (), noise)
+            messages = (f"image: the WCS is not usable ({problem}); ra and dec will be NaN",)
+    return Plane(values, mask, fits.Header(), wcs, 0, "", given.unit, 0.0, messages, noise)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What an array, or what astropy keeps one in, holds."""
+
+    pixels: npt.NDArray[Any]
+    mask: npt.NDArray[np.bool_]
+    unit: str = ""
+    wcs: Any = None
+    rms: "_Given | None" = None
+
+
+def _unpacked(image: Any) -> _Given:
+    """Take apart masked arrays, quantities and, where they have been imported, NDData."""
+    nddata = sys.modules.get("astropy.nddata")
+    mask, unit, wcs, rms = None, None, None, None
+    if nddata is not None and isinstance(image, nddata.NDData):
+        mask, unit, wcs, rms = image.mask, image.unit, image.wcs, _uncertainty(image, nddata)
+        image = image.data
+    unit = getattr(image, "unit", None) if unit is None else unit
+    if hasattr(image, "unmasked"):
+        # Of astropy's own masked arrays.
+        image, mask = image.unmasked, image.mask
+    pixels = np.asarray(np.ma.getdata(image) if isinstance(image, np.ndarray) else image)
+    hidden = np.zeros(pixels.shape, dtype=bool)
+    try:
+        for layer in (np.ma.getmask(image), False if mask is None else np.asarray(mask)):
+            hidden |= layer != 0
+    except ValueError:
+        shape = np.shape(layer)
+        raise ImageError(f"the mask has the shape {shape}, the image {pixels.shape}") from None
+    return _Given(pixels, hidden, "" if unit is None else str(unit), wcs, rms)
+
+
+def _uncertainty(image: Any, nddata: ModuleType) -> _Given | None:
+    """Standard deviations of NDData that has any."""
+    if image.uncertainty is None:
+        return None
+    try:
+        # As another kind it looks at the data that it belongs to.
+        deviation = image.uncertainty.represent_as(nddata.StdDevUncertainty)
+    except (TypeError, AttributeError) as error:
+        raise ImageError(f"what is uncertain about the image is not known: {error}") from error
+    return _unpacked(np.asarray(deviation.array))
 
 
 def describe(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galsep.config import DeblendConfig
-from galsep.image.psf import Domain
 from galsep.io import catalog as catalogs
 from galsep.io.atomic import whole_file
 from galsep.io.header import CardValue
@@ -25,6 +24,7 @@ from galsep.workflows.report import shown_image, shown_title, write_report
 from galsep.workflows.reporting import Reporter
 from galsep.workflows.tables import parents_table
 from galsep.workflows.targets import Targets
+from galsep.workflows.telling import tell_of_planes, tell_of_result
 
 if TYPE_CHECKING:
     from astropy.io import fits
@@ -39,7 +39,6 @@ PROVENANCE = {
 }
 """Header cards of the outputs that say how they were made."""
 
-
 IMAGE_CARDS = {
     "PSFFWHM": "[pix] estimated or given FWHM of the PSF",
     "PSFSTARS": "whether that is known of stars, or given",
@@ -52,10 +51,6 @@ IMAGE_CARDS = {
 }
 """... and what of it belongs to one image, where there is anything to say: the PSF, where the
 weights set limits to it and it is known, and the planes beside the image."""
-
-
-ODD_SCALE = 4.0
-"""A noise plane that is given, and off by this factor, may be of another kind or image."""
 
 
 def deblend_file(
@@ -157,15 +152,15 @@ class _File:
         name = f"{path}[{ext}]" if several else str(path)
         others = read_bands(band_files(config.band), plane, planes)
         read = [plane, *list(others.values())[1:], *([detection] if detection else [])]
-        _warn_of_units(name, others, self.reporter)
-        for message in dict.fromkeys(line for one in read for line in one.messages):
-            self.reporter.warn(message)
+        tell_of_planes(name, read, others, self.reporter)
         found, plane, catalog = deblend_plane(
             plane, self.model, config, detection=detection, bands=others, planes=planes,
             separate_bands=config.isolated or config.residual,
         )  # fmt: skip
         describe(catalog, plane, found, self.model, config, self.command)
-        _report_image(name, plane, found, catalog, config, self.reporter)
+        tell_of_result(name, plane, found, config, self.reporter)
+        if not len(catalog) and not plane.mask.all():
+            self.reporter.warn(f"{name}: no sources found; the catalogue is empty")
         if targets is None:
             return _Part(catalog)
         title = shown_title(Path(name).name, found)
@@ -213,15 +208,6 @@ class _File:
         write_catalog(targets.catalog, catalog, form, comments=comments, until=last)
 
 
-def _warn_of_units(name: str, bands: Mapping[str, Plane], reporter: Reporter) -> None:
-    units = list(dict.fromkeys(band.unit or "none" for band in bands.values()))
-    if len(units) > 1:
-        reporter.warn(
-            f"{name}: the bands have different units ({', '.join(units)}); their combination, in "
-            "which sources are found, takes them for one"
-        )
-
-
 def _with_light(
     part: _Part,
     targets: Targets,
@@ -242,54 +228,6 @@ def _with_light(
         residual = residual_hdus(light, background, mask, header, units, extver)
         part = replace(part, residual=residual)
     return part
-
-
-def _report_image(
-    name: str,
-    plane: Plane,
-    found: FoundSources,
-    catalog: "Table",
-    config: DeblendConfig,
-    reporter: Reporter,
-) -> None:
-    """Say what is worth knowing about one image."""
-    used = []
-    if plane.noise is not None:
-        used.append(
-            f"noise from {plane.noise.origin}, times {found.measured.image.noise_scale:.3g}"
-        )
-    if plane.dq is not None:
-        used.append(f"mask from {plane.dq.origin}, hiding {plane.dq.hidden}")
-    if used:
-        reporter.info(f"{name}: {'; '.join(used)}")
-    scale = found.measured.image.noise_scale
-    given = "--rms" if config.rms else "--variance"
-    if (config.rms or config.variance) and scale and not 1 / ODD_SCALE < scale < ODD_SCALE:
-        reporter.warn(
-            f"{name}: the measured noise is {scale:.3g} times that of {given}; only its pattern is "
-            "used, but it may be another kind of plane, or another image's"
-        )
-    _report_domain(name, found.domain, reporter)
-    if plane.mask.all():
-        reporter.warn(f"{name}: no valid pixel; the catalogue is empty")
-    elif not len(catalog):
-        reporter.warn(f"{name}: no sources found; the catalogue is empty")
-
-
-def _report_domain(name: str, domain: Domain, reporter: Reporter) -> None:
-    """Say so where an image's PSF is not one that the network was trained on."""
-    if domain.fwhm is None or domain.limits is None:
-        return
-    low, high = domain.limits
-    outside = (
-        f"{name}: PSF FWHM about {domain.fwhm:.1f} px is outside the trained range "
-        f"{low:.1f}–{high:.1f} px"
-    )
-    k = domain.binning
-    if not domain.inside:
-        reporter.warn(f"{outside}: sources are flagged out_of_domain")
-    elif k > 1:
-        reporter.info(f"{outside}: the network sees means of {k}×{k} px")
 
 
 def _cards(catalog: "Table", comments: Mapping[str, str]) -> dict[str, tuple[CardValue, str]]:

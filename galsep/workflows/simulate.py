@@ -113,7 +113,8 @@ def simulate(
     sources = 0
     with alone_in(folder, CLAIM, "call"):
         remove_partial([*files, *previews])
-        (folder / META_FILE).unlink(missing_ok=True)
+        for path in (folder / META_FILE, *previews):
+            path.unlink(missing_ok=True)
         reporter.begin("simulating", config.n)
         drawn_counts = map_on_workers(_write_task, tasks, config.workers)
         for task, drawn in zip(tasks, drawn_counts, strict=True):
@@ -255,6 +256,10 @@ def _simulate_field(
     refuse_existing(files, overwrite=overwrite)
     drawn = folder / FIELD_PREVIEW
     with alone_in(folder, CLAIM, "call"):
+        # Of a field that is replaced, bands and pictures that will not be, and the truth first.
+        stale = [drawn, *folder.glob("field_*.fits")] if files[-1].exists() else []
+        for path in [files[-1], *stale]:
+            path.unlink(missing_ok=True)
         remove_partial([*files, drawn])
         sources = _write_field(images, files[-1], config, maker, drawn if preview else None)
     return SimulateResult(folder, (*files, drawn) if preview else tuple(files), 1, sources)

@@ -247,7 +247,8 @@ class Run:
         epochs, patience = trainer.config.epochs, trainer.config.patience
         if from_first(state.exists()):
             trainer.restore(state)
-            self.reporter.info(f"resuming after {prefix}epoch {trainer.epoch} of {epochs}")
+            name = f"{prefix.replace('_', ' ')}epoch"
+            self.reporter.info(f"resuming after {name} {trainer.epoch} of {epochs}")
         board = self._board(prefix, trainer.epoch)
         try:
             while trainer.epoch < epochs and not _has_stalled(trainer.history, patience):

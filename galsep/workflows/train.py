@@ -145,6 +145,8 @@ def _train_on(
     resumed = started and resume
     if resumed:
         _check_same(folder, config)
+    elif resume:
+        reporter.info(f"{folder}: no run to resume; a new one begins")
     own = {(folder / name).resolve() for name in (WEIGHTS_FILE, BEST_FILE)}
     if not resumed and find_weights(config.init).resolve() in own:
         raise UsageError(
@@ -188,6 +190,10 @@ def load_splits(dataset: Path | str | Sequence[Path | str]) -> Dataset:
         When one is not usable, when they do not go together, or when a split is empty.
     """
     folders = [dataset] if isinstance(dataset, str | Path) else dataset
+    places = [Path(folder).resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{folder}: is given twice")
     data = join_datasets([load_dataset(Path(folder)) for folder in folders])
     if not data.split("train") or not data.split("validation"):
         names = ", ".join(str(folder) for folder in folders)

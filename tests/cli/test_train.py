@@ -200,7 +200,10 @@ def test_starting_weights_that_would_run_code(galsep, dataset, tmp_path):
     torch.save({"weight": Malicious(witness)}, start)
     outcome = galsep("train", dataset, "--output", tmp_path / "run", "--init", start)
     assert outcome.code == 1
-    assert "evil.pth: not a torch state dict that is safe to load" in outcome.error
+    assert (
+        "evil.pth: neither .safetensors nor a torch state dict that is safe to load"
+        in outcome.error
+    )
     assert names(tmp_path) == ["evil.pth"]
     # It would have run any other way.
     torch.load(start, weights_only=False)["weight"].close()

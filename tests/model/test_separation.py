@@ -81,9 +81,10 @@ def test_a_faint_model_is_the_same_turned_by_half():
     light /= 10
     (part,) = separate(network.eval(), light, usable, masks[1:2], claims[1:2])
     # Such a network says that all noiseless light is the data.
-    plain = part.share * torch.nn.functional.softplus(torch.from_numpy(light), beta=5).numpy()[
-        part.slices
-    ]
+    plain = (
+        part.share
+        * torch.nn.functional.softplus(torch.from_numpy(light), beta=5).numpy()[part.slices]
+    )
     np.testing.assert_array_equal(part.model, steadied(plain, usable[part.slices]))
     assert abs(part.model - plain).max() > 0.01
 

@@ -130,7 +130,13 @@ def test_training_sees_the_same():
     alone = np.stack([steadied(*pair) for pair in zip(models, usable, strict=True)])
     together = steadied_crops(torch.from_numpy(models), torch.from_numpy(usable).float())
     np.testing.assert_allclose(together.numpy(), alone, atol=1e-4)
-    assert [bool((alone[k] != models[k]).any()) for k in range(5)] == [True, True, False, True, False]
+    assert [bool((alone[k] != models[k]).any()) for k in range(5)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_gradients_are_halved_between_counterparts():

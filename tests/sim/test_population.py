@@ -198,3 +198,11 @@ def test_bright_stars_where_they_are_asked_for():
     stars = Stars(SURVEY, 24.0, BRIGHTEST_VARIED_STAR)
     magnitude = [stars.draw(rng).magnitude[DETECTION] for _ in range(300)]
     assert BRIGHTEST_VARIED_STAR <= min(magnitude) < 17
+
+
+@pytest.mark.parametrize("faintest", [15.0, 17.0, 18.0, 18.5])
+def test_no_source_is_fainter_than_the_faintest(faintest):
+    rng = np.random.default_rng(3)
+    drawn = np.array([draw_magnitude(rng, 0.3, faintest) for _ in range(200)])
+    assert drawn.max() <= faintest
+    assert np.ptp(drawn) > 0.5

@@ -118,6 +118,11 @@ def test_the_stored_width_of_a_psf_with_wings_is_what_its_stars_show():
     assert max(widths) > 0.83
 
 
+def test_the_stored_width_of_a_seeing_disc_is_its_own():
+    scene = maker(galaxies="0", seeing="0.9")
+    assert scene.blend(np.random.default_rng(1)).psf_fwhm == 0.9
+
+
 def test_seeing_widens_the_light():
     peaks = []
     for seeing in ("1.0", "2.0"):
@@ -251,6 +256,18 @@ def test_fields_come_in_groups():
     for one, other in zip(sources[::2], sources[1::2], strict=True):
         assert abs(one.x - other.x) <= 5
         assert abs(one.y - other.y) <= 5
+
+
+def test_groups_at_an_edge_stay_groups():
+    scene = maker(Fixed(star(22.0)), field="140x140", galaxies="4", max_shift=20.0, density=300.0)
+    x, y = np.transpose([
+        (source.x, source.y)
+        for seed in range(5) for source in scene.field(np.random.default_rng(seed)).sources
+    ])  # fmt: skip
+    assert ((x >= 0) & (x <= 139) & (y >= 0) & (y <= 139)).all()
+    # None of them are pushed together at the border.
+    assert len(x) > 100
+    assert np.mean((x < 0.5) | (x > 138.5) | (y < 0.5) | (y > 138.5)) < 0.05
 
 
 def square(y0: int, x0: int, side: int, level: float) -> Source:

@@ -128,6 +128,24 @@ def test_a_data_set_is_replaced_only_when_asked(tmp_path, monkeypatch):
     assert len(load_dataset(tmp_path)) == 1
 
 
+def test_pictures_and_bands_of_what_is_replaced_go(tmp_path):
+    blends, field = tmp_path / "blends", tmp_path / "field"
+    config = SimulateConfig(n=2, galaxies="1", workers=1)
+    simulate(blends, config, preview=True)
+    simulate(blends, config, overwrite=True)
+    assert sorted(path.name for path in blends.iterdir()) == ["dataset.toml", "shard-0000.fits"]
+    two = SimulateConfig(field="150x130", galaxies="1", bands=("g", "i"))
+    simulate(field, two, preview=True)
+    simulate(field, SimulateConfig(field="150x130", galaxies="1", bands=("r",)), overwrite=True)
+    assert sorted(path.name for path in field.iterdir()) == ["field_r.fits", "truth.fits"]
+    # Images that are none of a simulated field's stay.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "field_z.fits").touch()
+    simulate(other, two)
+    assert (other / "field_z.fits").exists()
+
+
 def test_blends_without_galaxies(tmp_path):
     simulate(tmp_path, SimulateConfig(n=2, galaxies="0", workers=1))
     dataset = load_dataset(tmp_path)

@@ -110,6 +110,12 @@ def test_without_a_separation_network_both_cannot_be_trained(dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_data_set_is_given_once(dataset, tmp_path):
+    with pytest.raises(UsageError, match="is given twice"):
+        train([dataset, dataset.parent / "." / dataset.name], tmp_path / "run", small(epochs=1))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def scores(monkeypatch):
     """Have F1 after each epoch be what is asked for."""
