@@ -256,13 +256,22 @@ def _simulate_field(
     refuse_existing(files, overwrite=overwrite)
     drawn = folder / FIELD_PREVIEW
     with alone_in(folder, CLAIM, "call"):
-        # Of a field that is replaced, bands and pictures that will not be, and the truth first.
-        stale = [drawn, *folder.glob("field_*.fits")] if files[-1].exists() else []
-        for path in [files[-1], *stale]:
+        # Of a field that is replaced: the truth first, and bands and pictures that will not be.
+        for path in [files[-1], drawn, *filter(_is_of_a_field, folder.glob("field_*.fits"))]:
             path.unlink(missing_ok=True)
         remove_partial([*files, drawn])
         sources = _write_field(images, files[-1], config, maker, drawn if preview else None)
     return SimulateResult(folder, (*files, drawn) if preview else tuple(files), 1, sources)
+
+
+def _is_of_a_field(path: Path) -> bool:
+    """Whether an image is one that :func:`_write_field` has written."""
+    from astropy.io import fits
+
+    try:
+        return "SKYRMS" in fits.getheader(path)
+    except (OSError, fits.VerifyError):
+        return False
 
 
 def _write_field(

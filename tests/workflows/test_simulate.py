@@ -139,11 +139,11 @@ def test_pictures_and_bands_of_what_is_replaced_go(tmp_path):
     simulate(field, SimulateConfig(field="150x130", galaxies="1", bands=("r",)), overwrite=True)
     assert sorted(path.name for path in field.iterdir()) == ["field_r.fits", "truth.fits"]
     # Images that are none of a simulated field's stay.
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "field_z.fits").touch()
-    simulate(other, two)
-    assert (other / "field_z.fits").exists()
+    (field / "field_z.fits").touch()
+    fits.PrimaryHDU(np.zeros((3, 3))).writeto(field / "field_y.fits")
+    simulate(field, two, overwrite=True)
+    names = ["field_g.fits", "field_i.fits", "field_y.fits", "field_z.fits", "truth.fits"]
+    assert sorted(path.name for path in field.iterdir()) == names
 
 
 def test_blends_without_galaxies(tmp_path):
