@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["steadied", "steadied_crops"]
 
-NOISE, SYSTEMATIC = 2.0, 0.01
+NOISE, SYSTEMATIC = 1.0, 0.005
 """What noise leaves there: a sum of squares of so many sky rms, and this share of the model."""
 
 LEAST_SEEN = 0.9
