@@ -66,7 +66,7 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
             # A shorter or longer cosine run is still one stage.
             epochs = _coerce("epochs", values["epochs"], int)
             values["stages"] = (("all", max(1, epochs), 1e-3),)
-        elif options.get("epochs") is not None:
+        elif options.get("epochs") is not None and options.get("stages") is None:
             values["stages"] = _lengthened(values["stages"], int(values["epochs"]))
     _check_names(cls, values)
     hints = typing.get_type_hints(cls)

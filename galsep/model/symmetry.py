@@ -97,9 +97,10 @@ def steadied_crops(models: Tensor, usable: Tensor) -> Tensor:
     Parameters
     ----------
     models : FloatTensor[n, s, s]
-    usable : FloatTensor[n, s, s]
-        1 or 0.
+    usable : BoolTensor[n, s, s] or FloatTensor[n, s, s]
+        In which 1 is true.
     """
+    usable = usable.to(models.dtype)
     with torch.no_grad():
         square = models**2
         power = square.sum((1, 2))

@@ -1,6 +1,7 @@
 """Images that no survey means to take, and what becomes of them, as ``docs/limits.md`` has it."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -24,12 +25,13 @@ def model():
 
 @pytest.fixture
 def found(model):
-    """Deblend an array; not one warning is given."""
+    """Deblend an array; no warning is given but that there is nothing to see."""
 
     def deblend(image, rms=None, **settings):
         config = replace(CONFIG, **settings)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.filterwarnings("always", "image: no valid pixel")
             return galsep.deblend(image, config, model=model, rms=rms)
 
     return deblend
@@ -73,7 +75,9 @@ EMPTY = {
 
 @pytest.mark.parametrize("image", EMPTY.values(), ids=EMPTY)
 def test_a_sky_without_sources(found, image):
-    result = found(image)
+    nothing = not np.isfinite(image).any()
+    with pytest.warns(RuntimeWarning, match="no valid pixel") if nothing else nullcontext():
+        result = found(image)
     assert len(result.catalog) == 0
     assert "deblend_flux" in result.catalog.colnames
     assert result.segm.shape == image.shape
@@ -186,7 +190,7 @@ def test_no_noise(found):
     image = galaxy(shape, 50, 60) + galaxy(shape, 100, 100)
     for row in both(found(image).catalog):
         assert row["segment_flux"] == pytest.approx(3000, rel=0.001)
-        assert row["deblend_flux"] == pytest.approx(3000, rel=0.01)
+        assert row["deblend_flux"] == pytest.approx(3000, rel=0.02)
 
 
 def test_pixels_that_are_no_data(found):
@@ -205,7 +209,8 @@ def test_noise_that_is_zero(found):
     catalog = found(image, rms=rms).catalog
     assert len(catalog) == 1
     near(catalog, 50, 60)
-    assert len(found(image, rms=np.zeros_like(rms)).catalog) == 0
+    with pytest.warns(RuntimeWarning, match="no valid pixel"):
+        assert len(found(image, rms=np.zeros_like(rms)).catalog) == 0
 
 
 @pytest.mark.parametrize("unit", [None, "", "furlong", "ADU"])
