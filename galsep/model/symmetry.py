@@ -71,11 +71,10 @@ def _filtered(crop: Image, kernels: npt.NDArray[np.float64]) -> Image:
     """Sums of a crop turned by half, weighted with kernels of its rows and of its columns."""
     from scipy.ndimage import correlate1d
 
-    turned = crop[::-1, ::-1]
-    for axis, kernel in enumerate(kernels):
-        if turned.size:
-            turned = correlate1d(turned, kernel, axis, mode="constant")
-    return turned[LOBES : 1 - LOBES, LOBES : 1 - LOBES]
+    if crop.size:
+        for axis, kernel in enumerate(kernels):
+            crop = correlate1d(crop, kernel, axis, mode="constant")
+    return crop[LOBES : 1 - LOBES, LOBES : 1 - LOBES][::-1, ::-1]
 
 
 def _kept(odd: float, power: float) -> float:
@@ -85,8 +84,8 @@ def _kept(odd: float, power: float) -> float:
 
 
 def _kernels(rests: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Weights of the pixels about each of some places, the last one first."""
-    away = np.arange(LOBES, -LOBES, -1) - rests[:, None]
+    """Weights of the pixels about each of some places."""
+    away = np.arange(1 - LOBES, LOBES + 1) - rests[:, None]
     weights = np.sinc(away) * np.sinc(away / LOBES)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
