@@ -25,6 +25,15 @@ def network():
     return network.eval()
 
 
+def without_weights():
+    """A network whose weights are all zero: claims of one, and the data taken for noiseless."""
+    network = SeparationNetwork((16, 16, 16))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    return network.eval()
+
+
 def scene(height=230, width=230, dy=0, dx=0):
     """Three sources, two of which overlap, and their masks."""
     rng = np.random.default_rng(8)
@@ -55,12 +64,9 @@ def test_shares_of_all_sources_add_up_to_less_than_one(network):
 
 
 def test_inside_masks_the_leftover_counts_half():
-    network = SeparationNetwork((16, 16, 16))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
+    network = without_weights()
     light, usable, masks, claims = scene()
-    (part,) = separate(network.eval(), light, usable, masks[:1], claims[:1])
+    (part,) = separate(network, light, usable, masks[:1], claims[:1])
     inside = np.zeros(light.shape, dtype=bool)
     inside[masks[0].slices] = masks[0].probability > 0
     inside = inside[part.slices]
@@ -73,14 +79,10 @@ def test_inside_masks_the_leftover_counts_half():
 
 
 def test_a_faint_model_is_the_same_turned_by_half():
-    network = SeparationNetwork((16, 16, 16))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
+    network = without_weights()
     light, usable, masks, claims = scene()
     light /= 10
-    (part,) = separate(network.eval(), light, usable, masks[1:2], claims[1:2])
-    # Such a network says that all noiseless light is the data.
+    (part,) = separate(network, light, usable, masks[1:2], claims[1:2])
     plain = (
         part.share
         * torch.nn.functional.softplus(torch.from_numpy(light), beta=5).numpy()[part.slices]
