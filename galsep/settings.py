@@ -62,12 +62,13 @@ def resolve(cls: type[Config], file: Path | None, options: Mapping[str, Any]) ->
     if cls is TrainConfig:
         recipe = values.get("recipe", "compact")
         values = {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
-        if "epochs" in values and "stages" not in values:
-            # A shorter or longer cosine run is still one stage.
+        if "epochs" in values:
             epochs = _coerce("epochs", values["epochs"], int)
-            values["stages"] = (("all", max(1, epochs), 1e-3),)
-        elif options.get("epochs") is not None and options.get("stages") is None:
-            values["stages"] = _lengthened(values["stages"], int(values["epochs"]))
+            if "stages" not in values:
+                # A shorter or longer cosine run is still one stage.
+                values["stages"] = (("all", max(1, epochs), 1e-3),)
+            elif options.get("epochs") is not None and options.get("stages") is None:
+                values["stages"] = _lengthened(values["stages"], epochs)
     _check_names(cls, values)
     hints = typing.get_type_hints(cls)
     checked = {}
