@@ -24,7 +24,7 @@ class Flag(IntFlag):
         return member
 
     NETWORK_MISSED = 1, "found by SEP alone: no network source there"
-    LARGER_THAN_CUTOUT = 2, "larger than a cutout: SEP's outline and light"
+    LARGER_THAN_CUTOUT = 2, "larger than a cutout: told by its symmetry"
     IMAGE_EDGE = 4, "touches the edge of the image"
     MASKED_PIXELS = 8, "holds or touches pixels without valid data"
     OVERLAPS = 16, "shares pixels with another source"

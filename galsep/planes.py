@@ -26,6 +26,7 @@ __all__ = [
     "LARGE_IMAGE",
     "Footprints",
     "Made",
+    "Picked",
     "Planes",
     "SoftMasks",
     "SourceLights",
@@ -146,6 +147,29 @@ class Made(Sequence[Element]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.one(index)
+
+
+class Picked(Made[SourceLight]):
+    """Some of a list's elements.
+
+    Parameters
+    ----------
+    parts : sequence of SourceLight
+    indices : (n,) int array
+        Which, in what order.
+    """
+
+    def __init__(self, parts: Sequence[SourceLight], indices: npt.NDArray[np.int64]) -> None:
+        self._parts, self._indices = parts, indices.tolist()
+        self.bounds = crop_bounds(parts)[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def one(self, index: int) -> SourceLight:
+        """Element ``index``, from 0."""
+        part: SourceLight = self._parts[self._indices[index]]
+        return part
 
 
 class SoftMasks(Made[SoftMask]):

@@ -1,6 +1,6 @@
 """SEP's detections: the blobs that cutouts are laid around and sources are children of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from galsep.errors import ImageError
 from galsep.image.blobs import find_blobs
 from galsep.planes import Planes
 
-__all__ = ["Blobs", "detect_blobs", "large_parts", "noise_correlation"]
+__all__ = ["Blobs", "detect_blobs", "extract", "large_parts", "noise_correlation"]
 
 THRESHOLD = 1.5
 MIN_AREA = 5
@@ -69,6 +69,24 @@ class Blobs:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def with_objects(
+        self,
+        x: npt.NDArray[np.float64],
+        y: npt.NDArray[np.float64],
+        npix: npt.NDArray[np.int64],
+        snr: npt.NDArray[np.float64],
+        bounds: npt.NDArray[np.int64],
+    ) -> "Blobs":
+        """These and, after them, others that the label map does not hold."""
+        return replace(
+            self,
+            x=np.append(self.x, x),
+            y=np.append(self.y, y),
+            npix=np.append(self.npix, npix),
+            snr=np.append(self.snr, snr),
+            bounds=np.concatenate([self.bounds, bounds]),
+        )
 
     @property
     def noise_peaks(self) -> npt.NDArray[np.bool_]:
@@ -189,18 +207,41 @@ def large_parts(
     ImageError
         When SEP gives up on the blob.
     """
-    objects, segm = _extract(light, rms, ~blob)
+    objects, segm = extract(light, rms, ~blob)
     wide = (objects["xmax"] - objects["xmin"] >= limit) | (
         objects["ymax"] - objects["ymin"] >= limit
     )
     return [segm == index + 1 for index in np.flatnonzero(wide)]
 
 
-def _extract(
+def extract(
     light: npt.NDArray[np.float32],
     rms: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
+    threshold: float = THRESHOLD,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Detect objects as SEP does by default, deblended as SExtractor does.
+
+    Parameters
+    ----------
+    light, rms : (h, w) float32 arrays
+    mask : (h, w) bool array
+        True where a pixel is not to be looked at.
+    threshold : float
+        In rms, after SEP's 3×3 kernel.
+
+    Returns
+    -------
+    objects : (n,) structured array
+        SEP's.
+    segm : (h, w) int32 array
+        0 outside, 1…n inside.
+
+    Raises
+    ------
+    ImageError
+        When SEP gives up.
+    """
     import sep
 
     # SEP's buffers hold all pixels above the threshold; the whole image is the safe bound.
@@ -210,7 +251,7 @@ def _extract(
     try:
         found, segm = sep.extract(
             np.ascontiguousarray(light),
-            THRESHOLD,
+            threshold,
             err=np.ascontiguousarray(rms),
             mask=mask,
             minarea=MIN_AREA,

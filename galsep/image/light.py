@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.conventions import MAX_PIXEL
-from galsep.image.background import estimate_background
+from galsep.image.background import Background, estimate_background
 from galsep.image.noise import scale_noise
 from galsep.planes import Planes
 
-__all__ = ["Frame", "Light", "without_background"]
+__all__ = ["Frame", "Light", "background_again", "without_background"]
 
 ABSURD = 1e15
 """Light of so many rms is no light: double precision does not hold both it and the noise, and
@@ -108,14 +108,59 @@ def without_background(frame: Frame, mesh: int, planes: Planes | None = None) ->
         data[rows] = np.where(mask[rows], 0, frame.data[rows])
     background = estimate_background(data, mask, mesh, planes)
     light = data if single else planes.new(shape, np.float32)
+    return _light(data, light, mask, background, frame.noise, 1.0, frame.gain, planes)
+
+
+def background_again(
+    image: Light, hidden: npt.NDArray[np.bool_], mesh: int, planes: Planes | None = None
+) -> Light:
+    """Estimate an image's background anew, without some of its pixels.
+
+    Parameters
+    ----------
+    image : Light
+    hidden : (h, w) bool array
+        Pixels that are not to be looked at; they are background and light all the same.
+    mesh : int
+        Side of a cell of the background mesh, pixels.
+    planes : Planes, optional
+        Where the results are to be.
+    """
+    planes = planes or Planes()
+    shape = image.light.shape
+    data, unseen = planes.new(shape, np.float64), planes.new(shape, np.bool_)
     for rows in planes.blocks(shape):
+        data[rows] = image.light[rows]
+        data[rows] += image.background[rows]
+        np.logical_or(image.mask[rows], hidden[rows], out=unseen[rows])
+    background = estimate_background(data, unseen, mesh, planes)
+    light, scale = planes.new(shape, np.float32), image.noise_scale or 1.0
+    return _light(data, light, image.mask, background, image.noise, scale, image.gain, planes)
+
+
+def _light(
+    data: npt.NDArray[Any],
+    light: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    background: Background,
+    noise: npt.NDArray[np.float32] | None,
+    noise_scale: float,
+    gain: float,
+    planes: Planes,
+) -> Light:
+    """Light of pixels, which is written to ``light``, and its noise.
+
+    ``noise``, if there is any, is what came with the image, times ``noise_scale``.
+    """
+    for rows in planes.blocks(light.shape):
         light[rows] = np.where(mask[rows], 0, data[rows] - background.level[rows])
     _settle_range(light, mask, background.rms, planes)
-    if frame.noise is None:
-        return Light(light, mask, background.level, background.rms, None, None, frame.gain)
-    noise = scale_noise(frame.noise, light, background.rms, mask, planes)
-    _settle_range(light, mask, noise.sky, planes)
-    return Light(light, mask, background.level, noise.sky, noise.total, noise.scale, frame.gain)
+    if noise is None:
+        return Light(light, mask, background.level, background.rms, None, None, gain)
+    scaled = scale_noise(noise, light, background.rms, mask, planes)
+    _settle_range(light, mask, scaled.sky, planes)
+    scale = noise_scale * scaled.scale
+    return Light(light, mask, background.level, scaled.sky, scaled.total, scale, gain)
 
 
 def _settle_range(

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from galsep.conventions import STAMP_SIZE
-from galsep.image.detect import Blobs, large_parts
+from galsep.image.detect import Blobs
+from galsep.image.large import LargeObject, in_cores
 from galsep.image.tiling import NO_CUTOUT, Tiling
 from galsep.planes import Planes
 from galsep.scene import Footprint
@@ -25,12 +26,6 @@ __all__ = ["Candidates", "Merged", "merge"]
 
 DUPLICATE_IOU = 0.5
 """Sources of different cutouts whose masks overlap this much are one."""
-
-LARGE_LIMIT = STAMP_SIZE - 20
-"""A part of a large blob that is wider than this keeps SEP's outline, pixels of a cutout."""
-
-LARGE_CORE = 5.0
-"""A network source so near to the centre of such a part is the part itself, pixels of a cutout."""
 
 NO_PARENT = 0
 
@@ -57,7 +52,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Which candidates stay, and what SEP alone accounts for.
+    """Which candidates stay.
 
     Parameters
     ----------
@@ -65,21 +60,17 @@ class Merged:
         Indices of the candidates that stay.
     parent : (k,) int array
         Blob of each, counted from 1; 0 for a source outside all blobs.
-    large : list of (int, Footprint)
-        Parent and outline of objects larger than a cutout.
     """
 
     kept: npt.NDArray[np.int64]
     parent: npt.NDArray[np.int64]
-    large: list[tuple[int, Footprint]]
 
 
 def merge(
     candidates: Candidates,
     blobs: Blobs,
     tiling: Tiling,
-    light: npt.NDArray[np.float32],
-    rms: npt.NDArray[np.float32],
+    large: Sequence[LargeObject] = (),
     planes: Planes | None = None,
 ) -> Merged:
     """Keep each source once, and none that lies in a peak of correlated noise.
@@ -90,10 +81,10 @@ def merge(
         Every footprint lies inside the image and is not empty.
     blobs : Blobs
     tiling : Tiling
-    light, rms : (h, w) float32 arrays
-        Background-subtracted image and its noise.
+    large : sequence of LargeObject
+        What is found at the centre of one is no other source.
     planes : Planes, optional
-        Where they are.
+        Where the blobs are.
     """
     parents = _parents(candidates.footprints, blobs.segm, planes or Planes())
     owns = _Regions.of(tiling).owns
@@ -105,19 +96,12 @@ def merge(
         )
         if not peaks[parent] and owns(cutout, footprint, parent)
     ]
-    large = _large_objects(blobs, tiling, light, rms)
-    outlines: dict[int, list[Footprint]] = defaultdict(list)
-    for parent, outline in large:
-        outlines[parent].append(outline)
-    own = [
-        index
-        for index in own
-        if not _part_of_large(
-            index, outlines.get(int(parents[index]), []), candidates, tiling, blobs.segm.shape
-        )
-    ]
+    if large:
+        centres = np.array([_centre(candidates.footprints[index]) for index in own]).reshape(-1, 2)
+        cores = in_cores(large, centres[:, 0], centres[:, 1])
+        own = [index for index, core in zip(own, cores.tolist(), strict=True) if not core]
     kept = np.array(_without_duplicates(own, candidates), dtype=np.int64)
-    return Merged(kept=kept, parent=parents[kept] if kept.size else kept, large=large)
+    return Merged(kept=kept, parent=parents[kept] if kept.size else kept)
 
 
 def _parents(
@@ -193,63 +177,6 @@ def _lies_in(regions: npt.NDArray[np.int64], centre: tuple[float, float]) -> boo
 def _centre(footprint: Footprint) -> tuple[float, float]:
     rows, columns = np.nonzero(footprint.mask)
     return footprint.x0 + float(columns.mean()), footprint.y0 + float(rows.mean())
-
-
-def _large_objects(
-    blobs: Blobs,
-    tiling: Tiling,
-    light: npt.NDArray[np.float32],
-    rms: npt.NDArray[np.float32],
-) -> list[tuple[int, Footprint]]:
-    """SEP's outline of every object that is larger than a cutout."""
-    found = []
-    for blob in np.flatnonzero(tiling.owner == NO_CUTOUT).tolist():
-        xmin, ymin, xmax, ymax = blobs.bounds[blob].tolist()
-        box = slice(ymin, ymax + 1), slice(xmin, xmax + 1)
-        pixels = blobs.segm[box] == blob + 1
-        found += [
-            (blob + 1, Footprint.from_mask(part, ymin, xmin))
-            for part in large_parts(light[box], rms[box], pixels, LARGE_LIMIT * tiling.scale)
-        ]
-    return found
-
-
-def _part_of_large(
-    index: int,
-    outlines: Sequence[Footprint],
-    candidates: Candidates,
-    tiling: Tiling,
-    shape: tuple[int, ...],
-) -> bool:
-    """Whether a candidate is only a piece of an object of its blob that is larger than a cutout."""
-    if not outlines:
-        return False
-    footprint = candidates.footprints[index]
-    x, y = _centre(footprint)
-    for outline in outlines:
-        centre_x, centre_y = _centre(outline)
-        if np.hypot(x - centre_x, y - centre_y) <= LARGE_CORE * tiling.scale:
-            return True
-        shared = footprint.intersection(outline)
-        cutout = candidates.cutout[index]
-        cut = _touches_edge(footprint, tiling.origins[cutout], int(tiling.sides[cutout]), shape)
-        if cut and shared > footprint.area / 2:
-            return True
-    return False
-
-
-def _touches_edge(
-    footprint: Footprint, origin: npt.NDArray[np.int64], size: int, shape: tuple[int, ...]
-) -> bool:
-    """Whether a mask is cut by its cutout's edge where the image goes on."""
-    xmin, ymin, xmax, ymax = footprint.bounds
-    y0, x0 = origin.tolist()
-    return bool(
-        xmin <= max(x0, 0) > 0
-        or ymin <= max(y0, 0) > 0
-        or x0 + size - 1 <= xmax < shape[1] - 1
-        or y0 + size - 1 <= ymax < shape[0] - 1
-    )
 
 
 def _without_duplicates(own: list[int], candidates: Candidates) -> list[int]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from galsep.conventions import SMALL_SIDES, STAMP_SIZE
 
-__all__ = ["NO_CUTOUT", "Tiling", "cut", "lay_cutouts"]
+__all__ = ["NO_CUTOUT", "Tiling", "cut", "lay_cutouts", "too_large"]
 
 CELL = 80
 """Side of a cell, pixels."""
@@ -117,14 +117,11 @@ def lay_cutouts(
     """
     boxes: list[_Bounds] = [tuple(box) for box in bounds.tolist()]
     cells: dict[tuple[int, int], list[int]] = defaultdict(list)
-    large = []
-    for blob, box in enumerate(boxes):
-        xmin, ymin, xmax, ymax = box
-        if max(xmax - xmin, ymax - ymin) >= STAMP_SIZE - 2:
-            large.append(blob)
-        else:
-            x, y = _centre(box)
-            cells[y // CELL, x // CELL].append(blob)
+    wide = too_large(bounds)
+    large = np.flatnonzero(wide).tolist()
+    for blob in np.flatnonzero(~wide).tolist():
+        x, y = _centre(boxes[blob])
+        cells[y // CELL, x // CELL].append(blob)
     side_for = _sides(shape, small)
     least, *larger = (*SMALL_SIDES, STAMP_SIZE) if small else (STAMP_SIZE, STAMP_SIZE)
 
@@ -163,6 +160,17 @@ def lay_cutouts(
         region_owner=np.array([cell[0] for cell in cells_of], dtype=np.int64),
         owner=owner,
     )
+
+
+def too_large(bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which blobs are too large for a cutout.
+
+    Parameters
+    ----------
+    bounds : (n, 4) int array
+        ``xmin, ymin, xmax, ymax``, inclusive.
+    """
+    return np.asarray((bounds[:, 2:] - bounds[:, :2]).max(axis=1, initial=0) >= STAMP_SIZE - 2)
 
 
 def cut(

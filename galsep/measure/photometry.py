@@ -46,6 +46,12 @@ class Photometry:
     orientation: npt.NDArray[np.float64]
     blendedness: npt.NDArray[np.float64]
 
+    def picked(self, indices: npt.NDArray[np.int64]) -> "Photometry":
+        """Those of some sources."""
+        return Photometry(
+            **{name: getattr(self, name)[indices] for name in Photometry.__dataclass_fields__}
+        )
+
 
 def split_light(
     masks: Sequence[SoftMask],

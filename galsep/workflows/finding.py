@@ -16,7 +16,8 @@ from galsep.conventions import DETECTABLE_SNR
 from galsep.flags import Flag
 from galsep.image.binning import magnify
 from galsep.image.detect import Blobs
-from galsep.image.light import Frame, Light
+from galsep.image.large import Apart, in_outlines, large_columns
+from galsep.image.light import Frame
 from galsep.image.merging import Candidates, Merged, merge
 from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.points import fit_columns, point_features
@@ -26,9 +27,9 @@ from galsep.measure.forced import forced_fluxes
 from galsep.measure.photometry import Photometry
 from galsep.model.inference import Found, calibrated, harden
 from galsep.model.weights import Model
-from galsep.planes import Footprints, Planes, SoftMasks
+from galsep.planes import Footprints, Picked, Planes, SoftMasks
 from galsep.scene import Detections, Footprint, SoftMask, SourceLight
-from galsep.workflows.measuring import NO_TILE, Band, Sources, Strengths, measure_light
+from galsep.workflows.measuring import NO_TILE, NOT_LARGE, Band, Sources, Strengths, measure_light
 from galsep.workflows.preparing import Prepared, run_network
 
 __all__ = [
@@ -60,6 +61,7 @@ class Parents:
     Parameters
     ----------
     blobs : Blobs
+        Of the image without its large objects; then these, of which the label map holds none.
     n_child : (n,) int array
         Catalogue rows that come out of each.
     status : (n,) str array
@@ -216,24 +218,27 @@ def finish(
     OutputError
         When the folder of the image's planes has no room.
     """
-    image, measured, planes = prepared.image, prepared.measured, prepared.planes
+    apart, measured, planes = prepared.apart, prepared.measured, prepared.planes
+    image = apart.image
     shape = (image.light.shape[0], image.light.shape[1])
     masks, claims, candidates, class_star = _candidates(prepared, found, model, threshold)
-    merged = merge(candidates, prepared.blobs, prepared.tiling, image.light, image.rms, planes)
+    merged = merge(candidates, prepared.blobs, prepared.tiling, apart.large, planes)
     missed_score = float(model.info.get("calibration", {}).get("missed", 0.5))
     sources = _sources(prepared, merged, masks, claims, candidates, class_star, missed_score)
     how = model, planes, prepared.domain.binning, config.background_mesh
     # The PSF is that of the image in which sources are found.
     fwhm = prepared.domain.point_fwhm
-    own = measure_light(measured, sources, *how, fwhm if measured is image else None)
+    there = apart.other(measured, planes)
+    own = measure_light(there, sources, *how, fwhm if measured is image else None)
     bands = {}
+    images = {name: apart.other(band, planes) for name, band in prepared.bands.items()}
     if separate_bands or model.separator is None:
-        bands = {name: measure_light(band, sources, *how) for name, band in prepared.bands.items()}
-    if prepared.bands and model.separator is not None:
-        bands = _forced(own, prepared.bands, bands, planes)
+        bands = {name: measure_light(band, sources, *how) for name, band in images.items()}
+    if images and model.separator is not None:
+        bands = _forced(own, there, sources, images, bands, planes)
     photometry, detected = own.photometry, own
     if measured is not image and model.separator is not None:
-        detected = measure_light(image, sources, *how, fwhm)
+        detected = measure_light(apart, sources, *how, fwhm)
     footprints = Footprints(sources.masks)
     noverlap = count_overlaps(sources.masks, shape, planes)
     hidden = [one.mask for one in (image, measured, *prepared.bands.values())]
@@ -256,9 +261,7 @@ def finish(
         segm=paint_labels(
             # Without models, the probability of the masks agrees better with the brightest
             # source's pixels than Mask R-CNN's shares do.
-            sources.masks
-            if model.separator is None
-            else Strengths(sources.masks, detected.separated),
+            sources.masks if model.separator is None else Strengths(sources, detected.separated),
             sources.scores,
             shape,
             planes,
@@ -266,7 +269,7 @@ def finish(
         noverlap=noverlap,
         measured=own,
         bands=bands,
-        parents=_parents(prepared.blobs, sources),
+        parents=_parents(prepared.blobs, apart, sources),
         tiling=prepared.tiling,
         domain=prepared.domain,
         planes=planes,
@@ -274,18 +277,37 @@ def finish(
 
 
 def _forced(
-    own: Band, images: Mapping[str, Light], separated: Mapping[str, Band], planes: Planes
+    own: Band,
+    there: Apart,
+    sources: Sources,
+    images: Mapping[str, Apart],
+    separated: Mapping[str, Band],
+    planes: Planes,
 ) -> dict[str, Band]:
-    """Bands whose fluxes are those of the models in the image, with their light where it is."""
-    fluxes = forced_fluxes(own.separated, own.photometry, own.image, images, planes)
-    return {
-        name: Band(
-            image,
+    """Bands whose fluxes are those of the models in the image, with their light where it is.
+
+    Large objects have their own light in each band.
+    """
+    few = np.flatnonzero(sources.large == NOT_LARGE)
+    parts, photometry = own.separated, own.photometry
+    if len(few) < len(sources.large):
+        parts = Picked(parts, few)
+        photometry = photometry.picked(few)
+    rest = {name: image.rest for name, image in images.items()}
+    fluxes = forced_fluxes(parts, photometry, there.rest, rest, planes)
+    bands = {}
+    for name, image in images.items():
+        flux, error = np.empty((2, len(sources.large)))
+        flux[few], error[few] = fluxes[name]
+        for index in np.flatnonzero(sources.large != NOT_LARGE).tolist():
+            one = image.large[sources.large[index]]
+            flux[index], error[index] = one.flux, one.error(image.image)
+        bands[name] = Band(
+            image.image,
             separated[name].separated if name in separated else (),
-            replace(own.photometry, flux=fluxes[name][0], flux_err=fluxes[name][1]),
+            replace(own.photometry, flux=flux, flux_err=error),
         )
-        for name, image in images.items()
-    }
+    return bands
 
 
 def _candidates(
@@ -331,19 +353,24 @@ def _sources(
 ) -> Sources:
     """Join what stays of the candidates and SEP's outlines, sorted by position: rows first.
 
-    Outlines are those of objects larger than a cutout, and of blobs that the network missed.
+    Outlines are those of objects larger than a cutout, and SEP's of blobs that the network missed.
     """
-    outlines = [(parent, footprint, Flag.LARGER_THAN_CUTOUT) for parent, footprint in merged.large]
-    blobs = prepared.blobs
-    children = np.bincount(
-        np.concatenate([merged.parent, np.array([o[0] for o in outlines], dtype=np.int64)]),
-        minlength=len(blobs) + 1,
-    )
-    for index in np.flatnonzero((children[1:] == 0) & (blobs.snr >= DETECTABLE_SNR)).tolist():
+    blobs, large = prepared.blobs, prepared.apart.large
+    # Each is a parent of its own, after the blobs.
+    outlines = [
+        (parent, one.outline, Flag.LARGER_THAN_CUTOUT)
+        for parent, one in enumerate(large, len(blobs) + 1)
+    ]
+    which_large = list(range(len(large)))
+    childless = np.bincount(merged.parent, minlength=len(blobs) + 1)[1:] == 0
+    # On a large object, what the network does not take for a source is most likely its structure.
+    wanted = childless & (blobs.snr >= DETECTABLE_SNR) & ~in_outlines(large, blobs.x, blobs.y)
+    for index in np.flatnonzero(wanted).tolist():
         xmin, ymin, xmax, ymax = blobs.bounds[index].tolist()
         pixels = blobs.segm[ymin : ymax + 1, xmin : xmax + 1] == index + 1
         footprint = Footprint.from_mask(pixels, ymin, xmin)
         outlines.append((index + 1, footprint, Flag.NETWORK_MISSED))
+        which_large.append(NOT_LARGE)
     first, n = len(masks), len(outlines)
     for _, outline, _ in outlines:
         # What no mask of the network holds is theirs.
@@ -366,6 +393,7 @@ def _sources(
         parent=joined(merged.parent, [parent for parent, _, _ in outlines]),
         tile=joined(candidates.cutout[merged.kept], NO_TILE),
         flags=joined(np.zeros(len(merged.kept), np.int64), [int(flag) for _, _, flag in outlines]),
+        large=joined(np.full(len(merged.kept), NOT_LARGE), which_large),
     )
 
 
@@ -456,11 +484,12 @@ def with_hidden_neighbours(
     return box, pixels, hidden
 
 
-def _parents(blobs: Blobs, sources: Sources) -> Parents:
-    children = np.bincount(sources.parent, minlength=len(blobs) + 1)[1:]
-    missed = np.zeros(len(blobs), dtype=bool)
+def _parents(blobs: Blobs, apart: Apart, sources: Sources) -> Parents:
+    known = blobs if not apart.large else blobs.with_objects(*large_columns(apart))
+    children = np.bincount(sources.parent, minlength=len(known) + 1)[1:]
+    missed = np.zeros(len(known), dtype=bool)
     missed[sources.parent[(sources.flags & Flag.NETWORK_MISSED) > 0] - 1] = True
     status = np.select(
         [missed, children > 1, children == 1], ["missed", "split", "confirmed"], "rejected"
     )
-    return Parents(blobs, children, status)
+    return Parents(known, children, status)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from galsep.image.background import estimate_background
 from galsep.image.binning import bin_light, magnify, shrink
+from galsep.image.large import Apart, LargeObject
 from galsep.image.light import Light
 from galsep.image.noise import scale_noise
 from galsep.measure.photometry import Photometry, measure, split_light
@@ -18,10 +19,16 @@ from galsep.model.weights import Model
 from galsep.planes import Made, Planes, SoftMasks, SourceLights
 from galsep.scene import SoftMask, SourceLight
 
-__all__ = ["NO_TILE", "Band", "Sources", "Strengths", "binned", "measure_light"]
+__all__ = ["NOT_LARGE", "NO_TILE", "Band", "Sources", "Strengths", "binned", "measure_light"]
 
 NO_TILE = -1
 """Cutout of a source that the network did not find."""
+
+NOT_LARGE = -1
+"""Number of a source that is no large object."""
+
+LEAST_MODEL = 0.1
+"""Light of the sky's rms that is divided like others' where a large object's light is faint."""
 
 CONTEXT = 2 * SIDES[-1]
 """Sources are separated together with all those within so many rows: those whose crops meet
@@ -68,6 +75,8 @@ class Sources:
         Cutout that owns the source.
     flags : (n,) int array
         Bits of :class:`galsep.flags.Flag`.
+    large : (n,) int array
+        Which of the image's large objects a source is; :data:`NOT_LARGE` if it is none.
     """
 
     masks: SoftMasks
@@ -77,10 +86,11 @@ class Sources:
     parent: npt.NDArray[np.int64]
     tile: npt.NDArray[np.int64]
     flags: npt.NDArray[np.int64]
+    large: npt.NDArray[np.int64]
 
 
 def measure_light(
-    image: Light,
+    apart: Apart,
     sources: Sources,
     model: Model,
     planes: Planes,
@@ -92,7 +102,8 @@ def measure_light(
 
     Parameters
     ----------
-    image : Light
+    apart : Apart
+        The image, and its large objects.
     sources : Sources
         In its pixels.
     model : Model
@@ -106,7 +117,7 @@ def measure_light(
         Of the image's PSF, pixels, where it is known.
     """
     separates = _Separate(fwhm and fwhm / binning, remembers=model.spread is None)
-    seen = _Seen(image, *binned(image, binning, mesh, planes), binning)
+    seen = _Seen(apart, *binned(apart, binning, mesh, planes), binning)
     separated = SourceLights(planes.folder)
     parts: list[Photometry] = []
     waiting: deque[_Block] = deque()
@@ -125,15 +136,19 @@ def measure_light(
         name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
         for name in Photometry.__dataclass_fields__
     }
-    return Band(image, separated if planes.folder else list(separated), Photometry(**columns))
+    return Band(apart.image, separated if planes.folder else list(separated), Photometry(**columns))
 
 
 class Strengths(Made[SoftMask]):
-    """What sources compete for the pixels of the label map with: their models on their masks."""
+    """What sources compete for the pixels of the label map with: their models on their masks.
 
-    def __init__(self, masks: SoftMasks, parts: Sequence[SourceLight]) -> None:
-        self._masks, self._parts = masks, parts
-        self.bounds = masks.bounds
+    Large objects have the pixels that no others' masks hold.
+    """
+
+    def __init__(self, sources: Sources, parts: Sequence[SourceLight]) -> None:
+        self._masks, self._parts = sources.masks, parts
+        self._large = sources.large != NOT_LARGE
+        self.bounds = sources.masks.bounds
 
     def __len__(self) -> int:
         return len(self._masks)
@@ -141,14 +156,16 @@ class Strengths(Made[SoftMask]):
     def one(self, index: int) -> SoftMask:
         """The model of source ``index`` on its mask."""
         mask, part = self._masks[index], self._parts[index]
+        least = np.finfo(np.float32).tiny
+        if self._large[index]:
+            return replace(mask, probability=np.where(mask.probability > 0, least, 0))
         height, width = mask.probability.shape
         model = np.zeros((height, width), dtype=np.float32)
         # Crops hold their masks, but for those of the largest objects.
         here, there = window(part.y0 - mask.y0, part.x0 - mask.x0, part.model.shape, model.shape)
         model[here] = part.model[there]
-        least = np.finfo(np.float32).tiny
         return SoftMask(
-            mask.y0, mask.x0, np.where(mask.probability > 0, np.maximum(model, least), 0)
+            mask.y0, mask.x0, np.where(mask.probability > 0, np.maximum(model, 2 * least), 0)
         )
 
 
@@ -156,7 +173,7 @@ class Strengths(Made[SoftMask]):
 class _Seen:
     """An image, and what the separation network sees of it: averages over ``binning`` pixels."""
 
-    image: Light
+    apart: Apart
     pixels: npt.NDArray[np.float32]
     unusable: npt.NDArray[np.bool_]
     rms: npt.NDArray[np.float32]
@@ -179,6 +196,8 @@ class _Block:
         Of the sources in the image.
     whole : (int, int)
         Of those rows, the ones that all sources are known of, the second exclusive.
+    large : list of LargeObject or None
+        Which one each source is, if it is one.
     """
 
     masks: list[SoftMask]
@@ -187,13 +206,14 @@ class _Block:
     rows: slice
     numbers: list[int]
     whole: tuple[int, int]
+    large: list[LargeObject | None]
 
 
 def _blocks(seen: _Seen, sources: Sources, planes: Planes) -> Iterator[_Block]:
     """Divide sources by the blocks of the image that their first rows lie in."""
     bounds = sources.masks.bounds
     context = CONTEXT * seen.binning
-    for rows in planes.blocks(seen.image.light.shape):
+    for rows in planes.blocks(seen.apart.image.light.shape):
         # Sources are sorted by their first rows.
         first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
         if first == last:
@@ -201,21 +221,26 @@ def _blocks(seen: _Seen, sources: Sources, planes: Planes) -> Iterator[_Block]:
         top, bottom = rows.start - context, bounds[first:last, 3].max() + context
         near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
         own = slice(*np.searchsorted(near, [first, last]).tolist())
-        yield _block(sources, near, own, seen.binning, (int(top), int(bottom) + 1))
+        yield _block(seen, sources, near, own, (int(top), int(bottom) + 1))
 
 
 def _block(
+    seen: _Seen,
     sources: Sources,
     near: npt.NDArray[np.int64],
     own: slice,
-    binning: int,
     known: tuple[int, int],
 ) -> _Block:
     masks = [sources.masks[k] for k in near.tolist()]
-    margin = SIDES[-1]
+    binning, margin = seen.binning, SIDES[-1]
+    large = [
+        None if which == NOT_LARGE else seen.apart.large[which]
+        for which in sources.large[near].tolist()
+    ]
+    rows = [mask.slices[0] for mask in masks] + [one.box[0] for one in large if one is not None]
     # The first of the rows begins a block of averaged pixels.
-    first = max(0, min(mask.y0 for mask in masks) // binning - margin)
-    last = -(-max(mask.y0 + len(mask.probability) for mask in masks) // binning) + margin
+    first = max(0, min(part.start for part in rows) // binning - margin)
+    last = -(-max(part.stop for part in rows) // binning) + margin
     top = first * binning
     masks = [mask.shifted(-top, 0) for mask in masks]
     claims: list[SoftMask | None] = []
@@ -227,7 +252,7 @@ def _block(
         else:
             claims.append(sources.claims[k].shifted(-top, 0))
     whole = -(-known[0] // binning) - first, known[1] // binning - first
-    return _Block(masks, claims, own, slice(first, last), near.tolist(), whole)
+    return _Block(masks, claims, own, slice(first, last), near.tolist(), whole, large)
 
 
 _Given = tuple[npt.NDArray[np.float32], npt.NDArray[Any], _Block]
@@ -235,11 +260,23 @@ _Given = tuple[npt.NDArray[np.float32], npt.NDArray[Any], _Block]
 
 
 def _given(seen: _Seen, block: _Block, model: Model) -> _Given:
-    """What the separation of a block's sources needs to know, and nothing else."""
+    """What the separation of a block's sources needs to know, and nothing else.
+
+    Large objects are not among them: their light has been taken out.
+    """
     binning = seen.binning
+    kept = [index for index, one in enumerate(block.large) if one is None]
+    block = replace(
+        block,
+        masks=[block.masks[index] for index in kept],
+        claims=[block.claims[index] for index in kept],
+        numbers=[block.numbers[index] for index in kept],
+        large=[],
+    )
     if model.separator is None:
         rows = _magnified(block.rows, binning)
-        return seen.image.light[rows], seen.image.rms[rows], block
+        rest = seen.apart.rest
+        return rest.light[rows], rest.rms[rows], block
     pixels, rms = seen.pixels[block.rows], seen.rms[block.rows]
     masks = [shrink(mask, binning, pixels.shape) for mask in block.masks]
     claims = [
@@ -307,7 +344,7 @@ def _measure(
     photometry : Photometry
         Of the wanted sources.
     """
-    image, binning = seen.image, seen.binning
+    image, binning = seen.apart.image, seen.binning
     rows = _magnified(block.rows, binning)
     light, rms, hidden = image.light[rows], image.rms[rows], image.mask[rows]
     if model.separator is not None:
@@ -315,6 +352,7 @@ def _measure(
         parts = [_in_units(part, pixel_rms, binning, hidden) for part in parts]
         if binning > 1:
             parts = _exclusive(parts, light.shape)
+    parts = _with_large(parts, block, seen.apart, rows)
     noise = None if image.noise is None else image.noise[rows]
     photometry = measure(parts, light, rms, image.gain, noise, block.own, rows.start)
     # Of a source without any data, nothing is known: of one in another band, or another image.
@@ -361,14 +399,63 @@ def _exclusive(parts: Sequence[SourceLight], shape: tuple[int, ...]) -> list[Sou
     return [replace(part, share=part.share / total[part.slices]) for part in parts]
 
 
+def _with_large(
+    parts: Sequence[SourceLight], block: _Block, apart: Apart, rows: slice
+) -> list[SourceLight]:
+    """Put large objects back among the sources whose light was separated without theirs.
+
+    A pixel's light is shared in proportion to the models. Of what the large object's own does not
+    account for, that of others is still theirs, and what no source has is the large object's.
+    """
+    if not any(block.large):
+        return list(parts)
+    rms, hidden = apart.image.rms[rows], apart.image.mask[rows]
+    models, shares, known, holders = np.zeros((4, *rms.shape), dtype=np.float32)
+    for part in parts:
+        models[part.slices] += part.model
+        shares[part.slices] += part.share
+    boxes: list[tuple[slice, slice]] = []
+    for one in block.large:
+        if one is None:
+            boxes.append((slice(0), slice(0)))
+            continue
+        down, across = one.box
+        boxes.append((slice(down.start - rows.start, down.stop - rows.start), across))
+        known[boxes[-1]] += one.light
+        holders[one.outline.shifted(-rows.start, 0).slices] += one.outline.mask
+    models += np.float32(LEAST_MODEL) * rms
+    others = models / (models + known)
+    apportioned = iter(parts)
+    joined = []
+    for one, box in zip(block.large, boxes, strict=True):
+        if one is None:
+            part = next(apportioned)
+            joined.append(replace(part, share=part.share * others[part.slices]))
+            continue
+        mask = one.outline.shifted(-one.y0, -one.x0).to_full(one.light.shape)
+        left = np.maximum(1 - shares[box], 0) * others[box] * mask / np.maximum(holders[box], 1)
+        share = one.light / (models + known)[box] + left
+        joined.append(
+            SourceLight(
+                y0=box[0].start,
+                x0=box[1].start,
+                share=np.asarray(share, dtype=np.float32),
+                model=np.where(hidden[box], np.float32(0), one.light),
+                flux=one.flux,
+                flux_err=one.error(apart.image),
+            )
+        )
+    return joined
+
+
 def binned(
-    image: Light, binning: int, mesh: int, planes: Planes
+    apart: Apart, binning: int, mesh: int, planes: Planes
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Light, unusable pixels and noise of an image averaged over blocks of pixels.
+    """Light, usable pixels and noise of an image without its large objects, averaged over blocks.
 
     Parameters
     ----------
-    image : Light
+    apart : Apart
         Of ``h`` × ``w`` pixels.
     binning : int
         Side ``k`` of a block, pixels; with 1, what is returned are the image's own arrays.
@@ -384,19 +471,29 @@ def binned(
     unusable : bool array of the same shape
         True for blocks of which less than half is valid.
     rms : float32 array of the same shape
-        Noise of the sky in an averaged pixel.
+        Noise of the sky in an averaged pixel, and what is not known of the large objects' light.
 
     Raises
     ------
     OutputError
         When the folder of ``planes`` has no room.
     """
+    image, rest = apart.image, apart.rest
     if binning == 1:
-        return image.light, image.mask, image.rms
-    binned, unusable = bin_light(image.light, image.mask, binning, planes)
+        return rest.light, rest.mask, rest.rms
+    binned, unusable = bin_light(rest.light, rest.mask, binning, planes)
     # Measured anew: the noise of neighbouring pixels may be correlated.
     rms = estimate_background(binned, unusable, mesh, planes).rms
     if image.noise is not None:
         pattern, _ = bin_light(image.rms, image.mask, binning, planes)
         rms = scale_noise(pattern, binned, rms, unusable, planes).sky
+    if apart.large:
+        doubt = planes.new(rest.rms.shape, np.float32)
+        for rows in planes.blocks(doubt.shape):
+            sky = np.minimum(image.rms[rows] / rest.rms[rows], 1)
+            doubt[rows] = rest.rms[rows] * np.sqrt(1 - sky**2)
+        # It is alike in neighbouring pixels.
+        doubt, _ = bin_light(doubt, rest.mask, binning, planes)
+        for rows in planes.blocks(rms.shape):
+            rms[rows] = np.hypot(rms[rows], doubt[rows])
     return binned, unusable, rms

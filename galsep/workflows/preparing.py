@@ -1,6 +1,6 @@
 """From an image array to what Mask R-CNN says of it.
 
-background → SEP's blobs → PSF → cutouts → network.
+background → SEP's blobs → PSF → cutouts, without what is larger than one → network.
 """
 
 import functools
@@ -14,9 +14,10 @@ import numpy.typing as npt
 from galsep.config import DeblendConfig
 from galsep.image.binning import bin_labels
 from galsep.image.detect import Blobs, detect_blobs
-from galsep.image.light import Frame, Light, without_background
+from galsep.image.large import Apart, LargeObject, find_large, surroundings, without_large
+from galsep.image.light import Frame, Light, background_again, without_background
 from galsep.image.psf import Domain, Psf, choose_domain, estimate_psf
-from galsep.image.tiling import Tiling, cut, lay_cutouts
+from galsep.image.tiling import Tiling, cut, lay_cutouts, too_large
 from galsep.model.inference import Found, detect
 from galsep.model.network import normalise
 from galsep.model.weights import Model
@@ -32,28 +33,35 @@ FEW_CUTOUTS = 64
 """So many are cut before the pixels of a large image are let go."""
 
 
+MOST_ROUNDS, GROWS = 4, 1.2
+"""How often, at most, the background is estimated again without what is larger than a cutout, and
+by how much that must have grown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """An image on its way to the network.
 
     Parameters
     ----------
-    image : Light
+    apart : Apart
+        The image, and what is larger than a cutout in it.
     measured : Light
         The image to measure on; the same unless another was given.
     bands : mapping of str to Light
         Further images to measure on.
     blobs : Blobs
+        Of the image without its large objects.
     tiling : Tiling
     pixels, pixel_rms : (h, w) float32 arrays
-        What cutouts are cut from, and its noise: the image, or its average over blocks of
-        ``domain.binning``.
+        What cutouts are cut from, and its noise: the image without its large objects, or the
+        average of that over blocks of ``domain.binning``.
     domain : Domain
     planes : Planes
         Where its arrays are.
     """
 
-    image: Light
+    apart: Apart
     measured: Light
     bands: Mapping[str, Light]
     blobs: Blobs
@@ -62,6 +70,11 @@ class Prepared:
     pixel_rms: npt.NDArray[np.float32]
     domain: Domain
     planes: Planes
+
+    @property
+    def image(self) -> Light:
+        """The image that sources are found in."""
+        return self.apart.image
 
     def cutouts(self, chosen: slice) -> list[npt.NDArray[np.float32]]:
         """Network input, square arrays, of some of the cutouts."""
@@ -185,34 +198,52 @@ def prepare(
     ------
     OutputError
         When the folder of ``planes`` has no room.
+    ImageError
+        When SEP gives up on a blob that is larger than a cutout.
     """
     planes = planes or Planes()
     if not isinstance(image, Frame):
         image = Frame(np.ma.getdata(image), np.ma.getmaskarray(image))
     mesh = config.background_mesh
     own = without_background(image, mesh, planes)
-    measured = own
-    if image.measured is not None:
-        measured = without_background(image.measured, mesh, planes)
-    light, mask = own.light, own.mask
-    blobs = detect_blobs(light, own.rms, mask, planes)
+    blobs = detect_blobs(own.light, own.rms, own.mask, planes)
     fwhm = image.psf_fwhm or config.psf_fwhm
     psf = Psf(fwhm) if fwhm else None
     if psf is None and psf_limits:
-        psf = estimate_psf(light, mask, blobs, planes)
+        psf = estimate_psf(own.light, own.mask, blobs, planes)
     domain = choose_domain(psf, psf_limits)
-    if domain.binning == 1:
-        shape = (light.shape[0], light.shape[1])
-        tiling = lay_cutouts(blobs.bounds, shape, blobs.segm, small=small)
-        return Prepared(own, measured, image.bands, blobs, tiling, light, own.rms, domain, planes)
-    pixels, _, rms = binned(own, domain.binning, mesh, planes)
-    tiling = lay_cutouts(
-        blobs.bounds // domain.binning,
-        (pixels.shape[0], pixels.shape[1]),
-        bin_labels(blobs.segm, domain.binning, planes),
-        small=small,
-    ).magnified(domain.binning)
-    return Prepared(own, measured, image.bands, blobs, tiling, pixels, rms, domain, planes)
+    k = domain.binning
+    measured, bands = own, image.bands
+    if image.measured is not None:
+        measured = without_background(image.measured, mesh, planes)
+    large = _large(own, blobs, domain)
+    some, before = bool(large), 0
+    for _ in range(MOST_ROUNDS):
+        hidden = surroundings(own, large, planes)
+        if hidden is None or np.count_nonzero(hidden) < GROWS * before:
+            break
+        # The mesh has taken some of their light for background, and its changes for noise.
+        before = int(np.count_nonzero(hidden))
+        bands = {name: background_again(band, hidden, mesh, planes) for name, band in bands.items()}
+        again = background_again(own, hidden, mesh, planes)
+        measured = again if measured is own else background_again(measured, hidden, mesh, planes)
+        own = again
+        large = _large(own, detect_blobs(own.light, own.rms, own.mask, planes), domain)
+    apart = Apart(own, large, without_large(own, large, planes))
+    rest = apart.rest
+    if some:
+        blobs = detect_blobs(rest.light, rest.rms, rest.mask, planes)
+    segm = blobs.segm if k == 1 else bin_labels(blobs.segm, k, planes)
+    shape = (segm.shape[0], segm.shape[1])
+    tiling = lay_cutouts(blobs.bounds // k, shape, segm, small=small).magnified(k)
+    pixels, _, rms = binned(apart, k, mesh, planes)
+    return Prepared(apart, measured, bands, blobs, tiling, pixels, rms, domain, planes)
+
+
+def _large(image: Light, blobs: Blobs, domain: Domain) -> list[LargeObject]:
+    """What is larger than a cutout of an image, or of its average over blocks of pixels."""
+    chosen = np.flatnonzero(too_large(blobs.bounds // domain.binning)).tolist()
+    return find_large(image, blobs, chosen, domain)
 
 
 def _psf_limits(model: Model) -> tuple[float, float] | None:

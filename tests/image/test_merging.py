@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from galsep.image.detect import Blobs
+from galsep.image.large import LargeObject
 from galsep.image.merging import Candidates, merge
 from galsep.image.tiling import lay_cutouts
 from galsep.scene import Footprint
@@ -31,10 +32,8 @@ def square(xmin, ymin, xmax, ymax):
 
 
 def merged(candidates, blobs):
-    shape = blobs.segm.shape
-    light = np.where(blobs.segm > 0, 50, 0).astype(np.float32)
-    tiling = lay_cutouts(blobs.bounds, shape, blobs.segm)
-    return tiling, merge(candidates(tiling), blobs, tiling, light, np.ones(shape, dtype=np.float32))
+    tiling = lay_cutouts(blobs.bounds, blobs.segm.shape, blobs.segm)
+    return tiling, merge(candidates(tiling), blobs, tiling)
 
 
 def test_a_source_seen_by_two_cutouts_is_kept_from_the_owner_of_its_blob():
@@ -101,29 +100,20 @@ def test_doubles_of_different_cutouts_are_dropped():
     assert merged(candidates, blobs)[1].kept.tolist() == [1]
 
 
-def test_an_object_larger_than_a_cutout_keeps_its_outline():
-    shape = (400, 400)
-    y, x = np.indices(shape)
-    light = (500 * np.exp(-((x - 200) ** 2 + (y - 200) ** 2) / (2 * 40.0**2))).astype(np.float32)
-    segm = (light > 1.5).astype(np.int32)
-    rows, columns = np.nonzero(segm)
-    bounds = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]])
-    blobs = Blobs(segm, np.array([200.0]), np.array([200.0]), np.array([segm.sum()]),
-                  np.array([1e4]), bounds, 1.0)  # fmt: skip
-    tiling = lay_cutouts(bounds, shape, segm)
-    piece = square(tiling.origins[0, 1], 150, tiling.origins[0, 1] + 60, 230)
-    result = merge(
-        Candidates([piece], np.array([0.9]), np.array([0])),
-        blobs,
-        tiling,
-        light,
-        np.ones(shape, dtype=np.float32),
+@pytest.mark.parametrize(
+    ("averaged", "centre", "kept"),
+    [(1, (200.0, 200.0), [1]), (1, (200.0, 206.0), [0, 1]), (2, (200.0, 206.0), [1])],
+    ids=["core", "further-off", "averaged"],
+)
+def test_what_is_found_at_the_centre_of_a_large_object_is_no_source(averaged, centre, kept):
+    blobs = box_blobs([[195, 195, 205, 205], [230, 195, 240, 205]], (400, 400))
+    tiling = lay_cutouts(blobs.bounds, (400, 400), blobs.segm)
+    candidates = Candidates(
+        [square(196, 197, 204, 203), square(231, 197, 239, 203)], np.full(2, 0.9), tiling.owner
     )
-    assert result.kept.size == 0
-    assert len(result.large) == 1
-    parent, outline = result.large[0]
-    assert parent == 1
-    assert outline.area > 0.9 * segm.sum()
+    light = np.ones((200, 200), dtype=np.float32)
+    large = LargeObject(square(100, 100, 299, 299), 100, 100, light, centre, light > 2, averaged)
+    assert merge(candidates, blobs, tiling, [large]).kept.tolist() == kept
 
 
 def test_beside_a_large_object_nothing_is_kept_twice():
@@ -160,7 +150,6 @@ def test_of_an_averaged_image_large_means_larger_than_its_cutouts():
     shape = (500, 500)
     segm = np.zeros(shape, dtype=np.int32)
     segm[100:250, 150:300] = 1
-    light = np.where(segm > 0, 50, 0).astype(np.float32)
     bounds = np.array([[150, 100, 299, 249]])
     blobs = Blobs(segm, np.array([224.5]), np.array([174.5]), np.array([150**2]),
                   np.array([1e4]), bounds, 1.0)  # fmt: skip
@@ -176,10 +165,7 @@ def test_of_an_averaged_image_large_means_larger_than_its_cutouts():
         Candidates([square(150, 100, 299, 249), beside], np.array([0.9, 0.8]), np.array([0, 0])),
         blobs,
         tiling,
-        light,
-        np.ones(shape, dtype=np.float32),
     )
-    assert result.large == []
     # The second one lies in the same cutout, but outside the cell that it owns.
     assert result.kept.tolist() == [0]
     assert result.parent.tolist() == [1]
@@ -189,4 +175,3 @@ def test_nothing_found():
     blobs = box_blobs([[60, 100, 70, 110]], (300, 300))
     result = merged(lambda _: Candidates([], np.zeros(0), np.zeros(0, dtype=np.int64)), blobs)[1]
     assert result.kept.size == result.parent.size == 0
-    assert result.large == []

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+
+from galsep.image import large
+from galsep.image.detect import detect_blobs
+from galsep.image.large import (
+    SCALES,
+    _noise,
+    _smooth,
+    find_large,
+    in_another_image,
+    in_outlines,
+    surroundings,
+    without_large,
+)
+from galsep.image.light import Light
+from galsep.image.psf import Domain
+from galsep.planes import Planes
+
+SHAPE = (360, 400)
+ROWS, COLUMNS = np.indices(SHAPE)
+COMPANIONS = ((150, 120, 900.0), (235, 200, 1500.0), (215, 170, 2500.0), (330, 300, 900.0))
+
+
+def disc(x, y, peak=300.0, scale=22.0, ratio=0.7, angle=0.5):
+    dx, dy = COLUMNS - x, ROWS - y
+    u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+    # Softened, as the PSF does it.
+    return peak * np.exp(-np.sqrt(u**2 + (v / ratio) ** 2 + 4) / scale)
+
+
+def point(x, y, flux, width=1.8):
+    distance = np.hypot(COLUMNS - x, ROWS - y)
+    return flux / (2 * np.pi * width**2) * np.exp(-((distance / width) ** 2) / 2)
+
+
+def companions():
+    return sum(point(*one) for one in COMPANIONS)
+
+
+def image_of(light, seed=1, mask=None, unit=1.0, gain=0.0):
+    noisy = (light + np.random.default_rng(seed).normal(size=light.shape)) * unit
+    hidden = np.zeros(light.shape, dtype=bool) if mask is None else mask
+    noisy = np.where(hidden, 0, noisy).astype(np.float32)
+    rms = np.full(light.shape, unit, dtype=np.float32)
+    return Light(noisy, hidden, np.zeros_like(rms), rms, None, None, gain)
+
+
+def found_in(image):
+    blobs = detect_blobs(image.light, image.rms, image.mask)
+    sizes = np.maximum(*(blobs.bounds[:, 2:] - blobs.bounds[:, :2]).T)
+    return find_large(image, blobs, np.flatnonzero(sizes >= 118).tolist(), Domain())
+
+
+def sums_about(image):
+    return [
+        float(image[np.hypot(COLUMNS - x, ROWS - y) < 6].sum() / (0.996 * flux))
+        for x, y, flux in COMPANIONS
+    ]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-25, 1e22])
+def test_what_lies_on_a_large_galaxy_is_left(unit):
+    galaxy = disc(200.3, 180.8)
+    image = image_of(galaxy + companions(), unit=unit)
+    (one,) = found_in(image)
+    assert one.centre == pytest.approx((200.3, 180.8), abs=0.1)
+    whole = np.zeros(SHAPE)
+    whole[one.box] = one.light / unit
+    core = galaxy > 3
+    assert np.median(np.abs(whole - galaxy)[core]) < 0.2
+    assert whole[core].sum() == pytest.approx(galaxy[core].sum(), rel=0.01)
+    true = galaxy > 1.5
+    assert one.outline.intersection(type(one.outline).from_mask(true)) > 0.95 * true.sum()
+    rest = without_large(image, [one])
+    assert sums_about(rest.light / unit) == pytest.approx([1, 1, 1, 1], abs=0.12)
+    # Where it is bright, its light is known less well.
+    assert rest.rms[181, 200] > 3 * unit
+    assert rest.rms[5, 5] == pytest.approx(unit, rel=1e-3)
+
+
+def test_very_large_windows_are_looked_at_averaged(monkeypatch):
+    galaxy = disc(200.3, 180.8)
+    image = image_of(galaxy + companions())
+    monkeypatch.setattr(large, "MOST_SIDE", 150)
+    (one,) = found_in(image)
+    assert one.centre == pytest.approx((200.3, 180.8), abs=0.3)
+    whole = np.zeros(SHAPE)
+    whole[one.box] = one.light
+    core = galaxy > 3
+    assert whole[core].sum() == pytest.approx(galaxy[core].sum(), rel=0.06)
+    assert sums_about(without_large(image, [one]).light) == pytest.approx([1, 1, 1, 1], abs=0.2)
+    (again,) = in_another_image(image, [one])
+    assert again.flux == pytest.approx(one.flux, rel=0.02)
+    assert again.centre == one.centre
+
+
+def test_a_galaxy_cut_by_the_edge_of_the_image():
+    galaxy = disc(8.0, 180.0)
+    image = image_of(galaxy + point(100, 190, 1500.0))
+    (one,) = found_in(image)
+    assert one.centre == pytest.approx((8, 180), abs=0.3)
+    core = galaxy > 3
+    whole = np.zeros(SHAPE)
+    whole[one.box] = one.light
+    assert whole[core].sum() == pytest.approx(galaxy[core].sum(), rel=0.02)
+
+
+def test_a_core_without_data():
+    galaxy = disc(200.0, 180.0)
+    hidden = np.hypot(COLUMNS - 200, ROWS - 180) < 9
+    image = image_of(galaxy + companions(), mask=hidden)
+    (one,) = found_in(image)
+    rest = without_large(image, [one])
+    assert (rest.light[hidden] == 0).all()
+    assert sums_about(rest.light) == pytest.approx([1, 1, 1, 1], abs=0.12)
+
+
+def test_two_large_galaxies_that_touch():
+    left, right = disc(120, 170, 200.0), disc(270, 190, 300.0, angle=2.0)
+    image = image_of(left + right)
+    found = sorted(found_in(image), key=lambda one: one.centre)
+    assert [one.centre for one in found] == [
+        pytest.approx((120, 170), abs=1), pytest.approx((270, 190), abs=1)
+    ]  # fmt: skip
+    for one, galaxy in zip(found, (left, right), strict=True):
+        assert one.flux == pytest.approx(galaxy.sum(), rel=0.08)
+
+
+def test_a_crowd_is_no_large_object():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[8:352:10, 8:392:10].reshape(2, -1) + rng.uniform(-1.5, 1.5, (2, 35 * 39))
+    image = image_of(sum(point(*one, 1500.0) for one in zip(x, y, strict=True)))
+    assert found_in(image) == []
+
+
+def test_the_same_objects_in_another_band():
+    red = disc(200.3, 180.8)
+    image = image_of(red + companions())
+    found = found_in(image)
+    blue = image_of(0.3 * red + 2 * companions(), seed=2, unit=5.0)
+    (one,) = in_another_image(blue, found)
+    assert one.outline is found[0].outline
+    assert one.flux == pytest.approx(5 * 0.3 * red.sum(), rel=0.03)
+    rest = without_large(blue, [one])
+    assert sums_about(rest.light / 10) == pytest.approx([1, 1, 1, 1], abs=0.15)
+
+
+def test_without_large_objects_an_image_is_itself():
+    image = image_of(companions())
+    assert found_in(image) == []
+    assert without_large(image, []) is image
+    assert surroundings(image, []) is None
+
+
+def test_electrons_of_a_large_object_are_noise():
+    image = image_of(disc(200.3, 180.8), gain=0.5)
+    (one,) = found_in(image)
+    rest = without_large(image, [one], Planes())
+    row, column = 181 - one.y0, 260 - one.x0
+    light = float(one.light[row, column])
+    expected = np.sqrt(1 + (0.03 * light) ** 2 + light / 0.5)
+    assert rest.rms[181, 260] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_noise_of_starlets():
+    picture = np.random.default_rng(0).normal(size=(500, 500)).astype(np.float32)
+    for scale, sigma in enumerate(_noise()[:SCALES]):
+        wider = _smooth(picture, 2**scale)
+        assert (picture - wider).std() == pytest.approx(sigma, rel=0.1)
+        picture = wider
+    assert picture.std() == pytest.approx(_noise()[-1], rel=0.5)
+
+
+@pytest.mark.parametrize("shape", [(3, 200), (1, 150), (200, 1)])
+def test_smoothing_pictures_narrower_than_its_kernel(shape):
+    picture = np.full(shape, 2.0, dtype=np.float32)
+    np.testing.assert_allclose(_smooth(picture, 32), 2.0, rtol=1e-5)
+
+
+def test_surroundings_and_masks():
+    galaxy = disc(200.3, 180.8)
+    image = image_of(galaxy)
+    (one,) = found_in(image)
+    hidden = surroundings(image, [one])
+    assert hidden[galaxy > 0.2].all()
+    assert not hidden[:, :20].any()
+    on = in_outlines([one], np.array([200.0, 5.0, 399.0]), np.array([181.0, 5.0, 0.0]))
+    assert on.tolist() == [True, False, False]
+    wide = image_of(disc(200.3, 180.8, scale=90.0))
+    assert surroundings(wide, found_in(wide)) is None
