@@ -28,6 +28,7 @@ from galsep.planes import Planes
 from galsep.scene import Footprint, SoftMask
 
 __all__ = [
+    "LIGHT_ERROR",
     "Apart",
     "LargeObject",
     "find_large",
@@ -63,7 +64,7 @@ AGREE_LEVEL = 3.0
 AGREE_SHARE = 0.01
 """... and this share of the light there."""
 
-ERROR = 0.03
+LIGHT_ERROR = 0.03
 """The light of a large object is known to this share (1 sigma)."""
 
 CORE = 5.0
@@ -108,6 +109,9 @@ CENTRES = 3
 NEAR, FAR = 20, 100
 """... so that the two sides differ least within the first radius and within half of the object's,
 but no more than the second, pixels."""
+
+NO_PAIRS = 10.0
+"""How much two sides differ of which nothing is known: much."""
 
 FIRST_STEPS = np.array([(-0.3, -0.3), (0.4, -0.1), (-0.1, 0.4)])
 """From the best of whole pixels on, the first three places that are compared."""
@@ -245,7 +249,8 @@ def in_another_image(image: Light, large: Sequence[LargeObject]) -> list[LargeOb
         outline = one.outline.shifted(-one.y0, -one.x0).to_full(one.others.shape)
         centre = x - one.x0, y - one.y0
         light, _, _ = _own_light_averaged(window, one.others, outline, one.averaged, centre)
-        seen.append(replace(one, light=unit * light))
+        light *= unit * _faded(one.box, one.outline.bounds, image.light.shape)
+        seen.append(replace(one, light=light))
     return seen
 
 
@@ -277,7 +282,7 @@ def without_large(
     for one in large:
         box = one.box
         light[box] -= np.where(image.mask[box], 0, one.light)
-        rms[box] = np.hypot(rms[box], ERROR * one.light)
+        rms[box] = np.hypot(rms[box], LIGHT_ERROR * one.light)
         if image.gain > 0:
             rms[box] = np.hypot(rms[box], np.sqrt(one.light / image.gain))
     planes.release()
@@ -415,7 +420,7 @@ def _by_symmetry(
     if not mask.any() or (outline & ~others).sum() < LEAST_FREE * outline.sum():
         return None
     where = centre[0] + x0, centre[1] + y0
-    light = unit * light
+    light = unit * light * _faded(box, part.bounds, image.light.shape)
     footprint = Footprint.from_mask(mask, y0, x0)
     return LargeObject(footprint, y0, x0, light, where, others, averaged)
 
@@ -430,6 +435,32 @@ def _around(part: Footprint, shape: tuple[int, ...]) -> tuple[slice, slice]:
         slice(max(0, ymin - down), min(shape[0], ymax + down + 1)),
         slice(max(0, xmin - across), min(shape[1], xmax + across + 1)),
     )
+
+
+def _faded(
+    box: tuple[slice, slice], bounds: tuple[int, int, int, int], shape: tuple[int, ...]
+) -> Image:
+    """1 in the middle of a window, and less towards those of its edges that are not the image's.
+
+    Parameters
+    ----------
+    box : (slice, slice)
+    bounds : tuple of int
+        ``xmin, ymin, xmax, ymax`` of what is in the middle.
+    shape : (int, int)
+        Of the image.
+    """
+    xmin, ymin, xmax, ymax = bounds
+    ramps = []
+    for part, low, high, size in zip(box, (ymin, xmin), (ymax, xmax), shape, strict=True):
+        place = np.arange(part.start, part.stop)
+        ramp = np.ones(len(place), dtype=np.float32)
+        if part.start > 0:
+            ramp = np.minimum(ramp, 2 * (place - part.start + 1) / (low - part.start + 1))
+        if part.stop < size:
+            ramp = np.minimum(ramp, 2 * (part.stop - place) / (part.stop - high))
+        ramps.append(ramp.astype(np.float32))
+    return np.outer(*ramps)
 
 
 def _window(
@@ -532,7 +563,7 @@ def _other_sources(rest: Image, light: Image, centre: tuple[float, float]) -> Pi
     import sep
 
     missing = ~np.isfinite(rest)
-    noise = np.sqrt(1 + (ERROR * light) ** 2)
+    noise = np.sqrt(1 + (LIGHT_ERROR * light) ** 2)
     objects, segm = extract(np.where(missing, 0, rest), noise, missing, OTHERS_LEVEL)
     area = 2 * np.pi * objects["a"] * objects["b"]
     shallow = objects["cflux"] > SHALLOW * area * objects["cpeak"]
@@ -621,7 +652,7 @@ def _turned(window: Image, centre: tuple[float, float]) -> Image:
         inside = inside[:, None] if axis == 0 else inside[None]
         turned = np.where(inside, turned, np.float32(np.nan))
     missing = ~np.isfinite(turned)
-    if missing.all():
+    if missing.all() or not any(moved):
         return turned
     values = shift(np.where(missing, 0, turned), moved, order=3, mode="nearest", output=np.float32)
     if missing.any():
@@ -656,15 +687,15 @@ def _centre(window: Image, outline: Pixels) -> tuple[float, float]:
         places.append((float(peak[1]), float(peak[0])))
     if light.any():
         middle = center_of_mass(light)
-        places.append((float(middle[1]), float(middle[0])))
+        places.append((float(round(middle[1])), float(round(middle[0]))))
 
     def differ(centre: npt.NDArray[np.float64]) -> float:
         place = float(centre[0]), float(centre[1])
         return sum(_asymmetry(window, place, r) for r in (NEAR, min(radius / 2, FAR)))
 
     steps = range(-CENTRES, CENTRES + 1)
-    tried = (np.array([x + dx, y + dy]) for x, y in places for dy in steps for dx in steps)
-    start = min(tried, key=differ)
+    tried = {(x + dx, y + dy) for x, y in places for dy in steps for dx in steps}
+    start = min(map(np.array, sorted(tried)), key=differ)
     best = minimize(
         differ, start, method="Nelder-Mead",
         options={"initial_simplex": start + FIRST_STEPS, "xatol": 0.005, "maxiter": 80},
@@ -679,13 +710,13 @@ def _asymmetry(window: Image, centre: tuple[float, float], radius: float) -> flo
     top, left = max(0, round(y) - reach), max(0, round(x) - reach)
     part = window[top : max(round(y) + reach + 1, 0), left : max(round(x) + reach + 1, 0)]
     if not part.size:
-        return np.inf
+        return NO_PAIRS
     differs = np.abs(part - _turned(part, (x - left, y - top)))
     rows, columns = np.indices(part.shape)
     near = np.hypot(rows + top - y, columns + left - x) < radius
     seen = near & np.isfinite(differs)
     total = float(np.abs(part[seen]).sum())
-    return float(differs[seen].sum()) / total if total > 0 else np.inf
+    return float(differs[seen].sum()) / total if total > 0 else NO_PAIRS
 
 
 def _smooth(image: Image, step: int) -> Image:

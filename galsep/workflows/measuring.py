@@ -1,5 +1,6 @@
 """The light of each source: separated and measured, one block of an image after the other."""
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from galsep.image.background import estimate_background
 from galsep.image.binning import bin_light, magnify, shrink
-from galsep.image.large import Apart, LargeObject
+from galsep.image.large import LIGHT_ERROR, Apart, LargeObject
 from galsep.image.light import Light
 from galsep.image.noise import scale_noise
 from galsep.measure.photometry import Photometry, measure, split_light
@@ -430,7 +431,13 @@ def _with_large(
     for one, box in zip(block.large, boxes, strict=True):
         if one is None:
             part = next(apportioned)
-            joined.append(replace(part, share=part.share * others[part.slices]))
+            joined.append(
+                replace(
+                    part,
+                    share=part.share * others[part.slices],
+                    flux_err=math.hypot(part.flux_err, _under(part, known[part.slices])),
+                )
+            )
             continue
         mask = one.outline.shifted(-one.y0, -one.x0).to_full(one.light.shape)
         left = np.maximum(1 - shares[box], 0) * others[box] * mask / np.maximum(holders[box], 1)
@@ -446,6 +453,20 @@ def _with_large(
             )
         )
     return joined
+
+
+def _under(part: SourceLight, known: npt.NDArray[np.float32]) -> float:
+    """Error of a flux by that of the large objects' light under the source, alike in all pixels.
+
+    Of a flux that is a sum weighted by the source's model.
+    """
+    model = part.model.astype(np.float64)
+    # Relative to the peak: squares may be too small for numbers, or too large.
+    peak = float(model.max(initial=0))
+    if not (peak > 0 and known.any()):
+        return 0.0
+    profile = model / peak
+    return LIGHT_ERROR * float((profile * known).sum() * profile.sum() / (profile**2).sum())
 
 
 def binned(

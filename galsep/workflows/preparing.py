@@ -33,7 +33,7 @@ FEW_CUTOUTS = 64
 """So many are cut before the pixels of a large image are let go."""
 
 
-MOST_ROUNDS, GROWS = 4, 1.2
+MOST_ROUNDS, GROWS = 4, 1.5
 """How often, at most, the background is estimated again without what is larger than a cutout, and
 by how much that must have grown."""
 
