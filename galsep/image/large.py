@@ -167,6 +167,13 @@ class LargeObject:
         """All of its light."""
         return float(self.light.sum(dtype=np.float64))
 
+    def share_seen(self, image: Light) -> float:
+        """How much of what its pixels tell of it, light squared, has data in an image."""
+        peak = float(self.light.max(initial=0)) or 1.0
+        told = (self.light / peak) ** 2
+        total = float(told.sum(dtype=np.float64))
+        return float(told[~image.mask[self.box]].sum(dtype=np.float64)) / total if total else 0.0
+
     def error(self, image: Light) -> float:
         """By how much the noise of an image's sky on its mask changes its flux (1 sigma)."""
         rms = image.rms[self.outline.slices][self.outline.mask].astype(np.float64)
@@ -224,34 +231,68 @@ def find_large(
     ImageError
         When SEP gives up on a blob.
     """
-    found = []
     limit = LARGE_LIMIT * domain.binning
     averaged = max(1, round((domain.fwhm or USUAL_FWHM) / USUAL_FWHM))
+    parts: list[_Part] = []
     for blob in chosen:
         xmin, ymin, xmax, ymax = blobs.bounds[blob].tolist()
         box = slice(ymin, ymax + 1), slice(xmin, xmax + 1)
         pixels = blobs.segm[box] == blob + 1
-        parts = [
-            Footprint.from_mask(part, ymin, xmin)
+        parts += [
+            _Part(blob + 1, Footprint.from_mask(part, ymin, xmin))
             for part in large_parts(image.light[box], image.rms[box], pixels, limit)
         ]
-        parts.sort(key=lambda part: -float(image.light[part.slices][part.mask].sum()))
-        found += _of_one_blob(image, blobs, blob + 1, parts, limit, averaged)
-    return found
+    parts.sort(key=lambda part: -float(image.light[part.pixels.slices][part.pixels.mask].sum()))
+    found: list[tuple[_Part, LargeObject]] = []
+    for part in parts:
+        beside = [other for other in parts if other is not part and other.parent == part.parent]
+        # A column without data may have made two blobs of one object.
+        known = [one for other, one in found if other.parent != part.parent]
+        one = _by_symmetry(image, blobs, part, averaged, beside, known)
+        # What SEP leaves to a part may be all that lies about it.
+        if one is not None and max(one.outline.mask.shape) > limit:
+            found.append((part, one))
+    for index, (part, before) in enumerate(found):
+        known = [one for other, one in found if other is not part and _meet(one.box, before.box)]
+        if known:
+            again = _by_symmetry(image, blobs, part, averaged, (), known)
+            found[index] = part, again or before
+    return [one for _, one in found]
 
 
 def in_another_image(image: Light, large: Sequence[LargeObject]) -> list[LargeObject]:
-    """The same objects in another image of the same pixels."""
-    seen: list[LargeObject] = []
-    for one in large:
-        window, unit = _window(image, one.box, seen)
+    """The same objects in another image of the same pixels.
+
+    Of what has no data on either side of an object, light is that of ``large`` times a number.
+    """
+    seen = [_times(one, _brightness(image, one, large)) for one in large]
+    for index, one in enumerate(large):
+        known = [other for other in seen if other is not seen[index]]
+        view = _view(image, one.box, [other for other in known if _meet(other.box, one.box)])
         x, y = one.centre
         outline = one.outline.shifted(-one.y0, -one.x0).to_full(one.others.shape)
         centre = x - one.x0, y - one.y0
-        light, _, _ = _own_light_averaged(window, one.others, outline, one.averaged, centre)
-        light *= unit * _faded(one.box, one.outline.bounds, image.light.shape)
-        seen.append(replace(one, light=light))
+        light, _, _ = _averaged_light(view, one.others, outline, one.averaged, centre=centre)
+        light *= view.unit * _faded(one.box, one.outline.bounds, image.light.shape)
+        light = np.where(view.known(centre), light, seen[index].light)
+        seen[index] = replace(one, light=light)
     return seen
+
+
+def _brightness(image: Light, one: LargeObject, large: Sequence[LargeObject]) -> float:
+    """Light of an image on an object's mask over that of all ``large`` there."""
+    box, mask = one.outline.slices, one.outline.mask
+    total = np.zeros(mask.shape)
+    for other in large:
+        inside, there = _overlap(other.box, box)
+        total[inside] += other.light[there]
+    usable = mask & ~image.mask[box]
+    expected = float(total[usable].sum())
+    return max(float(image.light[box][usable].sum()) / expected, 0.0) if expected > 0 else 0.0
+
+
+def _times(one: LargeObject, number: float) -> LargeObject:
+    return replace(one, light=one.light * np.float32(number))
 
 
 def without_large(
@@ -312,9 +353,16 @@ def in_outlines(
     return inside
 
 
-def large_columns(apart: Apart) -> tuple[npt.NDArray[Any], ...]:
-    """What :meth:`galsep.image.detect.Blobs.with_objects` wants to know of large objects."""
-    snr = [one.flux / one.error(apart.image) for one in apart.large]
+def large_columns(apart: Apart, correlation: float) -> tuple[npt.NDArray[Any], ...]:
+    """What :meth:`galsep.image.detect.Blobs.with_objects` wants to know of large objects.
+
+    Parameters
+    ----------
+    apart : Apart
+    correlation : float
+        Of the noise, see :func:`galsep.image.detect.noise_correlation`.
+    """
+    snr = [one.flux / (one.error(apart.image) * correlation) for one in apart.large]
     bounds = [one.outline.bounds for one in apart.large]
     npix = [one.outline.area for one in apart.large]
     x, y = np.array([one.centre for one in apart.large]).T
@@ -355,39 +403,21 @@ def surroundings(
     return lit if seen >= LEAST_SKY * usable else None
 
 
-def _of_one_blob(
-    image: Light,
-    blobs: Blobs,
-    parent: int,
-    parts: Sequence[Footprint],
-    limit: int,
-    averaged: int,
-) -> list[LargeObject]:
-    """Large objects among the large parts of a blob, each seen without the others' light."""
-    found: list[tuple[Footprint, LargeObject]] = []
-    for part in parts:
-        beside = [other for other in parts if other is not part]
-        one = _by_symmetry(image, blobs, parent, part, averaged, beside)
-        # What SEP leaves to a part may be all that lies about it.
-        if one is not None and max(one.outline.mask.shape) > limit:
-            found.append((part, one))
-    if len(found) > 1:
-        for index, (part, _) in enumerate(found):
-            known = [one for other, one in found if other is not part]
-            again = _by_symmetry(image, blobs, parent, part, averaged, known=known)
-            if again is not None:
-                found[index] = part, again
-    return [one for _, one in found]
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Part of a SEP blob, whose number is counted from 1."""
+
+    parent: int
+    pixels: Footprint
 
 
 def _by_symmetry(
     image: Light,
     blobs: Blobs,
-    parent: int,
-    part: Footprint,
+    part: _Part,
     averaged: int,
-    beside: Sequence[Footprint] = (),
-    known: Sequence[LargeObject] = (),
+    beside: Sequence[_Part],
+    known: Sequence[LargeObject],
 ) -> LargeObject | None:
     """Light of one part of a blob; ``None`` if it is no large object.
 
@@ -395,32 +425,35 @@ def _by_symmetry(
     ----------
     image : Light
     blobs : Blobs
-    parent : int
-        The blob, counted from 1.
-    part : Footprint
+    part : _Part
     averaged : int
         Side of the blocks of pixels to average over, at least.
-    beside : sequence of Footprint
+    beside : sequence of _Part
         Other parts, which are not to be looked at.
     known : sequence of LargeObject
         What is to be looked at without its light.
     """
-    box = _around(part, image.light.shape)
+    box = _around(part.pixels, image.light.shape)
     y0, x0 = box[0].start, box[1].start
     shape = (box[0].stop - y0, box[1].stop - x0)
-    outline = part.shifted(-y0, -x0).to_full(shape)
-    window, unit = _window(image, box, known)
+    outline = part.pixels.shifted(-y0, -x0).to_full(shape)
+    view = _view(image, box, known)
     labels = blobs.segm[box]
-    hidden = _grown((labels > 0) & (labels != parent))
+    hidden = _grown((labels > 0) & (labels != part.parent))
     for other in beside:
-        hidden |= other.shifted(-y0, -x0).to_full(shape)
+        hidden |= other.pixels.shifted(-y0, -x0).to_full(shape)
     averaged = max(averaged, -(-max(shape) // MOST_SIDE))
-    light, others, centre = _own_light_averaged(window, hidden, outline, averaged)
-    mask = _connected(light > MASK_THRESHOLD, centre)
-    if not mask.any() or (outline & ~others).sum() < LEAST_FREE * outline.sum():
+    # What is not alike on both sides may be so much that it is the object after all.
+    for shallow in (SHALLOW, 0.0):
+        light, others, centre = _averaged_light(view, hidden, outline, averaged, shallow)
+        mask = _connected(light > MASK_THRESHOLD, centre) & np.isfinite(view.light)
+        if mask.any() and (outline & ~others).sum() >= LEAST_FREE * outline.sum():
+            break
+    else:
         return None
+    light = view.unit * light * _faded(box, part.pixels.bounds, image.light.shape)
+    light = np.where(view.known(centre), light, 0)
     where = centre[0] + x0, centre[1] + y0
-    light = unit * light * _faded(box, part.bounds, image.light.shape)
     footprint = Footprint.from_mask(mask, y0, x0)
     return LargeObject(footprint, y0, x0, light, where, others, averaged)
 
@@ -463,46 +496,93 @@ def _faded(
     return np.outer(*ramps)
 
 
-def _window(
-    image: Light, box: tuple[slice, slice], beside: Sequence[LargeObject]
-) -> tuple[Image, np.float32]:
-    """Light about an object without that of others, in rms, NaN where there is no data; the rms.
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is seen about an object.
 
-    One for all pixels, since an rms that is measured rises where large objects are.
+    Parameters
+    ----------
+    light : (h, w) float32 array
+        In units of the sky's rms; NaN where there is no data.
+    noise : (h, w) float32 array
+        In the same units, at least 1.
+    unit : float32
+        That rms: one for all pixels, since one that is measured rises where large objects are.
     """
-    light = image.light[box].copy()
+
+    light: Image
+    noise: Image
+    unit: np.float32
+
+    def known(self, centre: tuple[float, float]) -> Pixels:
+        """Where there is data, or on the other side of the centre."""
+        finite = np.isfinite(self.light)
+        return finite if finite.all() else finite | np.isfinite(_turned(self.light, centre))
+
+    def averaged(self, k: int) -> "_View":
+        """Averages over blocks of ``k`` pixels a side."""
+        missing = ~np.isfinite(self.light)
+        mean, unusable = bin_light(np.where(missing, np.float32(0), self.light), missing, k)
+        variance, _ = bin_light(self.noise**2, missing, k)
+        light = np.where(unusable, np.float32(np.nan), k * mean)
+        return _View(light, np.sqrt(np.maximum(variance, 1)), self.unit / np.float32(k))
+
+
+def _view(image: Light, box: tuple[slice, slice], beside: Sequence[LargeObject]) -> _View:
+    """What is seen about an object without the light of others."""
+    light, unit = image.light[box].copy(), _unit(image, box)
+    noise = np.ones_like(light)
+    if image.gain > 0:
+        noise = np.sqrt(1 + np.maximum(light, 0) / unit / np.float32(image.gain * unit))
+    if image.noise is not None:
+        noise = np.maximum(noise, image.noise[box] / unit)
     for one in beside:
-        rows, columns = one.box
-        y0, x0 = max(rows.start, box[0].start), max(columns.start, box[1].start)
-        y1, x1 = min(rows.stop, box[0].stop), min(columns.stop, box[1].stop)
-        if y0 < y1 and x0 < x1:
-            light[y0 - box[0].start : y1 - box[0].start, x0 - box[1].start : x1 - box[1].start] -= (
-                one.light[y0 - one.y0 : y1 - one.y0, x0 - one.x0 : x1 - one.x0]
-            )
-    unit = _unit(image, box)
-    return np.where(image.mask[box], np.float32(np.nan), light / unit), unit
+        inside, there = _overlap(one.box, box)
+        light[inside] -= one.light[there]
+    return _View(np.where(image.mask[box], np.float32(np.nan), light / unit), noise, unit)
+
+
+def _overlap(
+    box: tuple[slice, slice], within: tuple[slice, slice]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where two crops meet, in pixels of the second and of the first; maybe nowhere."""
+    inside, there = [], []
+    for part, whole in zip(box, within, strict=True):
+        low = max(part.start, whole.start)
+        high = max(low, min(part.stop, whole.stop))
+        inside.append(slice(low - whole.start, high - whole.start))
+        there.append(slice(low - part.start, high - part.start))
+    return (inside[0], inside[1]), (there[0], there[1])
+
+
+def _meet(one: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
 
 
 def _unit(image: Light, box: tuple[slice, slice]) -> np.float32:
     return np.float32(np.quantile(image.rms[box], QUIET))
 
 
-def _own_light(
-    window: Image,
+def _averaged_light(
+    view: _View,
     hidden: Pixels,
     outline: Pixels,
+    k: int,
+    shallow: float = SHALLOW,
     centre: tuple[float, float] | None = None,
 ) -> tuple[Image, Pixels, tuple[float, float]]:
-    """Light of an object.
+    """Light of an object, looked at averaged over blocks of ``k`` pixels a side.
 
     Parameters
     ----------
-    window : (h, w) float32 array
-        All light about it, in rms; NaN where there is no data.
+    view : _View
     hidden : (h, w) bool array
         Pixels that are not to be looked at.
     outline : (h, w) bool array
         Where most of its light is.
+    k : int
+    shallow : float
+        See :data:`SHALLOW`.
     centre : (float, float), optional
         ``x, y`` in the window, if it is known, and with it that no other sources are to be looked
         for than those in ``hidden``.
@@ -510,13 +590,35 @@ def _own_light(
     Returns
     -------
     light : (h, w) float32 array
-        Not negative, in rms.
+        Not negative, in the view's unit.
     others : (h, w) bool array
         Hidden pixels, and those of other sources.
     centre : (float, float)
     """
+    if k == 1:
+        return _own_light(view, hidden, outline, shallow, centre)
+    height, width = view.light.shape
+    nowhere = np.zeros_like(hidden)
+    covered, bulk = (bin_light(one.astype(np.float32), nowhere, k)[0] for one in (hidden, outline))
+    near = None if centre is None else ((centre[0] + 0.5) / k - 0.5, (centre[1] + 0.5) / k - 0.5)
+    light, others, place = _own_light(view.averaged(k), covered > 0, bulk > 0.5, shallow, near)
+    whole = magnify(SoftMask(0, 0, light / np.float32(k)), k).probability[:height, :width]
+    found = np.repeat(np.repeat(others, k, axis=0), k, axis=1)[:height, :width]
+    where = k * (place[0] + 0.5) - 0.5, k * (place[1] + 0.5) - 0.5
+    return whole, found, centre or where
+
+
+def _own_light(
+    view: _View,
+    hidden: Pixels,
+    outline: Pixels,
+    shallow: float,
+    centre: tuple[float, float] | None,
+) -> tuple[Image, Pixels, tuple[float, float]]:
+    """The same of pixels as they are."""
     from scipy.ndimage import gaussian_filter
 
+    window, noise = view.light, view.noise
     others, rounds = hidden, 1
     if known := centre is not None:
         place = centre
@@ -524,49 +626,26 @@ def _own_light(
         place, rounds = _centre(np.where(hidden, np.float32(np.nan), window), outline), ROUNDS
     there = gaussian_filter(outline.astype(np.float32), 2.0**FINE)
     for _ in range(rounds):
-        light = _symmetric(np.where(others, np.float32(np.nan), window), place)
+        light = _symmetric(np.where(others, np.float32(np.nan), window), noise, place)
         for _ in range(2):
             rest = window - light
             if not known:
-                others = hidden | _other_sources(rest, light, place)
+                doubt = np.hypot(noise, LIGHT_ERROR * light)
+                others = hidden | _other_sources(rest, doubt, place, shallow)
             weight = np.clip(gaussian_filter(light, 2.0**FINE) / FADED, there, 1)
-            light += weight * _wide(np.where(others, np.float32(np.nan), rest))
+            light += weight * _wide(np.where(others, np.float32(np.nan), rest), noise)
             np.maximum(light, 0, out=light)
     return light, others, place
 
 
-def _own_light_averaged(
-    window: Image,
-    hidden: Pixels,
-    outline: Pixels,
-    k: int,
-    centre: tuple[float, float] | None = None,
-) -> tuple[Image, Pixels, tuple[float, float]]:
-    """The same, looked at averaged over blocks of ``k`` pixels a side."""
-    if k == 1:
-        return _own_light(window, hidden, outline, centre)
-    height, width = window.shape
-    missing = ~np.isfinite(window)
-    mean, unusable = bin_light(np.where(missing, np.float32(0), window), missing, k)
-    small = np.where(unusable, np.float32(np.nan), k * mean)
-    covered, bulk = (bin_light(one.astype(np.float32), missing, k)[0] for one in (hidden, outline))
-    near = None if centre is None else ((centre[0] + 0.5) / k - 0.5, (centre[1] + 0.5) / k - 0.5)
-    light, others, place = _own_light(small, covered > 0, bulk > 0.5, near)
-    whole = magnify(SoftMask(0, 0, light / np.float32(k)), k).probability[:height, :width]
-    found = np.repeat(np.repeat(others, k, axis=0), k, axis=1)[:height, :width]
-    where = k * (place[0] + 0.5) - 0.5, k * (place[1] + 0.5) - 0.5
-    return whole, found, centre or where
-
-
-def _other_sources(rest: Image, light: Image, centre: tuple[float, float]) -> Pixels:
+def _other_sources(rest: Image, noise: Image, centre: tuple[float, float], least: float) -> Pixels:
     """Pixels of what stands out of the rest, but for its centre and what is wide and shallow."""
     import sep
 
     missing = ~np.isfinite(rest)
-    noise = np.sqrt(1 + (LIGHT_ERROR * light) ** 2)
     objects, segm = extract(np.where(missing, 0, rest), noise, missing, OTHERS_LEVEL)
     area = 2 * np.pi * objects["a"] * objects["b"]
-    shallow = objects["cflux"] > SHALLOW * area * objects["cpeak"]
+    shallow = objects["cflux"] > least * area * objects["cpeak"]
     wide = objects["a"] * objects["b"] > WIDEST**2
     core = np.hypot(objects["x"] - centre[0], objects["y"] - centre[1]) < CORE
     chosen = ~(core | (wide & shallow))
@@ -593,13 +672,15 @@ def _connected(pixels: Pixels, centre: tuple[float, float]) -> Pixels:
     return np.asarray((labels == labels[y, x]) & pixels)
 
 
-def _symmetric(window: Image, centre: tuple[float, float]) -> Image:
-    """What the window and its mirror image have in common, scale by scale, not negative.
+def _symmetric(window: Image, noise: Image, centre: tuple[float, float]) -> Image:
+    """What a window and the same turned have in common, scale by scale, not negative.
 
     Parameters
     ----------
     window : (h, w) float32 array
-        In rms; NaN where nothing is known.
+        NaN where nothing is known.
+    noise : (h, w) float32 array
+        Of a pixel.
     centre : (float, float)
         ``x, y`` in the window.
     """
@@ -609,8 +690,12 @@ def _symmetric(window: Image, centre: tuple[float, float]) -> Image:
     mean: Image = ((one + other) / 2).astype(np.float32)
     known = AGREE_SHARE * np.maximum(_smooth(_smooth(mean, 1), 2), 0)
     total = np.zeros_like(one)
-    *scales, last = _noise()
-    for scale, sigma in enumerate(scales):
+    for scale, unit in enumerate(_starlet_noise()):
+        sigma = unit * noise
+        if scale == SCALES:
+            agree = np.abs(one - other) < AGREE_LEVEL * np.sqrt(2) * sigma
+            total += np.where(agree, (one + other) / 2, np.minimum(one, other))
+            break
         wide, other_wide = _smooth(one, 2**scale), _smooth(other, 2**scale)
         here, there = one - wide, other - other_wide
         one, other = wide, other_wide
@@ -619,21 +704,18 @@ def _symmetric(window: Image, centre: tuple[float, float]) -> Image:
         both = np.where(agree, (here + there) / 2, least)
         level = FINE_LEVEL if scale < FINE else COARSE_LEVEL
         total += np.where(np.abs(both) > level * sigma / np.sqrt(2), both, 0)
-    agree = np.abs(one - other) < AGREE_LEVEL * np.sqrt(2) * last
-    total += np.where(agree, (one + other) / 2, np.minimum(one, other))
-    return np.maximum(total, 0)
+    return np.asarray(np.maximum(total, 0), dtype=np.float32)
 
 
-def _wide(rest: Image) -> Image:
+def _wide(rest: Image, noise: Image) -> Image:
     """What is left on wide scales; NaN where it is not to be looked at."""
     picture = _filled(rest)
     total = np.zeros_like(picture)
-    *scales, _ = _noise()
-    for scale, sigma in enumerate(scales):
+    for scale, unit in enumerate(_starlet_noise()[:SCALES]):
         wide = _smooth(picture, 2**scale)
         if scale >= WIDE:
             here = picture - wide
-            total += np.where(np.abs(here) > COARSE_LEVEL * sigma, here, 0)
+            total += np.where(np.abs(here) > COARSE_LEVEL * unit * noise, here, 0)
         picture = wide
     return total + picture
 
@@ -689,13 +771,21 @@ def _centre(window: Image, outline: Pixels) -> tuple[float, float]:
         middle = center_of_mass(light)
         places.append((float(round(middle[1])), float(round(middle[0]))))
 
-    def differ(centre: npt.NDArray[np.float64]) -> float:
+    def near(centre: npt.NDArray[np.float64]) -> float:
         place = float(centre[0]), float(centre[1])
         return sum(_asymmetry(window, place, r) for r in (NEAR, min(radius / 2, FAR)))
 
+    def differ(centre: npt.NDArray[np.float64]) -> float:
+        # Of what has a plateau, only the edges tell the centre.
+        whole = _asymmetry(window, (float(centre[0]), float(centre[1])), min(radius, 2 * FAR))
+        return near(centre) + whole
+
     steps = range(-CENTRES, CENTRES + 1)
-    tried = {(x + dx, y + dy) for x, y in places for dy in steps for dx in steps}
-    start = min(map(np.array, sorted(tried)), key=differ)
+    starts = [
+        min((np.array([x + dx, y + dy]) for dy in steps for dx in steps), key=near)
+        for x, y in dict.fromkeys(places)
+    ]
+    start = min(starts, key=differ)
     best = minimize(
         differ, start, method="Nelder-Mead",
         options={"initial_simplex": start + FIRST_STEPS, "xatol": 0.005, "maxiter": 80},
@@ -734,7 +824,7 @@ def _smooth(image: Image, step: int) -> Image:
 
 
 @functools.cache
-def _noise() -> tuple[float, ...]:
+def _starlet_noise() -> tuple[float, ...]:
     """Noise of starlet coefficients, scale by scale, and of what is wider, for pixels' of 1."""
     noise, before = [], np.ones(1)
     for scale in range(SCALES):

@@ -23,7 +23,7 @@ from galsep.measure.photometry import Photometry, pixel_variance
 from galsep.planes import Planes, crop_bounds
 from galsep.scene import SourceLight
 
-__all__ = ["Pixels", "blurred", "forced_fluxes"]
+__all__ = ["LEAST_SEEN", "Pixels", "blurred", "forced_fluxes"]
 
 Values = npt.NDArray[np.float64]
 

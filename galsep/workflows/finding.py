@@ -23,7 +23,7 @@ from galsep.image.painting import count_overlaps, paint_labels
 from galsep.image.points import fit_columns, point_features
 from galsep.image.psf import Domain
 from galsep.image.tiling import Tiling
-from galsep.measure.forced import forced_fluxes
+from galsep.measure.forced import LEAST_SEEN, forced_fluxes
 from galsep.measure.photometry import Photometry
 from galsep.model.inference import Found, calibrated, harden
 from galsep.model.weights import Model
@@ -300,8 +300,11 @@ def _forced(
         flux, error = np.empty((2, len(sources.large)))
         flux[few], error[few] = fluxes[name]
         for index in np.flatnonzero(sources.large != NOT_LARGE).tolist():
-            one = image.large[sources.large[index]]
-            flux[index], error[index] = one.flux, one.error(image.image)
+            which = sources.large[index]
+            flux[index] = error[index] = np.nan
+            if there.large[which].share_seen(image.image) >= LEAST_SEEN:
+                one = image.large[which]
+                flux[index], error[index] = one.flux, one.error(image.image)
         bands[name] = Band(
             image.image,
             separated[name].separated if name in separated else (),
@@ -485,7 +488,9 @@ def with_hidden_neighbours(
 
 
 def _parents(blobs: Blobs, apart: Apart, sources: Sources) -> Parents:
-    known = blobs if not apart.large else blobs.with_objects(*large_columns(apart))
+    known = (
+        blobs if not apart.large else blobs.with_objects(*large_columns(apart, blobs.correlation))
+    )
     children = np.bincount(sources.parent, minlength=len(known) + 1)[1:]
     missed = np.zeros(len(known), dtype=bool)
     missed[sources.parent[(sources.flags & Flag.NETWORK_MISSED) > 0] - 1] = True

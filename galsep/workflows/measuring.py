@@ -143,12 +143,14 @@ def measure_light(
 class Strengths(Made[SoftMask]):
     """What sources compete for the pixels of the label map with: their models on their masks.
 
-    Large objects have the pixels that no others' masks hold.
+    Large objects have the pixels that no others' masks hold; of these the brightest there has each.
     """
 
     def __init__(self, sources: Sources, parts: Sequence[SourceLight]) -> None:
         self._masks, self._parts = sources.masks, parts
         self._large = sources.large != NOT_LARGE
+        large = np.flatnonzero(self._large).tolist()
+        self._brightest = max((float(parts[k].model.max()) for k in large), default=0.0) or 1.0
         self.bounds = sources.masks.bounds
 
     def __len__(self) -> int:
@@ -158,16 +160,16 @@ class Strengths(Made[SoftMask]):
         """The model of source ``index`` on its mask."""
         mask, part = self._masks[index], self._parts[index]
         least = np.finfo(np.float32).tiny
-        if self._large[index]:
-            return replace(mask, probability=np.where(mask.probability > 0, least, 0))
         height, width = mask.probability.shape
         model = np.zeros((height, width), dtype=np.float32)
         # Crops hold their masks, but for those of the largest objects.
         here, there = window(part.y0 - mask.y0, part.x0 - mask.x0, part.model.shape, model.shape)
         model[here] = part.model[there]
-        return SoftMask(
-            mask.y0, mask.x0, np.where(mask.probability > 0, np.maximum(model, 2 * least), 0)
-        )
+        # Below what others have at least.
+        strength = np.maximum(model, 2 * least)
+        if self._large[index]:
+            strength = least * (1 + np.float32(0.99) * model / np.float32(self._brightest))
+        return SoftMask(mask.y0, mask.x0, np.where(mask.probability > 0, strength, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,14 +474,14 @@ def _under(part: SourceLight, known: npt.NDArray[np.float32]) -> float:
 def binned(
     apart: Apart, binning: int, mesh: int, planes: Planes
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Light, usable pixels and noise of an image without its large objects, averaged over blocks.
+    """Light, unusable pixels and noise of an image without large objects, averaged over blocks.
 
     Parameters
     ----------
     apart : Apart
         Of ``h`` × ``w`` pixels.
     binning : int
-        Side ``k`` of a block, pixels; with 1, what is returned are the image's own arrays.
+        Side ``k`` of a block, pixels; with 1, what is returned are the rest's own arrays.
     mesh : int
         Side of a cell of the background mesh that the noise is measured on, in averaged pixels.
     planes : Planes

@@ -5,8 +5,8 @@ from galsep.image import large
 from galsep.image.detect import detect_blobs
 from galsep.image.large import (
     SCALES,
-    _noise,
     _smooth,
+    _starlet_noise,
     find_large,
     in_another_image,
     in_outlines,
@@ -153,7 +153,7 @@ def test_without_large_objects_an_image_is_itself():
     assert surroundings(image, []) is None
 
 
-def test_electrons_of_a_large_object_are_noise():
+def test_electrons_of_a_large_object_are_starlet_noise():
     image = image_of(disc(200.3, 180.8), gain=0.5)
     (one,) = found_in(image)
     rest = without_large(image, [one], Planes())
@@ -165,11 +165,11 @@ def test_electrons_of_a_large_object_are_noise():
 
 def test_the_noise_of_starlets():
     picture = np.random.default_rng(0).normal(size=(500, 500)).astype(np.float32)
-    for scale, sigma in enumerate(_noise()[:SCALES]):
+    for scale, sigma in enumerate(_starlet_noise()[:SCALES]):
         wider = _smooth(picture, 2**scale)
         assert (picture - wider).std() == pytest.approx(sigma, rel=0.1)
         picture = wider
-    assert picture.std() == pytest.approx(_noise()[-1], rel=0.5)
+    assert picture.std() == pytest.approx(_starlet_noise()[-1], rel=0.5)
 
 
 @pytest.mark.parametrize("shape", [(3, 200), (1, 150), (200, 1)])
