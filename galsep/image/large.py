@@ -43,8 +43,9 @@ __all__ = [
 LARGE_LIMIT = STAMP_SIZE - 20
 """What is wider than this is large, pixels of a cutout."""
 
-LEAST_FREE = 0.3
-"""If less than this share of SEP's outline of an object is free of others, it is a crowd."""
+LEAST_FREE, MOST_LEFT = 0.3, 0.03
+"""If less than this share of SEP's outline of an object is free of others, and more than that of
+its light others', it is a crowd."""
 
 SCALES = 6
 """Starlets have features of 1, 2, 4 … 32 px; what is wider is one picture."""
@@ -447,7 +448,12 @@ def _by_symmetry(
     for shallow in (SHALLOW, 0.0):
         light, others, centre = _averaged_light(view, hidden, outline, averaged, shallow)
         mask = _connected(light > MASK_THRESHOLD, centre) & np.isfinite(view.light)
-        if mask.any() and (outline & ~others).sum() >= LEAST_FREE * outline.sum():
+        free = (outline & ~others).sum() / outline.sum()
+        seen = outline & np.isfinite(view.light)
+        light_there, all_there = float(light[seen].sum()), float(view.light[seen].sum())
+        if mask.any() and (
+            free >= LEAST_FREE or abs(light_there - all_there) < MOST_LEFT * all_there
+        ):
             break
     else:
         return None

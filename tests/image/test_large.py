@@ -189,3 +189,51 @@ def test_surroundings_and_masks():
     assert on.tolist() == [True, False, False]
     wide = image_of(disc(200.3, 180.8, scale=90.0))
     assert surroundings(wide, found_in(wide)) is None
+
+
+def test_touching_galaxies_in_another_image():
+    left, right = disc(120, 170, 200.0), disc(270, 190, 300.0, angle=2.0)
+    found = found_in(image_of(left + right))
+    other = in_another_image(image_of(0.2 * left + right, seed=2), found)
+    for one, again in zip(found, other, strict=True):
+        share = 0.2 if one.centre[0] < 200 else 1.0
+        assert again.flux == pytest.approx(share * one.flux, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", ["square", "round"])
+def test_plateaus_are_one_object(shape):
+    inside = {
+        "square": (abs(COLUMNS - 200) < 90) & (abs(ROWS - 180) < 90),
+        "round": np.hypot(COLUMNS - 200, ROWS - 180) < 85,
+    }[shape]
+    (one,) = found_in(image_of(1000.0 * inside))
+    assert one.centre == pytest.approx((200, 180), abs=1)
+    assert one.flux == pytest.approx(1000 * inside.sum(), rel=0.01)
+
+
+def test_a_column_without_data_gives_no_light_twice():
+    galaxy = disc(200.3, 180.8)
+    hidden = COLUMNS == 212
+    image = image_of(galaxy, mask=hidden)
+    found = found_in(image)
+    assert sum(one.flux for one in found) == pytest.approx(galaxy.sum(), rel=0.08)
+    assert not any(hidden[one.outline.slices][one.outline.mask].any() for one in found)
+    rest = without_large(image, found)
+    assert rest.light[np.hypot(COLUMNS - 200, ROWS - 181) > 20].min() > -10
+
+
+def test_no_light_is_made_up_where_neither_side_has_data():
+    galaxy = disc(200.3, 180.8)
+    hidden = np.hypot(COLUMNS - 200.3, ROWS - 180.8) > 75
+    (one,) = found_in(image_of(galaxy, mask=hidden))
+    assert one.flux == pytest.approx(galaxy[~hidden].sum(), rel=0.01)
+    assert not hidden[one.outline.slices][one.outline.mask].any()
+
+
+def test_photons_of_a_large_galaxy_are_no_other_sources():
+    rng = np.random.default_rng(4)
+    galaxy = disc(200.3, 180.8)
+    image = image_of(rng.poisson(0.5 * galaxy) / 0.5, gain=0.5)
+    (one,) = found_in(image)
+    assert one.flux == pytest.approx(galaxy.sum(), rel=0.02)
+    assert one.others.mean() < 0.2

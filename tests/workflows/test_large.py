@@ -115,6 +115,26 @@ def test_in_several_bands(model):
     assert np.isfinite(table["deblend_flux_err_g"]).all()
 
 
+def test_a_band_without_data_tells_nothing_of_it(model):
+    images = {"r": noisy(disc() + companions()), "g": np.full(SHAPE, np.nan)}
+    table = galsep.deblend(images, CPU, model=model).catalog
+    assert np.isnan(table["deblend_flux_g"]).all()
+    (large,) = np.flatnonzero(table["flags"] & Flag.LARGER_THAN_CUTOUT)
+    assert table["deblend_flux_r"][large] == pytest.approx(disc().sum(), rel=0.02)
+    # With a hole, what the other band shows there, as bright as the rest of it.
+    images["g"] = np.where(np.hypot(COLUMNS - 190, ROWS - 161) < 40, np.nan, images["r"])
+    table = galsep.deblend(images, CPU, model=model).catalog
+    (large,) = np.flatnonzero(table["flags"] & Flag.LARGER_THAN_CUTOUT)
+    assert table["deblend_flux_g"][large] == pytest.approx(disc().sum(), rel=0.1)
+
+
+def test_pixels_without_data_have_no_label(model):
+    image = np.where(COLUMNS > 200, np.nan, noisy(disc() + companions()))
+    result = galsep.deblend(image, CPU, model=model)
+    assert (result.catalog["flags"] & Flag.LARGER_THAN_CUTOUT).any()
+    assert not result.segm[np.isnan(image)].any()
+
+
 def test_measured_in_another_image(model):
     detect = Frame(noisy(disc() + companions()), np.zeros(SHAPE, dtype=bool))
     other = Frame(noisy(0.4 * disc() + 0.8 * companions(), seed=2), np.zeros(SHAPE, dtype=bool))
