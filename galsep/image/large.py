@@ -266,7 +266,9 @@ def in_another_image(image: Light, large: Sequence[LargeObject]) -> list[LargeOb
 
     Of what has no data on either side of an object, light is that of ``large`` times a number.
     """
-    seen = [_times(one, _brightness(image, one, large)) for one in large]
+    seen = [
+        replace(one, light=one.light * np.float32(_brightness(image, one, large))) for one in large
+    ]
     for index, one in enumerate(large):
         known = [other for other in seen if other is not seen[index]]
         view = _view(image, one.box, [other for other in known if _meet(other.box, one.box)])
@@ -290,10 +292,6 @@ def _brightness(image: Light, one: LargeObject, large: Sequence[LargeObject]) ->
     usable = mask & ~image.mask[box]
     expected = float(total[usable].sum())
     return max(float(image.light[box][usable].sum()) / expected, 0.0) if expected > 0 else 0.0
-
-
-def _times(one: LargeObject, number: float) -> LargeObject:
-    return replace(one, light=one.light * np.float32(number))
 
 
 def without_large(

@@ -213,10 +213,6 @@ def finish(
     ------
     ValueError
         When ``found`` has more or fewer entries than there are cutouts.
-    ImageError
-        When SEP gives up on a blob that is larger than a cutout.
-    OutputError
-        When the folder of the image's planes has no room.
     """
     apart, measured, planes = prepared.apart, prepared.measured, prepared.planes
     image = apart.image
@@ -488,9 +484,9 @@ def with_hidden_neighbours(
 
 
 def _parents(blobs: Blobs, apart: Apart, sources: Sources) -> Parents:
-    known = (
-        blobs if not apart.large else blobs.with_objects(*large_columns(apart, blobs.correlation))
-    )
+    known = blobs
+    if apart.large:
+        known = blobs.with_objects(*large_columns(apart, blobs.correlation))
     children = np.bincount(sources.parent, minlength=len(known) + 1)[1:]
     missed = np.zeros(len(known), dtype=bool)
     missed[sources.parent[(sources.flags & Flag.NETWORK_MISSED) > 0] - 1] = True

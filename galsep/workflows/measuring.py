@@ -215,14 +215,20 @@ class _Block:
 def _blocks(seen: _Seen, sources: Sources, planes: Planes) -> Iterator[_Block]:
     """Divide sources by the blocks of the image that their first rows lie in."""
     bounds = sources.masks.bounds
+    # Large objects have light beyond their masks.
+    reach = bounds.copy()
+    for k in np.flatnonzero(sources.large != NOT_LARGE).tolist():
+        down = seen.apart.large[sources.large[k]].box[0]
+        reach[k, 1], reach[k, 3] = down.start, down.stop - 1
     context = CONTEXT * seen.binning
     for rows in planes.blocks(seen.apart.image.light.shape):
         # Sources are sorted by their first rows.
         first, last = np.searchsorted(bounds[:, 1], [rows.start, rows.stop]).tolist()
         if first == last:
             continue
-        top, bottom = rows.start - context, bounds[first:last, 3].max() + context
-        near = np.flatnonzero((bounds[:, 3] >= top) & (bounds[:, 1] <= bottom))
+        top = min(rows.start, reach[first:last, 1].min()) - context
+        bottom = reach[first:last, 3].max() + context
+        near = np.flatnonzero((reach[:, 3] >= top) & (reach[:, 1] <= bottom))
         own = slice(*np.searchsorted(near, [first, last]).tolist())
         yield _block(seen, sources, near, own, (int(top), int(bottom) + 1))
 

@@ -124,6 +124,8 @@ def run_network(
     ------
     OutputError
         When the folder of ``planes`` has no room.
+    ImageError
+        When SEP gives up on a blob that is larger than a cutout.
     torch.OutOfMemoryError
         When the device has no room for one cutout.
     """
@@ -220,10 +222,11 @@ def prepare(
     some, before = bool(large), 0
     for _ in range(MOST_ROUNDS):
         hidden = surroundings(own, large, planes)
-        if hidden is None or np.count_nonzero(hidden) < GROWS * before:
+        size = 0 if hidden is None else int(np.count_nonzero(hidden))
+        if hidden is None or size < GROWS * before:
             break
         # The mesh has taken some of their light for background, and its changes for noise.
-        before = int(np.count_nonzero(hidden))
+        before = size
         bands = {name: background_again(band, hidden, mesh, planes) for name, band in bands.items()}
         again = background_again(own, hidden, mesh, planes)
         measured = again if measured is own else background_again(measured, hidden, mesh, planes)
