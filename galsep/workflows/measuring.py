@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from galsep.image.background import estimate_background
 from galsep.image.binning import bin_light, magnify, shrink
-from galsep.image.large import LIGHT_ERROR, Apart, LargeObject
+from galsep.image.large import Apart, LargeObject
 from galsep.image.light import Light
 from galsep.image.noise import scale_noise
+from galsep.image.symmetry import LIGHT_ERROR
 from galsep.measure.photometry import Photometry, measure, split_light
 from galsep.model.separation import SIDES, Said, separate, window
 from galsep.model.weights import Model

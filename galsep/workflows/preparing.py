@@ -215,23 +215,26 @@ def prepare(
         psf = estimate_psf(own.light, own.mask, blobs, planes)
     domain = choose_domain(psf, psf_limits)
     k = domain.binning
-    measured, bands = own, image.bands
-    if image.measured is not None:
-        measured = without_background(image.measured, mesh, planes)
     large = _large(own, blobs, domain)
-    some, before = bool(large), 0
+    some, before, outside = bool(large), 0, None
     for _ in range(MOST_ROUNDS):
         hidden = surroundings(own, large, planes)
         size = 0 if hidden is None else int(np.count_nonzero(hidden))
         if hidden is None or size < GROWS * before:
             break
         # The mesh has taken some of their light for background, and its changes for noise.
-        before = size
-        bands = {name: background_again(band, hidden, mesh, planes) for name, band in bands.items()}
-        again = background_again(own, hidden, mesh, planes)
-        measured = again if measured is own else background_again(measured, hidden, mesh, planes)
-        own = again
+        before, outside = size, hidden
+        own = background_again(own, hidden, mesh, planes)
         large = _large(own, detect_blobs(own.light, own.rms, own.mask, planes), domain)
+    measured, bands = own, image.bands
+    if image.measured is not None:
+        measured = without_background(image.measured, mesh, planes)
+    if outside is not None:
+        bands = {
+            name: background_again(band, outside, mesh, planes) for name, band in bands.items()
+        }
+        if image.measured is not None:
+            measured = background_again(measured, outside, mesh, planes)
     apart = Apart(own, large, without_large(own, large, planes))
     rest = apart.rest
     if some:

@@ -4,9 +4,6 @@ import pytest
 from galsep.image import large
 from galsep.image.detect import detect_blobs
 from galsep.image.large import (
-    SCALES,
-    _smooth,
-    _starlet_noise,
     find_large,
     in_another_image,
     in_outlines,
@@ -15,6 +12,7 @@ from galsep.image.large import (
 )
 from galsep.image.light import Light
 from galsep.image.psf import Domain
+from galsep.image.symmetry import SCALES, _smooth, _starlet_noise
 from galsep.planes import Planes
 
 SHAPE = (360, 400)

@@ -1,0 +1,385 @@
+"""The light of one object by its symmetry, so that what lies on it can be told from it.
+
+As the SDSS deblender has it (Lupton, in Bosch et al. 2018, PASJ 70, S5): galaxies, and stars with
+their haloes, look much the same turned by half about their centres, and what lies on one side of
+them alone is most likely something else. Here a picture and the same turned are compared scale by
+scale (starlets, that is the undecimated wavelets of Starck, Murtagh & Bertero 2011): of each
+coefficient both have, where they agree, the mean stays, else the smaller one, and nothing of noise.
+
+Arms and clumps are not on both sides. Of what is left, compact objects are taken for sources of
+their own, and what is wide and shallow for more of the object.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from galsep.image.binning import bin_light, magnify
+from galsep.image.detect import extract
+from galsep.scene import SoftMask
+
+__all__ = ["CORE", "LIGHT_ERROR", "SHALLOW", "View", "averaged_light", "grown"]
+
+SCALES = 6
+"""Starlets have features of 1, 2, 4 … 32 px; what is wider is one picture."""
+
+FINE = 3
+"""... the first so many of which are compared more strictly: other sources are no wider."""
+
+WIDE = 4
+"""What is left of scales from this one on may be more of the large object."""
+
+FINE_LEVEL, COARSE_LEVEL = 5.0, 3.0
+"""Coefficients below so many sigma of noise are none."""
+
+AGREE_LEVEL = 3.0
+"""Both sides agree if they differ by no more than so many sigma of noise,"""
+
+AGREE_SHARE = 0.01
+"""... and this share of the light there."""
+
+LIGHT_ERROR = 0.03
+"""The light of a large object is known to this share (1 sigma)."""
+
+CORE = 5.0
+"""What is nearer to its centre than so many pixels is the large object itself."""
+
+OTHERS_LEVEL = 2.0
+"""What stands out of the rest by so many sigma is something."""
+
+WIDEST, SHALLOW = 6.0, 0.6
+"""Wider than this (geometric mean of the semi-axes, pixels) and more like a Gaussian, whose flux is
+2π a b times its peak, than this, it is of the large object."""
+
+REACH, GROWTH = 4.0, 5
+"""Other sources are left out to so many times their semi-axes, or to where they stand out, and some
+pixels about that."""
+
+FADED = 1.5
+"""Where the large object's light is less than so many rms, what is wide and shallow is less likely
+to be of it."""
+
+CENTRES = 3
+"""Pixels, along both axes, within which the centre of a large object is looked for,"""
+
+NEAR, FAR = 20, 100
+"""... so that the two sides differ least within the first radius and within half of the object's,
+but no more than the second, pixels."""
+
+NO_PAIRS = 10.0
+"""How much two sides differ of which nothing is known: much."""
+
+FIRST_STEPS = np.array([(-0.3, -0.3), (0.4, -0.1), (-0.1, 0.4)])
+"""From the best of whole pixels on, the first three places that are compared."""
+
+NARROW_PEAK = 2.0
+"""Width of the Gaussian under which the peak is looked for, pixels."""
+
+ROUNDS = 3
+"""How often a large object is looked at, each time without the sources that were found the last."""
+
+_KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+
+Image = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is seen about an object.
+
+    Parameters
+    ----------
+    light : (h, w) float32 array
+        In units of the sky's rms; NaN where there is no data.
+    noise : (h, w) float32 array
+        In the same units, at least 1.
+    unit : float32
+        That rms: one for all pixels, since one that is measured rises where large objects are.
+    """
+
+    light: Image
+    noise: Image
+    unit: np.float32
+
+    def known(self, centre: tuple[float, float]) -> Pixels:
+        """Where there is data, or on the other side of the centre."""
+        finite = np.isfinite(self.light)
+        return finite if finite.all() else finite | np.isfinite(_turned(self.light, centre))
+
+    def averaged(self, k: int) -> "View":
+        """Averages over blocks of ``k`` pixels a side."""
+        missing = ~np.isfinite(self.light)
+        mean, unusable = bin_light(np.where(missing, np.float32(0), self.light), missing, k)
+        variance, _ = bin_light(self.noise**2, missing, k)
+        light = np.where(unusable, np.float32(np.nan), k * mean)
+        return View(light, np.sqrt(np.maximum(variance, 1)), self.unit / np.float32(k))
+
+
+def averaged_light(
+    view: View,
+    hidden: Pixels,
+    outline: Pixels,
+    k: int,
+    shallow: float = SHALLOW,
+    centre: tuple[float, float] | None = None,
+) -> tuple[Image, Pixels, tuple[float, float]]:
+    """Light of an object, looked at averaged over blocks of ``k`` pixels a side.
+
+    Parameters
+    ----------
+    view : View
+    hidden : (h, w) bool array
+        Pixels that are not to be looked at.
+    outline : (h, w) bool array
+        Where most of its light is.
+    k : int
+    shallow : float
+        See :data:`SHALLOW`.
+    centre : (float, float), optional
+        ``x, y`` in the window, if it is known, and with it that no other sources are to be looked
+        for than those in ``hidden``.
+
+    Returns
+    -------
+    light : (h, w) float32 array
+        Not negative, in the view's unit.
+    others : (h, w) bool array
+        Hidden pixels, and those of other sources.
+    centre : (float, float)
+    """
+    if k == 1:
+        return _own_light(view, hidden, outline, shallow, centre)
+    height, width = view.light.shape
+    nowhere = np.zeros_like(hidden)
+    covered, bulk = (bin_light(one.astype(np.float32), nowhere, k)[0] for one in (hidden, outline))
+    near = None if centre is None else ((centre[0] + 0.5) / k - 0.5, (centre[1] + 0.5) / k - 0.5)
+    light, others, place = _own_light(view.averaged(k), covered > 0, bulk > 0.5, shallow, near)
+    whole = magnify(SoftMask(0, 0, light / np.float32(k)), k).probability[:height, :width]
+    found = np.repeat(np.repeat(others, k, axis=0), k, axis=1)[:height, :width]
+    where = k * (place[0] + 0.5) - 0.5, k * (place[1] + 0.5) - 0.5
+    return whole, found, centre or where
+
+
+def _own_light(
+    view: View,
+    hidden: Pixels,
+    outline: Pixels,
+    shallow: float,
+    centre: tuple[float, float] | None,
+) -> tuple[Image, Pixels, tuple[float, float]]:
+    """The same of pixels as they are."""
+    from scipy.ndimage import gaussian_filter
+
+    window, noise = view.light, view.noise
+    others, rounds = hidden, 1
+    if known := centre is not None:
+        place = centre
+    else:
+        place, rounds = _centre(np.where(hidden, np.float32(np.nan), window), outline), ROUNDS
+    there = gaussian_filter(outline.astype(np.float32), 2.0**FINE)
+    for _ in range(rounds):
+        light = _symmetric(np.where(others, np.float32(np.nan), window), noise, place)
+        for _ in range(2):
+            rest = window - light
+            if not known:
+                doubt = np.hypot(noise, LIGHT_ERROR * light)
+                others = hidden | _other_sources(rest, doubt, place, shallow)
+            weight = np.clip(gaussian_filter(light, 2.0**FINE) / FADED, there, 1)
+            light += weight * _wide(np.where(others, np.float32(np.nan), rest), noise)
+            np.maximum(light, 0, out=light)
+    return light, others, place
+
+
+def _other_sources(rest: Image, noise: Image, centre: tuple[float, float], least: float) -> Pixels:
+    """Pixels of what stands out of the rest, but for its centre and what is wide and shallow."""
+    import sep
+
+    missing = ~np.isfinite(rest)
+    objects, segm = extract(np.where(missing, 0, rest), noise, missing, OTHERS_LEVEL)
+    area = 2 * np.pi * objects["a"] * objects["b"]
+    shallow = objects["cflux"] > least * area * objects["cpeak"]
+    wide = objects["a"] * objects["b"] > WIDEST**2
+    core = np.hypot(objects["x"] - centre[0], objects["y"] - centre[1]) < CORE
+    chosen = ~(core | (wide & shallow))
+    pixels = np.append(False, chosen)[segm]
+    places = (objects[name][chosen] for name in ("x", "y", "a", "b", "theta"))
+    sep.mask_ellipse(pixels, *places, r=REACH)
+    return grown(pixels)
+
+
+def grown(pixels: Pixels) -> Pixels:
+    """Pixels and those near to them, which hold the wings of what is there."""
+    from scipy.ndimage import binary_dilation
+
+    if not pixels.any():
+        return pixels
+    return np.asarray(binary_dilation(pixels, iterations=GROWTH))
+
+
+def _symmetric(window: Image, noise: Image, centre: tuple[float, float]) -> Image:
+    """What a window and the same turned have in common, scale by scale, not negative.
+
+    Parameters
+    ----------
+    window : (h, w) float32 array
+        NaN where nothing is known.
+    noise : (h, w) float32 array
+        Of a pixel.
+    centre : (float, float)
+        ``x, y`` in the window.
+    """
+    turned = _turned(window, centre)
+    one = _filled(np.where(np.isfinite(window), window, turned))
+    other = _filled(np.where(np.isfinite(turned), turned, window))
+    mean: Image = ((one + other) / 2).astype(np.float32)
+    known = AGREE_SHARE * np.maximum(_smooth(_smooth(mean, 1), 2), 0)
+    total = np.zeros_like(one)
+    for scale, unit in enumerate(_starlet_noise()):
+        sigma = unit * noise
+        if scale == SCALES:
+            agree = np.abs(one - other) < AGREE_LEVEL * np.sqrt(2) * sigma
+            total += np.where(agree, (one + other) / 2, np.minimum(one, other))
+            break
+        wide, other_wide = _smooth(one, 2**scale), _smooth(other, 2**scale)
+        here, there = one - wide, other - other_wide
+        one, other = wide, other_wide
+        agree = np.abs(here - there) < AGREE_LEVEL * np.sqrt(2) * sigma + known
+        least = np.where(np.abs(here) < np.abs(there), here, there) * (here * there > 0)
+        both = np.where(agree, (here + there) / 2, least)
+        level = FINE_LEVEL if scale < FINE else COARSE_LEVEL
+        total += np.where(np.abs(both) > level * sigma / np.sqrt(2), both, 0)
+    return np.asarray(np.maximum(total, 0), dtype=np.float32)
+
+
+def _wide(rest: Image, noise: Image) -> Image:
+    """What is left on wide scales; NaN where it is not to be looked at."""
+    picture = _filled(rest)
+    total = np.zeros_like(picture)
+    for scale, unit in enumerate(_starlet_noise()[:SCALES]):
+        wide = _smooth(picture, 2**scale)
+        if scale >= WIDE:
+            here = picture - wide
+            total += np.where(np.abs(here) > COARSE_LEVEL * unit * noise, here, 0)
+        picture = wide
+    return total + picture
+
+
+def _turned(window: Image, centre: tuple[float, float]) -> Image:
+    """The window turned by half about a place; NaN where nothing is known of it."""
+    from scipy.ndimage import binary_dilation, shift
+
+    turned, moved = window, []
+    for axis, place in ((0, centre[1]), (1, centre[0])):
+        across = int(np.floor(2 * place + 0.5))
+        moved.append(2 * place - across)
+        index = across - np.arange(window.shape[axis])
+        inside = (index >= 0) & (index < window.shape[axis])
+        turned = np.take(turned, np.clip(index, 0, window.shape[axis] - 1), axis=axis)
+        inside = inside[:, None] if axis == 0 else inside[None]
+        turned = np.where(inside, turned, np.float32(np.nan))
+    missing = ~np.isfinite(turned)
+    if missing.all() or not any(moved):
+        return turned
+    values = shift(np.where(missing, 0, turned), moved, order=3, mode="nearest", output=np.float32)
+    if missing.any():
+        values[binary_dilation(missing, np.ones((3, 3), dtype=bool))] = np.nan
+    return np.asarray(values)
+
+
+def _filled(window: Image) -> Image:
+    """The window, with values from nearby where there are none."""
+    from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+    missing = ~np.isfinite(window)
+    if not missing.any():
+        return window
+    if missing.all():
+        return np.zeros_like(window)
+    nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
+    smooth = gaussian_filter(window[tuple(nearest)], GROWTH)
+    return np.where(missing, smooth, window)
+
+
+def _centre(window: Image, outline: Pixels) -> tuple[float, float]:
+    """Where an object's two sides differ least: about a peak of it or its centroid."""
+    from scipy.ndimage import center_of_mass, gaussian_filter
+    from scipy.optimize import minimize
+
+    light = np.where(outline & np.isfinite(window), window, 0).clip(0)
+    radius = float(np.sqrt(outline.sum() / np.pi))
+    places = []
+    for width in (NARROW_PEAK, max(NARROW_PEAK, radius / 8)):
+        peak = np.unravel_index(int(gaussian_filter(light, width).argmax()), light.shape)
+        places.append((float(peak[1]), float(peak[0])))
+    if light.any():
+        middle = center_of_mass(light)
+        places.append((float(round(middle[1])), float(round(middle[0]))))
+
+    def near(centre: npt.NDArray[np.float64]) -> float:
+        place = float(centre[0]), float(centre[1])
+        return sum(_asymmetry(window, place, r) for r in (NEAR, min(radius / 2, FAR)))
+
+    def differ(centre: npt.NDArray[np.float64]) -> float:
+        # Of what has a plateau, only the edges tell the centre.
+        whole = _asymmetry(window, (float(centre[0]), float(centre[1])), min(radius, 2 * FAR))
+        return near(centre) + whole
+
+    steps = range(-CENTRES, CENTRES + 1)
+    starts = [
+        min((np.array([x + dx, y + dy]) for dy in steps for dx in steps), key=near)
+        for x, y in dict.fromkeys(places)
+    ]
+    start = min(starts, key=differ)
+    best = minimize(
+        differ, start, method="Nelder-Mead",
+        options={"initial_simplex": start + FIRST_STEPS, "xatol": 0.005, "maxiter": 80},
+    ).x  # fmt: skip
+    return float(best[0]), float(best[1])
+
+
+def _asymmetry(window: Image, centre: tuple[float, float], radius: float) -> float:
+    """How much the two sides about a place differ, over how much light there is on both."""
+    x, y = centre
+    reach = int(radius) + 2
+    top, left = max(0, round(y) - reach), max(0, round(x) - reach)
+    part = window[top : max(round(y) + reach + 1, 0), left : max(round(x) + reach + 1, 0)]
+    if not part.size:
+        return NO_PAIRS
+    differs = np.abs(part - _turned(part, (x - left, y - top)))
+    rows, columns = np.indices(part.shape)
+    near = np.hypot(rows + top - y, columns + left - x) < radius
+    seen = near & np.isfinite(differs)
+    total = float(np.abs(part[seen]).sum())
+    return float(differs[seen].sum()) / total if total > 0 else NO_PAIRS
+
+
+def _smooth(image: Image, step: int) -> Image:
+    """One step of the starlet transform: a B-spline whose nodes are ``step`` pixels apart."""
+    for axis in (0, 1):
+        size, reach = image.shape[axis], 2 * step
+        # As in a mirror at the edges, as often as it takes.
+        place = np.arange(-reach, size + reach) % (2 * size)
+        padded = np.take(image, np.where(place < size, place, 2 * size - 1 - place), axis=axis)
+        image = np.zeros_like(image)
+        for index, weight in enumerate(_KERNEL):
+            part = slice(index * step, index * step + size)
+            image += np.float32(weight) * (padded[part] if axis == 0 else padded[:, part])
+    return image
+
+
+@functools.cache
+def _starlet_noise() -> tuple[float, ...]:
+    """Noise of starlet coefficients, scale by scale, and of what is wider, for pixels' of 1."""
+    noise, before = [], np.ones(1)
+    for scale in range(SCALES):
+        spread = np.zeros(4 * 2**scale + 1)
+        spread[:: 2**scale] = _KERNEL
+        wider = np.convolve(before, spread)
+        before = np.pad(before, 2 * 2**scale)
+        coefficient = np.outer(before, before) - np.outer(wider, wider)
+        noise.append(float(np.sqrt((coefficient**2).sum())))
+        before = wider
+    return (*noise, float((before**2).sum()))
