@@ -49,9 +49,12 @@ CORE = 5.0
 OTHERS_LEVEL = 2.0
 """What stands out of the rest by so many sigma is something."""
 
-WIDEST, SHALLOW = 6.0, 0.6
-"""Wider than this (geometric mean of the semi-axes, pixels) and more like a Gaussian, whose flux is
-2π a b times its peak, than this, it is of the large object."""
+WIDEST = 6.0
+"""Wider than this (geometric mean of the semi-axes, pixels)"""
+
+SHALLOW = 0.6
+"""... and more like a Gaussian, whose flux is 2π a b times its peak, than this, it is of the large
+object."""
 
 REACH, GROWTH = 4.0, 5
 """Other sources are left out to so many times their semi-axes, or to where they stand out, and some
