@@ -139,10 +139,19 @@ def batches_ahead(
     finally:
         if crew:
             with held(signal.SIGCHLD), _unwatched():
+                if not all(worker.is_alive() for worker in crew):
+                    # One that was killed may have held the lock of what tells them to end, for
+                    # good.
+                    _end(crew)
+                    ready._workers_done_event = threading.Event()  # type: ignore[attr-defined]
                 ready._shutdown_workers()  # type: ignore[attr-defined]
-                for worker in crew:
-                    worker.kill()
-                    worker.join()
+                _end(crew)
+
+
+def _end(crew: Collection[multiprocessing.process.BaseProcess]) -> None:
+    for worker in crew:
+        worker.kill()
+        worker.join()
 
 
 @contextlib.contextmanager

@@ -81,6 +81,26 @@ def test_a_worker_that_is_killed_ends_the_training_with_one_line(examples):
     assert not crew()
 
 
+def test_a_worker_killed_in_the_lock_of_what_ends_them_holds_up_nobody(examples, monkeypatch):
+    made = []
+    begun = loading.DataLoader.__iter__
+
+    def kept(loader):
+        made.append(begun(loader))
+        return made[0]
+
+    monkeypatch.setattr(loading.DataLoader, "__iter__", kept)
+    with (
+        pytest.raises(WorkerError),
+        batches_ahead(examples, plan(examples, 300), collate, 2, CPU) as ready,
+    ):
+        next(ready)
+        made[0]._workers_done_event._cond.acquire()
+        os.kill(crew()[0].pid, signal.SIGKILL)
+        list(ready)
+    assert not crew()
+
+
 def test_a_batch_cut_off_is_told_of_as_the_worker_that_ended(monkeypatch):
     def cut_off():
         yield 1
