@@ -38,6 +38,9 @@ middle, the large object."""
 
 LIMIT = 25.3
 
+LEAST = 0.3
+"""What lies on the large object and has this share of its light or more is the large object."""
+
 Profile = tuple[galsim.GSObject, float]
 """Surface brightness before the PSF, and magnitude."""
 
@@ -156,8 +159,8 @@ def judged(scene: Scene, found: FoundSources) -> dict[str, Any]:
     detections = found.detections
     central = np.zeros(len(detections), dtype=bool)
     if scene.large.max() > scene.rms and len(detections):
-        distance = np.hypot(detections.x - SIDE / 2, detections.y - SIDE / 2)
-        central[distance.argmin()] = distance.min() < 2 * RADIUS
+        brightest = np.where(scene.on_large(detections.x, detections.y), detections.flux, 0)
+        central[brightest.argmax()] = brightest.max() > LEAST * scene.large.sum()
     at_x, at_y, flux, error = (
         values[~central]
         for values in (detections.x, detections.y, detections.flux, found.photometry.flux_err)

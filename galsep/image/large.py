@@ -15,7 +15,7 @@ from galsep.conventions import MASK_THRESHOLD, STAMP_SIZE
 from galsep.image.detect import Blobs, large_parts
 from galsep.image.light import Light
 from galsep.image.psf import Domain
-from galsep.image.symmetry import CORE, LIGHT_ERROR, SHALLOW, View, averaged_light, grown
+from galsep.image.symmetry import CORE, SHALLOW, View, averaged_light, grown
 from galsep.planes import Planes
 from galsep.scene import Footprint
 
@@ -37,6 +37,12 @@ LARGE_LIMIT = STAMP_SIZE - 20
 LEAST_FREE, MOST_LEFT = 0.3, 0.03
 """If less than this share of SEP's outline of an object is free of others, and more than that of
 its light others', it is a crowd."""
+
+LEAST_OWN = 0.6
+"""An object has this share of the light within its outline, or more."""
+
+TOGETHER = 2
+"""How often each of several that meet is looked at without the light of the others."""
 
 FAINT, FAINT_WIDTH, FAINT_GROWTH = 0.1, 4.0, 20
 """Light of large objects, in rms, under a Gaussian of this width, that the background must not take
@@ -72,6 +78,8 @@ class LargeObject:
         Where the crops below lie in the image.
     light : (h, w) float32 array
         Its light, not negative, in the image's unit.
+    doubt : (h, w) float32 array
+        How well that is known (1 sigma), noise apart, in the image's unit.
     centre : (float, float)
         ``x, y`` in the image, about which it is symmetric.
     others : (h, w) bool array
@@ -84,6 +92,7 @@ class LargeObject:
     y0: int
     x0: int
     light: Image
+    doubt: Image
     centre: tuple[float, float]
     others: Pixels
     averaged: int = 1
@@ -184,11 +193,15 @@ def find_large(
         # What SEP leaves to a part may be all that lies about it.
         if one is not None and max(one.outline.mask.shape) > limit:
             found.append((part, one))
-    for index, (part, before) in enumerate(found):
-        known = [one for other, one in found if other is not part and _meet(one.box, before.box)]
-        if known:
-            again = _by_symmetry(image, blobs, part, averaged, (), known)
-            found[index] = part, again or before
+    for turn in range(TOGETHER):
+        for index, (part, before) in enumerate(found):
+            known = [
+                one for other, one in found if other is not part and _meet(one.box, before.box)
+            ]
+            # What turned out to be no object of its own was hidden, too.
+            if known or (turn == 0 and len(parts) > len(found)):
+                again = _by_symmetry(image, blobs, part, averaged, (), known)
+                found[index] = part, again or before
     return [one for _, one in found]
 
 
@@ -197,19 +210,22 @@ def in_another_image(image: Light, large: Sequence[LargeObject]) -> list[LargeOb
 
     Of what has no data on either side of an object, light is that of ``large`` times a number.
     """
-    seen = [
-        replace(one, light=one.light * np.float32(_brightness(image, one, large))) for one in large
-    ]
+    seen = []
+    for one in large:
+        ratio = np.float32(_brightness(image, one, large))
+        seen.append(replace(one, light=ratio * one.light, doubt=ratio * one.doubt))
     for index, one in enumerate(large):
         known = [other for other in seen if other is not seen[index]]
         view = _view(image, one.box, [other for other in known if _meet(other.box, one.box)])
         x, y = one.centre
         outline = one.outline.shifted(-one.y0, -one.x0).to_full(one.others.shape)
         centre = x - one.x0, y - one.y0
-        light, _, _ = averaged_light(view, one.others, outline, one.averaged, centre=centre)
-        light *= view.unit * _faded(one.box, one.outline.bounds, image.light.shape)
-        light = np.where(view.known(centre), light, seen[index].light)
-        seen[index] = replace(one, light=light)
+        own = averaged_light(view, one.others, outline, one.averaged, centre=centre)
+        known_here = view.known(centre)
+        unit = view.unit * _faded(one.box, one.outline.bounds, image.light.shape)
+        light = np.where(known_here, unit * own.light, seen[index].light)
+        doubt = np.where(known_here, unit * own.doubt, seen[index].doubt)
+        seen[index] = replace(one, light=light, doubt=doubt)
     return seen
 
 
@@ -253,7 +269,7 @@ def without_large(
     for one in large:
         box = one.box
         light[box] -= np.where(image.mask[box], 0, one.light)
-        rms[box] = np.hypot(rms[box], LIGHT_ERROR * one.light)
+        rms[box] = np.hypot(rms[box], one.doubt)
         if image.gain > 0:
             rms[box] = np.hypot(rms[box], np.sqrt(one.light / image.gain))
     planes.release()
@@ -377,19 +393,27 @@ def _by_symmetry(
     all_there = float(view.light[seen].sum())
     # What is not alike on both sides may be so much that it is the object after all.
     for shallow in (SHALLOW, 0.0):
-        light, others, centre = averaged_light(view, hidden, outline, averaged, shallow)
-        mask = _connected(light > MASK_THRESHOLD, centre) & np.isfinite(view.light)
-        free = (outline & ~others).sum() / outline.sum()
-        left = abs(float(light[seen].sum()) - all_there)
-        if mask.any() and (free >= LEAST_FREE or left < MOST_LEFT * all_there):
+        own = averaged_light(view, hidden, outline, averaged, shallow)
+        mask = _connected(own.light > MASK_THRESHOLD, own.centre) & np.isfinite(view.light)
+        free = (outline & ~own.others).sum() / outline.sum()
+        share = float(own.light[seen].sum()) / all_there if all_there > 0 else 0.0
+        crowd = free < LEAST_FREE and abs(share - 1) > MOST_LEFT
+        if mask.any() and share > LEAST_OWN and not crowd:
             break
     else:
         return None
-    light = view.unit * light * _faded(box, part.pixels.bounds, image.light.shape)
-    light = np.where(view.known(centre), light, 0)
-    where = centre[0] + x0, centre[1] + y0
-    footprint = Footprint.from_mask(mask, y0, x0)
-    return LargeObject(footprint, y0, x0, light, where, others, averaged)
+    unit = view.unit * _faded(box, part.pixels.bounds, image.light.shape)
+    unit = np.where(view.known(own.centre), unit, 0)
+    return LargeObject(
+        outline=Footprint.from_mask(mask, y0, x0),
+        y0=y0,
+        x0=x0,
+        light=unit * own.light,
+        doubt=unit * own.doubt,
+        centre=(own.centre[0] + x0, own.centre[1] + y0),
+        others=own.others,
+        averaged=averaged,
+    )
 
 
 def _around(part: Footprint, shape: tuple[int, ...]) -> tuple[slice, slice]:

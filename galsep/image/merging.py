@@ -3,9 +3,9 @@
 A source belongs to the blob that its mask shares most pixels with, and is kept only from the
 cutout that owns this blob. A source inside a blob too large for a cutout is kept from that of the
 cutouts which cover the blob in whose region its centre lies, and a source outside all blobs from
-the cutout of the region there: of the cells of blobs, or else of what covers a large one. So no
-source is kept twice, wherever a cutout's edge falls; what two cutouts see slightly differently is
-caught by a last comparison.
+the cutout of the region there: of the cells of blobs, or else of what covers a large one, or else
+from the cutout that has it deepest inside. So no source is kept twice, wherever a cutout's edge
+falls; what two cutouts see slightly differently is caught by a last comparison.
 """
 
 from collections import defaultdict
@@ -28,6 +28,10 @@ DUPLICATE_IOU = 0.5
 """Sources of different cutouts whose masks overlap this much are one."""
 
 NO_PARENT = 0
+
+DEEP = 6
+"""A source outside all regions is so many pixels of a cutout from its edge, at least, but where the
+image ends there."""
 
 FEW_SOURCES = 512
 """Sources that are looked at before their pixels are let go."""
@@ -87,7 +91,7 @@ def merge(
         Where the blobs are.
     """
     parents = _parents(candidates.footprints, blobs.segm, planes or Planes())
-    owns = _Regions.of(tiling).owns
+    owns = _Regions.of(tiling, blobs.segm.shape).owns
     peaks = np.append(False, blobs.noise_peaks)
     own = [
         index
@@ -132,26 +136,41 @@ class _Regions:
     covers : (m,) bool array
         Whether a cutout covers a part of a blob too large for one: its regions may overlap those of
         the others.
-    ordinary : (k, 4) int array
-        Regions of all others.
+    ordinary, every : (k, 4) int array
+        Regions of all others, and all regions.
+    inner : (n, 4) int array
+        Where a source is not too near to the edge of each cutout, inclusive.
     """
 
     owner: npt.NDArray[np.int64]
     regions: Sequence[npt.NDArray[np.int64]]
     covers: npt.NDArray[np.bool_]
     ordinary: npt.NDArray[np.int64]
+    every: npt.NDArray[np.int64]
+    inner: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, tiling: Tiling) -> "_Regions":
+    def of(cls, tiling: Tiling, shape: tuple[int, ...]) -> "_Regions":
         numbers = np.arange(len(tiling))
         order = np.argsort(tiling.region_owner, kind="stable")
         edges = np.searchsorted(tiling.region_owner[order], np.append(numbers, len(tiling)))
         covers = ~np.isin(numbers, tiling.owner)
+        low = tiling.origins[:, ::-1]
+        high = low + tiling.sides[:, None] - 1
+        inner = np.concatenate(
+            [
+                np.where(low > 0, low, -np.inf),
+                np.where(high < (shape[1] - 1, shape[0] - 1), high, np.inf),
+            ],
+            axis=1,
+        )
         return cls(
             tiling.owner,
             np.split(tiling.regions[order], edges[1:-1]),
             covers,
             tiling.regions[~covers[tiling.region_owner]],
+            tiling.regions,
+            inner + DEEP * tiling.scale * np.array([1, 1, -1, -1]),
         )
 
     def owns(self, cutout: int, footprint: Footprint, parent: int) -> bool:
@@ -160,11 +179,19 @@ class _Regions:
         if owner != NO_CUTOUT:
             return cutout == owner
         centre = _centre(footprint)
+        if parent == NO_PARENT and not _lies_in(self.every, centre):
+            return cutout == self._deepest(centre)
         if not _lies_in(self.regions[cutout], centre):
             return False
         if parent != NO_PARENT:
             return bool(self.covers[cutout])
         return not self.covers[cutout] or not _lies_in(self.ordinary, centre)
+
+    def _deepest(self, centre: tuple[float, float]) -> int:
+        """Cutout that has a place furthest from its edge, −1 for none."""
+        from_low, from_high = centre - self.inner[:, :2], self.inner[:, 2:] - centre
+        depth = np.minimum(from_low, from_high).min(axis=1)
+        return int(depth.argmax()) if depth.size and depth.max() >= 0 else NO_CUTOUT
 
 
 def _lies_in(regions: npt.NDArray[np.int64], centre: tuple[float, float]) -> bool:

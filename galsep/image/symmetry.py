@@ -7,7 +7,9 @@ scale (starlets, that is the undecimated wavelets of Starck, Murtagh & Bertero 2
 coefficient both have, where they agree, the mean stays, else the smaller one, and nothing of noise.
 
 Arms and clumps are not on both sides. Of what is left, compact objects are taken for sources of
-their own, and what is wide and shallow for more of the object.
+their own, and what is wide and shallow for more of the object. Where an object is rough, that is
+where what is left scatters by more than noise, and not only here and there, what is no rougher is
+its own, too: by scale, so that sources which are narrower than its clumps are still seen.
 """
 
 import functools
@@ -20,7 +22,7 @@ from galsep.image.binning import bin_light, magnify
 from galsep.image.detect import extract
 from galsep.scene import SoftMask
 
-__all__ = ["CORE", "LIGHT_ERROR", "SHALLOW", "View", "averaged_light", "grown"]
+__all__ = ["CORE", "SHALLOW", "OwnLight", "View", "averaged_light", "grown"]
 
 SCALES = 6
 """Starlets have features of 1, 2, 4 … 32 px; what is wider is one picture."""
@@ -41,7 +43,24 @@ AGREE_SHARE = 0.01
 """... and this share of the light there."""
 
 LIGHT_ERROR = 0.03
-"""The light of a large object is known to this share (1 sigma)."""
+"""The light of a large object is known to this share (1 sigma), where it is not rough."""
+
+ROUGH, ROUGH_SCALE = 1.7, 2
+"""An object is rough where the median of what is left, in starlets of this scale, is so many times
+that of noise."""
+
+LEVEL_STEP, LEAST_PIXELS = 0.7, 400
+"""That is looked at where its light is equal to this, in ln, if that are so many pixels or more."""
+
+OUTLIER = 8.0
+"""What is so many times rougher is something else."""
+
+CROWD_SCALE, MOST_ROUGH = 1, 0.12
+"""What is rougher than this share of its light, in starlets of this scale, which are as wide as
+points are, is a crowd."""
+
+HALF_WITHIN = 0.6745
+"""The median of the absolute value of Gaussian noise, in sigma."""
 
 CORE = 5.0
 """What is nearer to its centre than so many pixels is the large object itself."""
@@ -121,6 +140,28 @@ class View:
         return View(light, np.sqrt(np.maximum(variance, 1)), self.unit / np.float32(k))
 
 
+@dataclass(frozen=True, slots=True)
+class OwnLight:
+    """What is an object's own.
+
+    Parameters
+    ----------
+    light : (h, w) float32 array
+        Not negative, in the view's unit.
+    doubt : (h, w) float32 array
+        How well that is known (1 sigma), noise apart.
+    others : (h, w) bool array
+        Hidden pixels, and those of other sources.
+    centre : (float, float)
+        ``x, y`` about which it is symmetric.
+    """
+
+    light: Image
+    doubt: Image
+    others: Pixels
+    centre: tuple[float, float]
+
+
 def averaged_light(
     view: View,
     hidden: Pixels,
@@ -128,7 +169,7 @@ def averaged_light(
     k: int,
     shallow: float = SHALLOW,
     centre: tuple[float, float] | None = None,
-) -> tuple[Image, Pixels, tuple[float, float]]:
+) -> OwnLight:
     """Light of an object, looked at averaged over blocks of ``k`` pixels a side.
 
     Parameters
@@ -144,14 +185,6 @@ def averaged_light(
     centre : (float, float), optional
         ``x, y`` in the window, if it is known, and with it that no other sources are to be looked
         for than those in ``hidden``.
-
-    Returns
-    -------
-    light : (h, w) float32 array
-        Not negative, in the view's unit.
-    others : (h, w) bool array
-        Hidden pixels, and those of other sources.
-    centre : (float, float)
     """
     if k == 1:
         return _own_light(view, hidden, outline, shallow, centre)
@@ -159,11 +192,14 @@ def averaged_light(
     nowhere = np.zeros_like(hidden)
     covered, bulk = (bin_light(one.astype(np.float32), nowhere, k)[0] for one in (hidden, outline))
     near = None if centre is None else ((centre[0] + 0.5) / k - 0.5, (centre[1] + 0.5) / k - 0.5)
-    light, others, place = _own_light(view.averaged(k), covered > 0, bulk > 0.5, shallow, near)
-    whole = magnify(SoftMask(0, 0, light / np.float32(k)), k).probability[:height, :width]
-    found = np.repeat(np.repeat(others, k, axis=0), k, axis=1)[:height, :width]
-    where = k * (place[0] + 0.5) - 0.5, k * (place[1] + 0.5) - 0.5
-    return whole, found, centre or where
+    own = _own_light(view.averaged(k), covered > 0, bulk > 0.5, shallow, near)
+    light, doubt = (
+        magnify(SoftMask(0, 0, one / np.float32(k)), k).probability[:height, :width]
+        for one in (own.light, own.doubt)
+    )
+    found = np.repeat(np.repeat(own.others, k, axis=0), k, axis=1)[:height, :width]
+    where = k * (own.centre[0] + 0.5) - 0.5, k * (own.centre[1] + 0.5) - 0.5
+    return OwnLight(light, doubt, found, centre or where)
 
 
 def _own_light(
@@ -172,7 +208,7 @@ def _own_light(
     outline: Pixels,
     shallow: float,
     centre: tuple[float, float] | None,
-) -> tuple[Image, Pixels, tuple[float, float]]:
+) -> OwnLight:
     """The same of pixels as they are."""
     from scipy.ndimage import gaussian_filter
 
@@ -185,15 +221,18 @@ def _own_light(
     there = gaussian_filter(outline.astype(np.float32), 2.0**FINE)
     for _ in range(rounds):
         light = _symmetric(np.where(others, np.float32(np.nan), window), noise, place)
+        rough = _roughness(np.where(hidden, np.float32(np.nan), window - light), noise, light)
         for _ in range(2):
             rest = window - light
+            # Of features as wide as other sources are.
+            doubt = np.hypot(LIGHT_ERROR * light, np.sqrt((rough[:FINE] ** 2).sum(axis=0)))
             if not known:
-                doubt = np.hypot(noise, LIGHT_ERROR * light)
-                others = hidden | _other_sources(rest, doubt, place, shallow)
+                clear = rest - _no_rougher(rest, noise, rough)
+                others = hidden | _other_sources(clear, np.hypot(noise, doubt), place, shallow)
             weight = np.clip(gaussian_filter(light, 2.0**FINE) / FADED, there, 1)
-            light += weight * _wide(np.where(others, np.float32(np.nan), rest), noise)
+            light += weight * _wide(np.where(others, np.float32(np.nan), rest), noise, rough)
             np.maximum(light, 0, out=light)
-    return light, others, place
+    return OwnLight(light, doubt, others, place)
 
 
 def _other_sources(rest: Image, noise: Image, centre: tuple[float, float], least: float) -> Pixels:
@@ -257,17 +296,91 @@ def _symmetric(window: Image, noise: Image, centre: tuple[float, float]) -> Imag
     return np.asarray(np.maximum(total, 0), dtype=np.float32)
 
 
-def _wide(rest: Image, noise: Image) -> Image:
-    """What is left on wide scales; NaN where it is not to be looked at."""
+def _wide(rest: Image, noise: Image, rough: Image) -> Image:
+    """What is left on wide scales, and what is no rougher; NaN where it is not to be looked at."""
     picture = _filled(rest)
     total = np.zeros_like(picture)
     for scale, unit in enumerate(_starlet_noise()[:SCALES]):
         wide = _smooth(picture, 2**scale)
+        here = picture - wide
         if scale >= WIDE:
-            here = picture - wide
             total += np.where(np.abs(here) > COARSE_LEVEL * unit * noise, here, 0)
+        else:
+            total += _share(rough[scale], unit * noise) * here
         picture = wide
     return total + picture
+
+
+def _no_rougher(rest: Image, noise: Image, rough: Image) -> Image:
+    """What is left that is no rougher than the object is, on all but wide scales."""
+    total = np.zeros_like(rest)
+    if not rough.any():
+        return total
+    picture = _filled(rest)
+    for scale, unit in enumerate(_starlet_noise()[:WIDE]):
+        wide = _smooth(picture, 2**scale)
+        here, sigma = picture - wide, unit * noise
+        usual = np.abs(here) < OUTLIER * np.hypot(rough[scale], sigma)
+        total += usual * _share(rough[scale], sigma) * here
+        picture = wide
+    return total
+
+
+def _share(rough: Image, sigma: Image) -> Image:
+    """How much of a coefficient is taken for the object's, where it is so rough."""
+    return np.asarray(np.maximum(rough**2 - sigma**2, 0) / (rough**2 + sigma**2), np.float32)
+
+
+def _roughness(rest: Image, noise: Image, light: Image) -> Image:
+    """By how much more than noise what is left of an object scatters (1 sigma).
+
+    Parameters
+    ----------
+    rest : (h, w) float32 array
+        Also where other sources are, which count for little in a median; NaN where nothing is
+        known.
+    noise, light : (h, w) float32 arrays
+        Of a pixel, and of the object.
+
+    Returns
+    -------
+    (``WIDE``, h, w) float32 array
+        Of coefficients, scale by scale; 0 where the object is not rough. The same share of its
+        light wherever it is equally bright.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    smooth = gaussian_filter(light, 2.0**FINE)
+    level = np.log(np.maximum(smooth, 1))
+    rough = np.zeros((WIDE, *rest.shape), dtype=np.float32)
+    seen = np.isfinite(rest) & (level > 0)
+    bins = [
+        (low, there)
+        for low in np.arange(0, level.max(), LEVEL_STEP)
+        if (there := seen & (level > low) & (level <= low + LEVEL_STEP)).sum() >= LEAST_PIXELS
+    ]
+    if not bins:
+        return rough
+    parts, picture = [], _filled(rest)
+    for scale in range(WIDE):
+        wide = _smooth(picture, 2**scale)
+        parts.append(picture - wide)
+        picture = wide
+    units = _starlet_noise()
+    expected = units[ROUGH_SCALE] * np.hypot(noise, LIGHT_ERROR * light)
+    shares = np.zeros((len(bins), WIDE))
+    for index, (_, there) in enumerate(bins):
+        if np.median(np.abs(parts[ROUGH_SCALE][there]) / expected[there]) > ROUGH * HALF_WITHIN:
+            for scale, part in enumerate(parts):
+                spread = np.abs(part[there]) / HALF_WITHIN
+                more = np.sqrt(np.maximum(spread**2 - (units[scale] * noise[there]) ** 2, 0))
+                shares[index, scale] = np.median(more / smooth[there])
+    if shares[:, CROWD_SCALE].max() > MOST_ROUGH:
+        return rough
+    middles = [low + LEVEL_STEP / 2 for low, _ in bins]
+    for scale in np.flatnonzero(shares.any(axis=0)).tolist():
+        rough[scale] = np.interp(level, middles, shares[:, scale]) * smooth * (level > 0)
+    return rough
 
 
 def _turned(window: Image, centre: tuple[float, float]) -> Image:

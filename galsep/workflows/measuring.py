@@ -14,7 +14,6 @@ from galsep.image.binning import bin_light, magnify, shrink
 from galsep.image.large import Apart, LargeObject
 from galsep.image.light import Light
 from galsep.image.noise import scale_noise
-from galsep.image.symmetry import LIGHT_ERROR
 from galsep.measure.photometry import Photometry, measure, split_light
 from galsep.model.separation import SIDES, Said, separate, window
 from galsep.model.weights import Model
@@ -420,7 +419,7 @@ def _with_large(
     if not any(block.large):
         return list(parts)
     rms, hidden = apart.image.rms[rows], apart.image.mask[rows]
-    models, shares, known, holders = np.zeros((4, *rms.shape), dtype=np.float32)
+    models, shares, known, doubt, holders = np.zeros((5, *rms.shape), dtype=np.float32)
     for part in parts:
         models[part.slices] += part.model
         shares[part.slices] += part.share
@@ -432,6 +431,7 @@ def _with_large(
         down, across = one.box
         boxes.append((slice(down.start - rows.start, down.stop - rows.start), across))
         known[boxes[-1]] += one.light
+        doubt[boxes[-1]] += one.doubt
         holders[one.outline.shifted(-rows.start, 0).slices] += one.outline.mask
     models += np.float32(LEAST_MODEL) * rms
     others = models / (models + known)
@@ -444,7 +444,7 @@ def _with_large(
                 replace(
                     part,
                     share=part.share * others[part.slices],
-                    flux_err=math.hypot(part.flux_err, _under(part, known[part.slices])),
+                    flux_err=math.hypot(part.flux_err, _under(part, doubt[part.slices])),
                 )
             )
             continue
@@ -464,7 +464,7 @@ def _with_large(
     return joined
 
 
-def _under(part: SourceLight, known: npt.NDArray[np.float32]) -> float:
+def _under(part: SourceLight, doubt: npt.NDArray[np.float32]) -> float:
     """Error of a flux by that of the large objects' light under the source, alike in all pixels.
 
     Of a flux that is a sum weighted by the source's model.
@@ -472,10 +472,10 @@ def _under(part: SourceLight, known: npt.NDArray[np.float32]) -> float:
     model = part.model.astype(np.float64)
     # Relative to the peak: squares may be too small for numbers, or too large.
     peak = float(model.max(initial=0))
-    if not (peak > 0 and known.any()):
+    if not (peak > 0 and doubt.any()):
         return 0.0
     profile = model / peak
-    return LIGHT_ERROR * float((profile * known).sum() * profile.sum() / (profile**2).sum())
+    return float((profile * doubt).sum() * profile.sum() / (profile**2).sum())
 
 
 def binned(

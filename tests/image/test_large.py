@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,50 @@ def test_a_core_without_data():
     rest = without_large(image, [one])
     assert (rest.light[hidden] == 0).all()
     assert sums_about(rest.light) == pytest.approx([1, 1, 1, 1], abs=0.12)
+
+
+def clumpy(seed=3):
+    """A disc whose light gathers in clumps, not the same on both sides."""
+    rng = np.random.default_rng(seed)
+    galaxy = disc(200.3, 180.8)
+    for x, y in rng.uniform((110, 110), (290, 250), (60, 2)):
+        here = galaxy[int(y), int(x)]
+        galaxy = galaxy + point(x, y, 0.35 * here * 2 * np.pi * 36, width=6.0)
+    return galaxy
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_clumps_of_a_large_galaxy_are_its_own(monkeypatch, averaged):
+    galaxy = clumpy()
+    if averaged:
+        monkeypatch.setattr(large, "MOST_SIDE", 150)
+    stars = [(150, 195, 2500.0), (240, 150, 2500.0)]
+    image = image_of(galaxy + sum(point(*one) for one in stars))
+    (one,) = found_in(image)
+    assert one.flux == pytest.approx(galaxy.sum(), rel=0.03)
+    rest = without_large(image, [one])
+    here = galaxy > 20
+    for x, y, flux in stars:
+        near = np.hypot(COLUMNS - x, ROWS - y) < 6
+        assert rest.light[near].sum() == pytest.approx(flux, rel=0.3)
+        here &= np.hypot(COLUMNS - x, ROWS - y) > 20
+    # Clumps stand out by a third of its light.
+    assert np.median(np.abs(rest.light / galaxy)[here]) < 0.04
+    assert np.median((rest.rms / image.rms)[here & (galaxy > 60)]) > 2
+    (again,) = in_another_image(replace(image, light=2 * image.light), [one])
+    assert again.flux == pytest.approx(2 * one.flux, rel=0.02)
+
+
+def test_companions_do_not_make_a_smooth_galaxy_rough():
+    rng = np.random.default_rng(5)
+    galaxy = disc(200.3, 180.8)
+    places = rng.uniform((120, 130), (280, 230), (12, 2))
+    (one,) = found_in(image_of(galaxy + sum(point(*place, 1200.0) for place in places)))
+    whole = np.zeros(SHAPE)
+    whole[one.box] = one.doubt
+    core = galaxy > 3
+    assert np.median((whole / galaxy)[core]) == pytest.approx(0.03, abs=0.001)
+    assert one.flux == pytest.approx(galaxy.sum(), rel=0.02)
 
 
 def test_two_large_galaxies_that_touch():

@@ -76,6 +76,21 @@ def test_a_source_outside_all_blobs_has_no_parent_and_one_owner():
     assert result.parent.tolist() == [0]
 
 
+def test_a_source_in_the_cell_of_no_blob_is_kept_where_it_is_deepest_inside():
+    # Both cutouts reach into the cells above, which have no blobs.
+    blobs = box_blobs([[300, 82, 310, 92], [330, 82, 340, 92]], (300, 500))
+    both, edge = square(316, 70, 320, 74), square(281, 70, 285, 74)
+
+    def candidates(tiling):
+        assert tiling.origins.tolist() == [[63, 281], [63, 311]]
+        assert tiling.regions[:, 1].min() == 80
+        return Candidates([both, both, edge], np.array([0.6, 0.7, 0.9]), np.array([0, 1, 0]))
+
+    result = merged(candidates, blobs)[1]
+    assert result.kept.tolist() == [0]
+    assert result.parent.tolist() == [0]
+
+
 @pytest.mark.parametrize(("correlation", "kept"), [(1.05, [0, 1, 2]), (1.5, [1, 2])])
 def test_what_may_be_a_peak_of_correlated_noise_is_dropped(correlation, kept):
     blobs = box_blobs([[100, 100, 103, 103], [120, 120, 123, 123]], (300, 300))
@@ -112,7 +127,9 @@ def test_what_is_found_at_the_centre_of_a_large_object_is_no_source(averaged, ce
         [square(196, 197, 204, 203), square(231, 197, 239, 203)], np.full(2, 0.9), tiling.owner
     )
     light = np.ones((200, 200), dtype=np.float32)
-    large = LargeObject(square(100, 100, 299, 299), 100, 100, light, centre, light > 2, averaged)
+    large = LargeObject(
+        square(100, 100, 299, 299), 100, 100, light, 0.03 * light, centre, light > 2, averaged
+    )
     assert merge(candidates, blobs, tiling, [large]).kept.tolist() == kept
 
 

@@ -90,14 +90,16 @@ def test_a_worker_killed_in_the_lock_of_what_ends_them_holds_up_nobody(examples,
         return made[0]
 
     monkeypatch.setattr(loading.DataLoader, "__iter__", kept)
-    with (
-        pytest.raises(WorkerError),
-        batches_ahead(examples, plan(examples, 300), collate, 2, CPU) as ready,
-    ):
-        next(ready)
-        made[0]._workers_done_event._cond.acquire()
-        os.kill(crew()[0].pid, signal.SIGKILL)
-        list(ready)
+
+    def killed():
+        with batches_ahead(examples, plan(examples, 300), collate, 2, CPU) as ready:
+            next(ready)
+            made[0]._workers_done_event._cond.acquire()
+            os.kill(crew()[0].pid, signal.SIGKILL)
+            list(ready)
+
+    with pytest.raises(WorkerError):
+        killed()
     assert not crew()
 
 
