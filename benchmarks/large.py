@@ -1,6 +1,6 @@
 """Sources on galaxies larger than a cutout, and on bright stars: the figures of docs/model.md.
 
-    python benchmarks/large.py --work DIR [--weights FILE] [--scenes 6] [--only spiral,star]
+    python benchmarks/large.py --work DIR [--weights FILE] [--scenes 12] [--only spiral,star]
 
 Each scene is an image of 640×640 px of LSST's i band with 60 galaxies per arcmin² down to i = 26.5,
 and one large object in its middle. Of the detectable galaxies with i < 25.3 whose centre lies where
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures")
     parser.add_argument("--weights", default="", help="default: the packaged ones")
     parser.add_argument("--only", default=",".join(KINDS), help=f"some of {', '.join(KINDS)}")
-    parser.add_argument("--scenes", type=int, default=6, help="images of each kind")
+    parser.add_argument("--scenes", type=int, default=12, help="images of each kind")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     model = galsep.load_model(given.weights, "cpu")

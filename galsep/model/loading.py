@@ -16,7 +16,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, synchronize
 from typing import Protocol
 
 import torch
@@ -36,6 +36,9 @@ AHEAD = 2
 
 ENDING_S = 5.0
 """How long a worker that broke off may take to be gone."""
+
+TELLING_S = 2.0
+"""How long it may take to tell workers to end."""
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
@@ -135,23 +138,42 @@ def batches_ahead(
                     )
                 )
                 crew = set(multiprocessing.active_children()) - before
+                if workers:
+                    end = _End(ready._workers_done_event)  # type: ignore[attr-defined]
+                    ready._workers_done_event = end  # type: ignore[attr-defined]
             yield _taken(ready, crew)
     finally:
         if crew:
             with held(signal.SIGCHLD), _unwatched():
-                if not all(worker.is_alive() for worker in crew):
-                    # One that was killed may have held the lock of what tells them to end, for
-                    # good.
-                    _end(crew)
-                    ready._workers_done_event = threading.Event()  # type: ignore[attr-defined]
                 ready._shutdown_workers()  # type: ignore[attr-defined]
-                _end(crew)
+                for worker in crew:
+                    worker.kill()
+                    worker.join()
 
 
-def _end(crew: Collection[multiprocessing.process.BaseProcess]) -> None:
-    for worker in crew:
-        worker.kill()
-        worker.join()
+class _End:
+    """The event that tells PyTorch's workers to end, whose lock a worker may have died with.
+
+    Parameters
+    ----------
+    event : multiprocessing.Event
+        Theirs; only this process sets it.
+    """
+
+    def __init__(self, event: synchronize.Event) -> None:
+        self._event = event
+        self._set = False
+
+    def set(self) -> None:
+        """Tell the workers, unless that takes too long."""
+        self._set = True
+        telling = threading.Thread(target=self._event.set, daemon=True)
+        telling.start()
+        telling.join(TELLING_S)
+
+    def is_set(self) -> bool:
+        """Whether they were told."""
+        return self._set
 
 
 @contextlib.contextmanager

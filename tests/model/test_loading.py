@@ -94,7 +94,7 @@ def test_a_worker_killed_in_the_lock_of_what_ends_them_holds_up_nobody(examples,
     def killed():
         with batches_ahead(examples, plan(examples, 300), collate, 2, CPU) as ready:
             next(ready)
-            made[0]._workers_done_event._cond.acquire()
+            made[0]._workers_done_event._event._cond.acquire()
             os.kill(crew()[0].pid, signal.SIGKILL)
             list(ready)
 
