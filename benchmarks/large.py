@@ -33,8 +33,7 @@ from galsep.workflows.finding import FoundSources, find_sources
 
 SIDE = 640
 RADIUS = 3.0
-"""What is found within so many pixels of a source is that source; within twice as many of the
-middle, the large object."""
+"""What is found within so many pixels of a source is that source."""
 
 LIMIT = 25.3
 

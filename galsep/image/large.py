@@ -4,6 +4,7 @@ No network sees such an object whole. What is its own is told by symmetry
 (:mod:`galsep.image.symmetry`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -193,13 +194,14 @@ def find_large(
         # What SEP leaves to a part may be all that lies about it.
         if one is not None and max(one.outline.mask.shape) > limit:
             found.append((part, one))
+    # What turned out to be no object of its own was hidden, too.
+    rejected = Counter(part.parent for part in parts) - Counter(part.parent for part, _ in found)
     for turn in range(TOGETHER):
         for index, (part, before) in enumerate(found):
             known = [
                 one for other, one in found if other is not part and _meet(one.box, before.box)
             ]
-            # What turned out to be no object of its own was hidden, too.
-            if known or (turn == 0 and len(parts) > len(found)):
+            if known or (turn == 0 and rejected[part.parent]):
                 again = _by_symmetry(image, blobs, part, averaged, (), known)
                 found[index] = part, again or before
     return [one for _, one in found]
@@ -215,8 +217,8 @@ def in_another_image(image: Light, large: Sequence[LargeObject]) -> list[LargeOb
         ratio = np.float32(_brightness(image, one, large))
         seen.append(replace(one, light=ratio * one.light, doubt=ratio * one.doubt))
     for index, one in enumerate(large):
-        known = [other for other in seen if other is not seen[index]]
-        view = _view(image, one.box, [other for other in known if _meet(other.box, one.box)])
+        known = [other for k, other in enumerate(seen) if k != index and _meet(other.box, one.box)]
+        view = _view(image, one.box, known)
         x, y = one.centre
         outline = one.outline.shifted(-one.y0, -one.x0).to_full(one.others.shape)
         centre = x - one.x0, y - one.y0

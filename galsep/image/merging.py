@@ -138,7 +138,7 @@ class _Regions:
         the others.
     ordinary, every : (k, 4) int array
         Regions of all others, and all regions.
-    inner : (n, 4) int array
+    inner : (n, 4) float array
         Where a source is not too near to the edge of each cutout, inclusive.
     """
 

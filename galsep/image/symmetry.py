@@ -298,17 +298,14 @@ def _symmetric(window: Image, noise: Image, centre: tuple[float, float]) -> Imag
 
 def _wide(rest: Image, noise: Image, rough: Image) -> Image:
     """What is left on wide scales, and what is no rougher; NaN where it is not to be looked at."""
-    picture = _filled(rest)
-    total = np.zeros_like(picture)
-    for scale, unit in enumerate(_starlet_noise()[:SCALES]):
-        wide = _smooth(picture, 2**scale)
-        here = picture - wide
+    parts, wider = _starlets(_filled(rest), SCALES)
+    total = np.zeros_like(wider)
+    for scale, (here, unit) in enumerate(zip(parts, _starlet_noise(), strict=False)):
         if scale >= WIDE:
             total += np.where(np.abs(here) > COARSE_LEVEL * unit * noise, here, 0)
-        else:
+        elif rough[scale].any():
             total += _share(rough[scale], unit * noise) * here
-        picture = wide
-    return total + picture
+    return total + wider
 
 
 def _no_rougher(rest: Image, noise: Image, rough: Image) -> Image:
@@ -316,13 +313,11 @@ def _no_rougher(rest: Image, noise: Image, rough: Image) -> Image:
     total = np.zeros_like(rest)
     if not rough.any():
         return total
-    picture = _filled(rest)
-    for scale, unit in enumerate(_starlet_noise()[:WIDE]):
-        wide = _smooth(picture, 2**scale)
-        here, sigma = picture - wide, unit * noise
-        usual = np.abs(here) < OUTLIER * np.hypot(rough[scale], sigma)
-        total += usual * _share(rough[scale], sigma) * here
-        picture = wide
+    parts, _ = _starlets(_filled(rest), WIDE)
+    for here, unit, spread in zip(parts, _starlet_noise(), rough, strict=False):
+        sigma = unit * noise
+        usual = np.abs(here) < OUTLIER * np.hypot(spread, sigma)
+        total += usual * _share(spread, sigma) * here
     return total
 
 
@@ -361,11 +356,7 @@ def _roughness(rest: Image, noise: Image, light: Image) -> Image:
     ]
     if not bins:
         return rough
-    parts, picture = [], _filled(rest)
-    for scale in range(WIDE):
-        wide = _smooth(picture, 2**scale)
-        parts.append(picture - wide)
-        picture = wide
+    parts, _ = _starlets(_filled(rest), WIDE)
     units = _starlet_noise()
     expected = units[ROUGH_SCALE] * np.hypot(noise, LIGHT_ERROR * light)
     shares = np.zeros((len(bins), WIDE))
@@ -470,6 +461,16 @@ def _asymmetry(window: Image, centre: tuple[float, float], radius: float) -> flo
     seen = near & np.isfinite(differs)
     total = float(np.abs(part[seen]).sum())
     return float(differs[seen].sum()) / total if total > 0 else NO_PAIRS
+
+
+def _starlets(picture: Image, scales: int) -> tuple[list[Image], Image]:
+    """Starlet coefficients of so many scales, finest first, and what is wider."""
+    parts = []
+    for scale in range(scales):
+        wide = _smooth(picture, 2**scale)
+        parts.append(picture - wide)
+        picture = wide
+    return parts, picture
 
 
 def _smooth(image: Image, step: int) -> Image:

@@ -197,7 +197,7 @@ def test_without_large_objects_an_image_is_itself():
     assert surroundings(image, []) is None
 
 
-def test_electrons_of_a_large_object_are_starlet_noise():
+def test_electrons_of_a_large_object_are_noise():
     image = image_of(disc(200.3, 180.8), gain=0.5)
     (one,) = found_in(image)
     rest = without_large(image, [one], Planes())
